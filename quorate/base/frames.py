@@ -1,0 +1,237 @@
+"""Frames of the wire protocol, except those between members' cores (``consensus.messages``).
+
+A connection carries length-prefixed frames: four bytes, big-endian, of length, then that many
+bytes of msgpack. Every frame is an array whose first item is its tag. A new field goes last in
+its class with a default; a tag never changes its meaning; unknown tags are refused.
+
+The first frame of a connection is ``Hello``; the answer is ``Welcome`` or ``Refused``. What comes
+after depends on the role that the hello asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from quorate.base.limits import FRAME_BYTES_MAX
+from quorate.errors import LimitExceededError, WireFormatError
+
+WIRE_VERSION: Final = 1  # grows only when an old node could misread a new one
+LENGTH_BYTES: Final = 4
+
+ROLE_CLIENT: Final = "client"
+ROLE_PEER: Final = "peer"
+ROLE_SNAPSHOT: Final = "snapshot"
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """First frame of every connection. *cluster*: the id the caller expects, "" for any (clients
+    that connect for the first time). *node*, *incarnation*: of a member, 0 and "" for a client.
+    *relay*: the caller cannot reach the leader itself: splice this connection through to it."""
+
+    version: int
+    role: str
+    cluster: str = ""
+    node: int = 0
+    incarnation: str = ""
+    relay: bool = False
+
+
+class MemberInfo(msgspec.Struct, frozen=True, array_like=True):
+    """One member. *role*: "voter", "learner" or "leaving". *address*: "host:port"."""
+
+    node: int
+    address: str
+    role: str
+
+
+class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """The connection stands. *leader* 0: not known now; a ``LeaderInfo`` follows when it is."""
+
+    version: int
+    cluster: str
+    node: int
+    incarnation: str
+    leader: int
+    term: int
+    members: tuple[MemberInfo, ...]
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """The connection does not stand, and why; *code* names an error class. Then it is closed."""
+
+    code: str
+    message: str
+
+
+class LeaderInfo(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Pushed to every client connection when the leader, its term or the members change."""
+
+    leader: int
+    term: int
+    members: tuple[MemberInfo, ...]
+
+
+class Run(msgspec.Struct, frozen=True, array_like=True):
+    """Consecutive items for one machine. *items*: a msgpack array of commands or queries."""
+
+    machine: str
+    items: msgspec.Raw
+
+
+class Submit(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """Commands of one client, coalesced over one loop turn: see ``replication.batch.Submission``."""
+
+    session: int
+    sequence: int
+    acknowledged: int
+    runs: tuple[Run, ...]
+
+
+class SubmitReply(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """The batch was applied in the entry at *index* (0: a stored reply whose entry is forgotten).
+    *results*: one array per run, one item per command."""
+
+    sequence: int
+    index: int
+    results: msgspec.Raw
+
+
+class SubmitFailed(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """No reply to the batch as a whole; *code* names an error class, whose ``definite`` says
+    whether it may have happened."""
+
+    sequence: int
+    code: str
+    message: str
+    retry_after_ms: int = 0
+
+
+class Query(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """Reads of one client, coalesced over one loop turn, answered from one state.
+    *linearizable*: after a read-index round; otherwise at once, from local state."""
+
+    id: int
+    runs: tuple[Run, ...]
+    linearizable: bool = True
+
+
+class QueryReply(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """*index*: the applied log index of the state read. *results*: as in ``SubmitReply``."""
+
+    id: int
+    index: int
+    results: msgspec.Raw
+
+
+class QueryFailed(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    id: int
+    code: str
+    message: str
+    retry_after_ms: int = 0
+
+
+class AdminRequest(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """An operator's call. *method*: see ``server.admin``; *arguments*: plain msgpack values."""
+
+    id: int
+    method: str
+    arguments: dict[str, Any] = {}
+
+
+class AdminReply(msgspec.Struct, frozen=True, array_like=True, tag=21):
+    id: int
+    result: Any
+
+
+class AdminFailed(msgspec.Struct, frozen=True, array_like=True, tag=22):
+    id: int
+    code: str
+    message: str
+    retry_after_ms: int = 0
+
+
+ClientFrame = Hello | Submit | Query | AdminRequest
+ServerFrame = (
+    Welcome
+    | Refused
+    | LeaderInfo
+    | SubmitReply
+    | SubmitFailed
+    | QueryReply
+    | QueryFailed
+    | AdminReply
+    | AdminFailed
+)
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_frame(frame: msgspec.Struct) -> bytes:
+    """Length prefix and body.
+
+    Raises:
+        LimitExceededError: the body is longer than ``FRAME_BYTES_MAX``.
+    """
+    buffer = bytearray(LENGTH_BYTES)
+    _encoder.encode_into(frame, buffer, LENGTH_BYTES)
+    size = len(buffer) - LENGTH_BYTES
+    if size > FRAME_BYTES_MAX:
+        raise LimitExceededError(
+            f"a {type(frame).__name__} frame of {size} bytes is over the limit of "
+            f"{FRAME_BYTES_MAX}; send less at once"
+        )
+    buffer[:LENGTH_BYTES] = size.to_bytes(LENGTH_BYTES, "big")
+    return bytes(buffer)
+
+
+class FrameSplitter:
+    """Cuts a byte stream into frame bodies. Bounded: never holds more than one frame's bytes.
+
+    *size_bytes_max* may be lowered until the hello is accepted, so that a stranger cannot make
+    the node hold megabytes.
+    """
+
+    __slots__ = ("_buffer", "_needed", "size_bytes_max")
+
+    def __init__(self, size_bytes_max: int = FRAME_BYTES_MAX) -> None:
+        self._buffer = bytearray()
+        self._needed = LENGTH_BYTES
+        self.size_bytes_max = size_bytes_max
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Complete frame bodies, in order, that *data* finished.
+
+        Raises:
+            WireFormatError: a length of zero, or over the limit; the stream cannot be resynced.
+        """
+        buffer = self._buffer
+        if not buffer:
+            view = data
+        else:
+            buffer += data
+            if len(buffer) < self._needed:
+                return []
+            view = bytes(buffer)
+            buffer.clear()
+        frames: list[bytes] = []
+        at, end = 0, len(view)
+        while end - at >= LENGTH_BYTES:
+            start = at + LENGTH_BYTES
+            size = int.from_bytes(view[at:start], "big")
+            if not 0 < size <= self.size_bytes_max:
+                raise WireFormatError(
+                    f"frame length {size} is not in 1..{self.size_bytes_max}: "
+                    "this is not the quorate protocol, or the stream is damaged"
+                )
+            if end - start < size:
+                self._needed = LENGTH_BYTES + size
+                break
+            at = start + size
+            frames.append(view[start:at])
+        else:
+            self._needed = LENGTH_BYTES
+        if at < end:
+            buffer += view[at:]
+        return frames

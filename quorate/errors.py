@@ -1,0 +1,232 @@
+"""Every error that quorate raises, in one tree.
+
+Two questions matter to whoever catches one of these:
+
+* *Did it happen?* ``error.definite`` is True when the command surely had no effect, so that a
+  blind retry is safe. It is False when the command may have taken effect, or may yet.
+* *What now?* The text says what was wrong, where, and what to do.
+
+``InvariantViolationError`` is apart from the tree on purpose: it is a bug in quorate, and no
+``except QuorateError`` may hide it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class QuorateError(Exception):
+    """Root of the operating errors: expected, and to be handled by callers."""
+
+    #: True: surely no effect, a blind retry is safe. False: it may have happened, or may yet.
+    definite: ClassVar[bool] = True
+    #: Stable name of the error on the wire and in ``--json`` output; new classes get new codes.
+    code: ClassVar[str] = "error"
+
+
+class InvariantViolationError(AssertionError):
+    """A bug in quorate: a claim that the code relies on turned out false."""
+
+
+# --- what the caller handed in ---------------------------------------------------------------
+
+
+class InvalidArgumentError(QuorateError, ValueError):
+    """An argument has the wrong type, shape or range; nothing was sent."""
+
+    code = "invalid-argument"
+
+
+class LimitExceededError(InvalidArgumentError):
+    """A key, value, batch or frame is larger than the stated limit; nothing was sent."""
+
+    code = "limit-exceeded"
+
+
+class ConfigError(QuorateError, ValueError):
+    """A configuration names an unknown key, or a value that cannot work."""
+
+    code = "config"
+
+
+# --- results of a command that the state machine refused (replicated, deterministic) ----------
+
+
+class CommandError(QuorateError):
+    """A state machine refused the command; it is recorded in the log and changed nothing."""
+
+    code = "command-refused"
+
+
+class UnknownMachineError(CommandError):
+    """No machine of that name is registered on the node."""
+
+    code = "unknown-machine"
+
+
+class BadCommandError(CommandError):
+    """The command or query could not be decoded for its machine."""
+
+    code = "bad-command"
+
+
+class MachineError(CommandError):
+    """The machine raised something other than a ``CommandError``; its changes were undone."""
+
+    code = "machine-error"
+
+
+class SessionExpiredError(QuorateError):
+    """The session's lease ran out; whether its last unanswered commands happened is unknown."""
+
+    definite = False
+    code = "session-expired"
+
+
+class SequenceError(QuorateError):
+    """A batch came again after its client had acknowledged the reply; nothing was done again."""
+
+    definite = False
+    code = "sequence"
+
+
+# --- the cluster could not, or not yet ---------------------------------------------------------
+
+
+class NotLeaderError(QuorateError):
+    """This node does not lead; the command was refused before it reached the log."""
+
+    code = "not-leader"
+
+
+class OverloadedError(QuorateError):
+    """A bounded queue is full; nothing was queued. Wait ``retry_after_ms`` and try again."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, retry_after_ms: int = 100) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class ReadOnlyError(QuorateError):
+    """The node's disk is full: it serves reads and deletes, and refuses what would grow."""
+
+    code = "read-only"
+
+
+class DeadlineExceededError(QuorateError, TimeoutError):
+    """The deadline passed without an answer; the command may have happened, or may yet."""
+
+    definite = False
+    code = "deadline-exceeded"
+
+
+class NotSentError(QuorateError, TimeoutError):
+    """The deadline passed before the command left this process; it had no effect."""
+
+    code = "not-sent"
+
+
+class OutcomeUnknownError(QuorateError):
+    """The command was handed to a node that did not live to answer; it may have happened."""
+
+    definite = False
+    code = "outcome-unknown"
+
+
+class ClosedError(QuorateError):
+    """The handle or node was closed; what was not yet sent was not sent."""
+
+    code = "closed"
+
+
+class UnavailableError(QuorateError):
+    """No endpoint could be reached, or the reachable ones know no leader."""
+
+    code = "unavailable"
+
+
+class MembershipError(QuorateError):
+    """A membership change was refused; the text says which guard refused it."""
+
+    code = "membership"
+
+
+class TransferError(QuorateError):
+    """Leadership could not be handed over; the old leader still leads, or an election runs."""
+
+    definite = False
+    code = "transfer"
+
+
+# --- the wire ------------------------------------------------------------------------------------
+
+
+class WireFormatError(QuorateError):
+    """Bytes on a connection are not a frame of this protocol; the connection is closed."""
+
+    code = "wire-format"
+
+
+class RefusedError(QuorateError):
+    """The other side refused the connection: another cluster, a newer version, an old identity."""
+
+    code = "refused"
+
+
+# --- the disk ------------------------------------------------------------------------------------
+
+
+class StorageError(QuorateError):
+    """The disk failed, or holds what it should not. The node stops rather than guess."""
+
+    definite = False
+    code = "storage"
+
+
+class LogCorruptionError(StorageError):
+    """The write-ahead log holds a damaged record that is not the torn tail of an unfinished write."""
+
+    code = "log-corruption"
+
+
+class StoreCorruptionError(StorageError):
+    """The state store, or a snapshot of it, does not hold what its checksums promise."""
+
+    code = "store-corruption"
+
+
+class FormatVersionError(StorageError):
+    """A file was written by a newer quorate than this one."""
+
+    code = "format-version"
+
+
+class DirectoryInUseError(StorageError):
+    """Another process, or another node of this process, holds the data directory."""
+
+    definite = True
+    code = "directory-in-use"
+
+
+class DiskFullError(StorageError):
+    """The disk or the allowed space is used up; nothing of the failed write was kept."""
+
+    definite = True
+    code = "disk-full"
+
+
+def _tree(root: type[QuorateError]) -> dict[str, type[QuorateError]]:
+    found = {root.code: root}
+    for child in root.__subclasses__():
+        found.update(_tree(child))
+    return found
+
+
+def error_from_code(code: str, message: str) -> QuorateError:
+    """The error that a peer named by *code* on the wire; an unknown code gives the root class."""
+    return _BY_CODE.get(code, QuorateError)(message)
+
+
+_BY_CODE = _tree(QuorateError)

@@ -1,0 +1,72 @@
+"""The payload of a log entry: one *batch* of everything that reached the leader in one loop turn.
+
+The core never looks inside. Submissions keep the shape in which they came off the wire: commands
+stay ``msgspec.Raw`` until a machine's typed decoder reads a whole run of them in one call.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from quorate.errors import WireFormatError
+
+
+class Run(msgspec.Struct, frozen=True, array_like=True):
+    """Consecutive commands for one machine. *commands*: a msgpack array, one item per command."""
+
+    machine: str
+    commands: msgspec.Raw
+
+
+class Submission(msgspec.Struct, frozen=True, array_like=True):
+    """The unit of exactly-once: what one client sent in one frame.
+
+    *sequence* grows by one per submission of a session and names it for ever: a retry carries the
+    same commands under the same number. *acknowledged*: replies up to here have arrived, so the
+    cluster may forget them. Session 0 is for commands that need no such protection.
+    """
+
+    session: int
+    sequence: int
+    acknowledged: int
+    runs: tuple[Run, ...]
+
+
+class Batch(msgspec.Struct, frozen=True, array_like=True):
+    """*time_ms*: cluster time, monotonic over the log; *wall_ms*: the leader's wall clock, Unix
+    milliseconds, for display only; *seed*: 64 random bits for machines that need chance."""
+
+    time_ms: int
+    wall_ms: int
+    seed: int
+    submissions: tuple[Submission, ...]
+
+
+class _BatchHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    time_ms: int
+    wall_ms: int
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Batch)
+_head_decoder = msgspec.msgpack.Decoder(_BatchHead)
+
+
+def encode_batch(batch: Batch) -> bytes:
+    return _encoder.encode(batch)
+
+
+def decode_batch(payload: bytes) -> Batch:
+    """Raises WireFormatError, never a msgspec exception."""
+    try:
+        return _decoder.decode(payload)
+    except msgspec.DecodeError as error:
+        raise WireFormatError(f"log entry payload is not a batch: {error}") from error
+
+
+def batch_time_ms(payload: bytes) -> int:
+    """Cluster time of an encoded batch, without decoding its submissions."""
+    try:
+        return _head_decoder.decode(payload).time_ms
+    except msgspec.DecodeError as error:
+        raise WireFormatError(f"log entry payload is not a batch: {error}") from error

@@ -1,0 +1,1 @@
+"""The write-ahead log, the LMDB state store, and a memory twin of each."""
