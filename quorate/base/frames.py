@@ -81,7 +81,13 @@ class Run(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag=10):
-    """Commands of one client, coalesced over one loop turn: see ``replication.batch.Submission``."""
+    """Commands of one client, coalesced over one loop turn: the unit of exactly-once.
+
+    *sequence* grows with every submission of a session and names it for ever: a retry carries the
+    same commands under the same number. *acknowledged*: every reply up to here has arrived, so the
+    cluster may forget them. Session 0 is for commands that need no such protection. Stands in
+    log entries as it came off the wire.
+    """
 
     session: int
     sequence: int

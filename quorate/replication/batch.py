@@ -1,35 +1,16 @@
 """The payload of a log entry: one *batch* of everything that reached the leader in one loop turn.
 
-The core never looks inside. Submissions keep the shape in which they came off the wire: commands
-stay ``msgspec.Raw`` until a machine's typed decoder reads a whole run of them in one call.
+The core never looks inside. Submissions keep the shape in which they came off the wire
+(``frames.Submit``): commands stay ``msgspec.Raw`` until a machine's typed decoder reads a whole
+run of them in one call. So ``Submit`` is a disk format too, under the same rule of growth.
 """
 
 from __future__ import annotations
 
 import msgspec
 
+from quorate.base.frames import Submit
 from quorate.errors import WireFormatError
-
-
-class Run(msgspec.Struct, frozen=True, array_like=True):
-    """Consecutive commands for one machine. *commands*: a msgpack array, one item per command."""
-
-    machine: str
-    commands: msgspec.Raw
-
-
-class Submission(msgspec.Struct, frozen=True, array_like=True):
-    """The unit of exactly-once: what one client sent in one frame.
-
-    *sequence* grows by one per submission of a session and names it for ever: a retry carries the
-    same commands under the same number. *acknowledged*: replies up to here have arrived, so the
-    cluster may forget them. Session 0 is for commands that need no such protection.
-    """
-
-    session: int
-    sequence: int
-    acknowledged: int
-    runs: tuple[Run, ...]
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
@@ -39,7 +20,7 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
     time_ms: int
     wall_ms: int
     seed: int
-    submissions: tuple[Submission, ...]
+    submissions: tuple[Submit, ...]
 
 
 class _BatchHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
