@@ -1,0 +1,212 @@
+"""Who belongs to the cluster, and how that changes (thesis chapter 4, joint consensus).
+
+A configuration is itself a log entry and holds from the moment it is *appended*; a follower that
+truncates the entry falls back to the one before. ``MembershipHistory`` answers "which
+configuration at index i", which must be the same on every node.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+
+import msgspec
+
+from quorate.base.invariants import must
+from quorate.base.limits import MEMBERS_MAX
+from quorate.base.types import LogIndex, NodeId
+from quorate.errors import MembershipError, WireFormatError
+
+
+class Membership(msgspec.Struct, frozen=True, array_like=True):
+    """One configuration. All tuples ascend.
+
+    *voters_old* is empty except in a joint configuration (thesis 4.3), where decisions need a
+    majority of both voter sets. *learners_next*: old voters that become learners when the joint
+    configuration is left. *addresses*: "host:port" for every member.
+    """
+
+    voters: tuple[NodeId, ...]
+    voters_old: tuple[NodeId, ...] = ()
+    learners: tuple[NodeId, ...] = ()
+    learners_next: tuple[NodeId, ...] = ()
+    addresses: tuple[tuple[NodeId, str], ...] = ()
+
+    @property
+    def joint(self) -> bool:
+        return bool(self.voters_old)
+
+    def is_voter(self, node: NodeId) -> bool:
+        return node in self.voters or node in self.voters_old
+
+    def members(self) -> tuple[NodeId, ...]:
+        """Everybody who gets the log, ascending."""
+        return tuple(sorted({*self.voters, *self.voters_old, *self.learners}))
+
+    def address(self, node: NodeId) -> str | None:
+        for member, address in self.addresses:
+            if member == node:
+                return address
+        return None
+
+    def without_old(self) -> Membership:
+        """The configuration that a joint one leads to."""
+        must(self.joint, "only a joint configuration is left", membership=self)
+        learners = tuple(sorted({*self.learners, *self.learners_next}))
+        kept = {*self.voters, *learners}
+        return Membership(
+            voters=self.voters,
+            learners=learners,
+            addresses=tuple(pair for pair in self.addresses if pair[0] in kept),
+        )
+
+
+class ChangeKind(enum.Enum):
+    ADD_LEARNER = "add"
+    PROMOTE = "promote"
+    DEMOTE = "demote"
+    REMOVE = "remove"
+    ADDRESS = "address"
+
+
+class MemberChange(msgspec.Struct, frozen=True):
+    """One wish. *address* counts for ``ADD_LEARNER`` and ``ADDRESS`` only."""
+
+    kind: ChangeKind
+    node: NodeId
+    address: str = ""
+
+
+def changed(now: Membership, changes: Sequence[MemberChange]) -> Membership:
+    """The configuration to append for *changes*: joint if the voters change, else plain.
+
+    Raises:
+        MembershipError: a change that makes no sense, or would leave no voter.
+    """
+    must(not now.joint, "changes start from a plain configuration", now=now)
+    voters, learners, addresses = set(now.voters), set(now.learners), dict(now.addresses)
+    for change in changes:
+        _apply_change(change, voters, learners, addresses)
+    if not voters:
+        raise MembershipError("the change would leave no voter; add and promote another first")
+    if len(voters) + len(learners) > MEMBERS_MAX:
+        raise MembershipError(f"a cluster has at most {MEMBERS_MAX} members")
+    new_voters = tuple(sorted(voters))
+    if new_voters == now.voters:
+        return Membership(
+            voters=new_voters,
+            learners=tuple(sorted(learners)),
+            addresses=tuple(sorted(addresses.items())),
+        )
+    demoted = learners & set(now.voters)
+    kept = voters | learners | set(now.voters)
+    addresses = {**dict(now.addresses), **addresses}
+    return Membership(
+        voters=new_voters,
+        voters_old=now.voters,
+        learners=tuple(sorted(learners - demoted)),
+        learners_next=tuple(sorted(demoted)),
+        addresses=tuple(sorted((node, at) for node, at in addresses.items() if node in kept)),
+    )
+
+
+def _apply_change(
+    change: MemberChange,
+    voters: set[NodeId],
+    learners: set[NodeId],
+    addresses: dict[NodeId, str],
+) -> None:
+    node = change.node
+    known = node in voters or node in learners
+    if change.kind is ChangeKind.ADD_LEARNER:
+        if node < 1:
+            raise MembershipError(f"a node id is 1 or more, not {node}")
+        if known:
+            raise MembershipError(f"node {node} is a member already")
+        for other, address in sorted(addresses.items()):
+            if address == change.address and other in voters | learners:
+                raise MembershipError(f"{address} is the address of node {other} already")
+        learners.add(node)
+        addresses[node] = change.address
+        return
+    if not known:
+        raise MembershipError(f"node {node} is not a member; members: {sorted(voters | learners)}")
+    match change.kind:
+        case ChangeKind.PROMOTE:
+            if node in voters:
+                raise MembershipError(f"node {node} is a voter already")
+            learners.remove(node)
+            voters.add(node)
+        case ChangeKind.DEMOTE:
+            if node in learners:
+                raise MembershipError(f"node {node} is a learner already")
+            voters.remove(node)
+            learners.add(node)
+        case ChangeKind.REMOVE:
+            voters.discard(node)
+            learners.discard(node)
+            addresses.pop(node, None)
+        case ChangeKind.ADDRESS:
+            addresses[node] = change.address
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Membership)
+
+
+def encode_membership(membership: Membership) -> bytes:
+    return _encoder.encode(membership)
+
+
+def decode_membership(payload: bytes) -> Membership:
+    """Raises WireFormatError, never a msgspec exception."""
+    try:
+        return _decoder.decode(payload)
+    except msgspec.DecodeError as error:
+        raise WireFormatError(f"not a membership: {error}") from error
+
+
+class MembershipHistory:
+    """The configuration at every index from the log's floor on."""
+
+    def __init__(self, base: Membership, base_index: LogIndex) -> None:
+        self._steps: list[tuple[LogIndex, Membership]] = [(base_index, base)]
+
+    @property
+    def current(self) -> Membership:
+        return self._steps[-1][1]
+
+    @property
+    def index(self) -> LogIndex:
+        """Index of the entry that made the current configuration."""
+        return self._steps[-1][0]
+
+    def at(self, index: LogIndex) -> Membership:
+        """The configuration in force once the entry at *index* was appended."""
+        return self.step_at(index)[1]
+
+    def step_at(self, index: LogIndex) -> tuple[LogIndex, Membership]:
+        """As ``at``, with the index of the entry that made it."""
+        for step in reversed(self._steps):
+            if step[0] <= index:
+                return step
+        return self._steps[0]
+
+    def append(self, index: LogIndex, membership: Membership) -> None:
+        must(index > self.index, "configurations come in log order", index=index, last=self.index)
+        self._steps.append((index, membership))
+
+    def truncate(self, last: LogIndex) -> bool:
+        """Forget configurations after *last* (Raft 5.3 undone); True if the current one changed."""
+        before = len(self._steps)
+        while len(self._steps) > 1 and self._steps[-1][0] > last:
+            self._steps.pop()
+        return len(self._steps) != before
+
+    def compact(self, floor: LogIndex) -> None:
+        """Forget what was replaced at or before *floor*."""
+        while len(self._steps) > 1 and self._steps[1][0] <= floor:
+            del self._steps[0]
+
+    def reset(self, base: Membership, base_index: LogIndex) -> None:
+        self._steps = [(base_index, base)]

@@ -1,0 +1,120 @@
+"""What a leader knows of one follower, and how much it may send it.
+
+``PROBE``: the follower's log is not known to match; one append at a time, then wait.
+``REPLICATE``: it matches; appends stream ahead of their acks, within bounds.
+``SNAPSHOT``: it needs entries the leader has cut; nothing is appended until one is installed.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+
+from quorate.base.invariants import must
+from quorate.base.types import LogIndex
+
+
+class ProgressState(enum.Enum):
+    PROBE = "probe"
+    REPLICATE = "replicate"
+    SNAPSHOT = "snapshot"
+
+
+class Progress:
+    """Owned by the leader's state. ``match < next`` always (Raft figure 2, "volatile state")."""
+
+    __slots__ = (
+        "_inflight",
+        "acked_round",
+        "heard_tick",
+        "inflight_bytes",
+        "marks",
+        "match",
+        "next",
+        "probe_sent",
+        "snapshot_index",
+        "state",
+    )
+
+    def __init__(self, next_index: LogIndex, tick: int) -> None:
+        self.match = LogIndex(0)
+        self.next = next_index
+        self.state = ProgressState.PROBE
+        self.probe_sent = (
+            False  # in PROBE: an append is out, its answer or a heartbeat's is awaited
+        )
+        self.snapshot_index = LogIndex(0)
+        self.heard_tick = tick  # a fresh leader gives everybody one election timeout to speak
+        self.acked_round = 0
+        self.inflight_bytes = 0
+        self._inflight: deque[tuple[LogIndex, int]] = deque()
+        self.marks: deque[tuple[int, LogIndex]] = deque()  # heartbeat round -> last index sent then
+
+    def become_probe(self, next_index: LogIndex) -> None:
+        self.state = ProgressState.PROBE
+        self.next = LogIndex(max(next_index, self.match + 1))
+        self.probe_sent = False
+        self._forget_inflight()
+
+    def become_replicate(self) -> None:
+        self.state = ProgressState.REPLICATE
+        self.next = LogIndex(self.match + 1)
+        self.probe_sent = False
+        self._forget_inflight()
+
+    def become_snapshot(self, index: LogIndex) -> None:
+        self.state = ProgressState.SNAPSHOT
+        self.snapshot_index = index
+        self.probe_sent = False
+        self._forget_inflight()
+
+    def _forget_inflight(self) -> None:
+        self._inflight.clear()
+        self.marks.clear()
+        self.inflight_bytes = 0
+
+    def sent(self, last: LogIndex, size_bytes: int) -> None:
+        """An append up to *last* is on its way."""
+        if self.state is ProgressState.REPLICATE:
+            if last >= self.next:
+                self._inflight.append((last, size_bytes))
+                self.inflight_bytes += size_bytes
+                self.next = LogIndex(last + 1)
+        else:
+            self.probe_sent = True
+
+    def acked(self, index: LogIndex) -> bool:
+        """The follower holds everything up to *index* on disk; True if that is news."""
+        while self._inflight and self._inflight[0][0] <= index:
+            self.inflight_bytes -= self._inflight.popleft()[1]
+        if index <= self.match:
+            return False
+        self.match = index
+        self.next = LogIndex(max(self.next, index + 1))
+        must(self.match < self.next, "match stays below next", match=self.match, next=self.next)
+        return True
+
+    def paused(self, inflight_messages_max: int, inflight_bytes_max: int) -> bool:
+        """Whether nothing more may be appended for now."""
+        if self.state is ProgressState.REPLICATE:
+            return (
+                len(self._inflight) >= inflight_messages_max
+                or self.inflight_bytes >= inflight_bytes_max
+            )
+        return self.probe_sent or self.state is ProgressState.SNAPSHOT
+
+    def mark_round(self, round_number: int) -> None:
+        """A heartbeat of *round_number* leaves: what was sent before it should arrive before it."""
+        if self.state is ProgressState.REPLICATE:
+            if len(self.marks) >= 64:  # answers are this far behind: older marks tell nothing more
+                self.marks.popleft()
+            self.marks.append((round_number, LogIndex(self.next - 1)))
+
+    def expected_at(self, round_number: int) -> LogIndex:
+        """Last index sent before that round's heartbeat, 0 if not known; forgets older rounds."""
+        expected = LogIndex(0)
+        while self.marks and self.marks[0][0] <= round_number:
+            at, last = self.marks.popleft()
+            if at == round_number:
+                expected = last
+        return expected
