@@ -7,8 +7,6 @@ changes its meaning; nothing may inherit fields, or one addition would shift eve
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
-
 import msgspec
 
 from quorate.base.types import LogIndex, NodeId, Term
@@ -22,7 +20,7 @@ class EntryKind(enum.IntEnum):
     MEMBERSHIP = 2  # an encoded ``membership.Membership``
 
 
-class EntryId(NamedTuple):
+class EntryId(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """Names one entry: two logs that agree on an id agree on all before it (Raft 5.3)."""
 
     index: LogIndex
