@@ -10,10 +10,14 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 KEY_BYTES_MAX: Final = 4 * KIB  # etcd users' keys are paths; longer ones are a mistake
-VALUE_BYTES_MAX: Final = 1 * MIB  # larger values belong in an object store; etcd's request cap is 1.5 MiB
+VALUE_BYTES_MAX: Final = (
+    1 * MIB
+)  # larger values belong in an object store; etcd's request cap is 1.5 MiB
 TXN_OPERATIONS_MAX: Final = 1024  # compares, or operations of one branch; bounds one apply step
 RANGE_LIMIT_MAX: Final = 10_000  # records one range reply may hold; page by start key beyond it
-RANGE_BYTES_MAX: Final = 4 * MIB  # a range reply ends early (``more=True``) rather than outgrow a frame
+RANGE_BYTES_MAX: Final = (
+    4 * MIB
+)  # a range reply ends early (``more=True``) rather than outgrow a frame
 
 BATCH_COMMANDS_MAX: Final = 10_000  # commands in one client batch: some 15 ms of apply
 BATCH_BYTES_MAX: Final = 4 * MIB  # bytes of commands in one client batch; one value always fits
@@ -23,7 +27,9 @@ FRAME_BYTES_MAX: Final = 16 * MIB  # one frame on a connection; one append messa
 SESSION_TTL_MS_DEFAULT: Final = 60_000
 SESSION_TTL_MS_MAX: Final = 24 * 3600 * 1000
 SESSIONS_MAX: Final = 100_000
-SESSION_UNACKNOWLEDGED_MAX: Final = 4096  # replies kept per session until the client acknowledges them
+SESSION_UNACKNOWLEDGED_MAX: Final = (
+    4096  # replies kept per session until the client acknowledges them
+)
 REPLY_BYTES_MAX: Final = 8 * MIB  # results of one batch; larger ones are errors, not truncations
 
 MEMBERS_MAX: Final = 31  # voters and learners together; beyond 7 voters latency only grows
@@ -31,5 +37,7 @@ MACHINE_NAME_MAX: Final = 64
 
 must(ENTRY_BYTES_MAX >= BATCH_BYTES_MAX + 64 * KIB, "one client batch fits into one log entry")
 must(FRAME_BYTES_MAX >= ENTRY_BYTES_MAX + 64 * KIB, "one log entry fits into one frame")
-must(BATCH_BYTES_MAX >= VALUE_BYTES_MAX + KEY_BYTES_MAX + KIB, "one largest put fits into one batch")
+must(
+    BATCH_BYTES_MAX >= VALUE_BYTES_MAX + KEY_BYTES_MAX + KIB, "one largest put fits into one batch"
+)
 must(FRAME_BYTES_MAX >= REPLY_BYTES_MAX + 64 * KIB, "one reply fits into one frame")

@@ -92,3 +92,14 @@ class Machine:
 
     def finish(self, context: Context) -> None:
         """Called at the end of every entry: write back what is kept outside tables."""
+
+    def on_session_end(self, session: int, context: Context) -> None:
+        """*session* was closed or has expired: let go of what it held. Called inside the apply that
+        ends it, on every machine in the order of registration."""
+
+    def rolled_back(self) -> None:
+        """Changes to this machine's tables were just undone, so that they stand as before the
+        command (or ``expire``, ``finish``, ``on_session_end``): mend what is kept outside tables.
+
+        Called after ``apply`` raised, and also when its result could not be delivered.
+        """

@@ -189,6 +189,11 @@ class StateStore(Protocol):
         """Start to receive a snapshot; at most one at a time (a second call aborts the first)."""
         ...
 
+    def release_pages(self) -> bool:
+        """Give back the memory that ``load`` filled with pages of the data file; call it after the
+        last ``load``. False, having done nothing, while a ``load`` or a snapshot is open."""
+        ...
+
     def size_bytes(self) -> int:
         """Bytes on disk."""
         ...

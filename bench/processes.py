@@ -1,0 +1,114 @@
+"""Child processes, ports and directories of a measurement. What starts here is ended by pid."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from bench.measure import file_system
+
+ROOT = Path(__file__).resolve().parent.parent
+STOP_TIMEOUT_S = 10.0
+
+
+class BenchError(Exception):
+    """The measurement cannot go on; the text says why and what to do."""
+
+
+def free_ports(count: int) -> list[int]:
+    """*count* different loopback ports that nobody listens on now.
+
+    Held open together while they are chosen, so that they differ; another process may take one
+    before it is used, which shows as a node that does not start.
+    """
+    with contextlib.ExitStack() as stack:
+        ports = []
+        for _ in range(count):
+            listener = stack.enter_context(socket.socket())
+            listener.bind(("127.0.0.1", 0))
+            ports.append(int(listener.getsockname()[1]))
+        return ports
+
+
+def start(
+    arguments: Sequence[str], log: Path, environment: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own, its output appended to *log*."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            list(arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        )
+
+
+def kill(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
+    """SIGKILL one process and reap it."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGKILL)
+    process.wait(STOP_TIMEOUT_S)
+
+
+def stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> int:
+    """SIGTERM, and SIGKILL if that does not end it in time; returns the exit status."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            kill(process)
+    return process.returncode
+
+
+def wait_until(
+    condition: Callable[[], bool], timeout_s: float, what: str, interval_s: float = 0.02
+) -> float:
+    """Poll *condition*; returns the seconds it took.
+
+    Raises:
+        BenchError: it did not become true in time.
+    """
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > timeout_s:
+            raise BenchError(f"waited {timeout_s:g} s for {what}")
+        time.sleep(interval_s)
+    return time.monotonic() - began
+
+
+def tail(log: Path, lines: int = 10) -> str:
+    """The last lines of a log, for an error message."""
+    try:
+        return "\n".join(log.read_text("utf-8", "replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+@contextlib.contextmanager
+def scratch_directory(parent: Path | None) -> Iterator[Path]:
+    """A directory on a real disk, removed afterwards.
+
+    Memory file systems make every fsync free, which would measure nothing: if the system's
+    temporary directory is one, the current directory is used instead.
+    """
+    if parent is None:
+        parent = Path(tempfile.gettempdir())
+        if file_system(parent) in ("tmpfs", "ramfs"):
+            parent = Path.cwd()
+    path = Path(tempfile.mkdtemp(prefix="quorate-bench-", dir=parent))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

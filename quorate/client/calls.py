@@ -1,0 +1,188 @@
+"""Administrative calls: one frame each, never coalesced, seldom enough to be simple.
+
+Decides only, like ``submitter``. Such a call is not protected by a session: when its connection
+is lost it is repeated only if repeating it is harmless, and has an unknown outcome otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+import msgspec
+
+from quorate.base.frames import AdminFailed, AdminReply, AdminRequest
+from quorate.base.limits import BATCH_BYTES_MAX
+from quorate.client.codec import AnyFuture
+from quorate.client.segments import clone_error
+from quorate.client.settings import CALLS_MAX
+from quorate.client.submitter import retry_delay_s
+from quorate.errors import (
+    DeadlineExceededError,
+    InvalidArgumentError,
+    LimitExceededError,
+    NotLeaderError,
+    NotSentError,
+    OutcomeUnknownError,
+    OverloadedError,
+    QuorateError,
+    UnavailableError,
+    error_from_code,
+)
+
+#: Calls that only look, so that asking twice is harmless.
+REPEATABLE_METHODS = frozenset(("status", "members", "metrics", "health"))
+#: Refusals that say for certain that nothing was done, and that another try may succeed.
+_RETRIED_CODES = frozenset((NotLeaderError.code, UnavailableError.code, OverloadedError.code))
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class _Call:
+    __slots__ = ("deadline", "frame", "future", "sent", "to_send")
+
+    def __init__(self, frame: AdminRequest, future: AnyFuture, deadline: float) -> None:
+        self.frame = frame
+        self.future = future
+        self.deadline = deadline
+        self.sent = False  # it may have reached a node
+        self.to_send = True
+
+
+class Calls:
+    """See the module. *wake*: called when there is something new to send."""
+
+    def __init__(
+        self,
+        create_future: Callable[[], AnyFuture],
+        now: Callable[[], float],
+        wake: Callable[[], None],
+        next_id: Callable[[], int],
+    ) -> None:
+        self._create_future = create_future
+        self._now = now
+        self._wake = wake
+        self._next_id = next_id
+        self._calls: dict[int, _Call] = {}
+        self._to_send = False
+        self._paused_until = -inf
+        self._deadline_min = inf
+        self._last_refusal = ""
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._calls)
+
+    @property
+    def wake_at(self) -> float:
+        """Loop time at which ``expire`` and ``pump`` have something to do at the latest."""
+        if self._to_send and self._paused_until > -inf:
+            return min(self._deadline_min, self._paused_until)
+        return self._deadline_min
+
+    def add(self, method: str, arguments: dict[str, Any], timeout: float) -> AnyFuture:
+        """Queue one call; *timeout* in seconds was checked by the caller.
+
+        Raises:
+            InvalidArgumentError: the arguments cannot be encoded, or are too long.
+            OverloadedError: ``CALLS_MAX`` calls wait already.
+        """
+        try:
+            size_bytes = len(_encode(arguments))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InvalidArgumentError(f"arguments of {method} cannot be sent: {error}") from error
+        if size_bytes > BATCH_BYTES_MAX:
+            raise LimitExceededError(
+                f"arguments of {method} take {size_bytes} bytes, the limit is {BATCH_BYTES_MAX}"
+            )
+        if len(self._calls) >= CALLS_MAX:
+            raise OverloadedError(f"{CALLS_MAX} administrative calls wait already")
+        call = _Call(
+            AdminRequest(self._next_id(), method, arguments),
+            self._create_future(),
+            self._now() + timeout,
+        )
+        self._calls[call.frame.id] = call
+        self._to_send = True
+        self._deadline_min = min(self._deadline_min, call.deadline)
+        self._wake()
+        return call.future
+
+    def pump(self) -> list[AdminRequest]:
+        """The frames to send now. Call only while connected."""
+        frames: list[AdminRequest] = []
+        if self._now() < self._paused_until or not self._to_send:
+            return frames
+        self._paused_until = -inf
+        self._to_send = False
+        for call_id, call in list(self._calls.items()):
+            if call.to_send and call.future.done():
+                del self._calls[call_id]
+            elif call.to_send:
+                call.to_send, call.sent = False, True
+                frames.append(call.frame)
+        return frames
+
+    def on_reply(self, reply: AdminReply) -> None:
+        call = self._calls.pop(reply.id, None)
+        if call is not None and not call.future.done():
+            call.future.set_result(reply.result)
+
+    def on_failed(self, failed: AdminFailed) -> bool:
+        """Act on a refusal. True: the leader must be looked for."""
+        call = self._calls.get(failed.id)
+        if call is None:
+            return False
+        if failed.code in _RETRIED_CODES:
+            call.sent, call.to_send = False, True
+            self._to_send = True
+            self._last_refusal = f"; the last refusal was {failed.code}: {failed.message}"
+            self._paused_until = self._now() + retry_delay_s(failed.retry_after_ms)
+            return failed.code == NotLeaderError.code
+        del self._calls[failed.id]
+        if not call.future.done():
+            call.future.set_exception(error_from_code(failed.code, failed.message))
+        return False
+
+    def disconnected(self) -> None:
+        """The connection is gone: repeat what is harmless, give up the rest."""
+        for call_id, call in list(self._calls.items()):
+            if not call.sent or call.frame.method in REPEATABLE_METHODS:
+                call.to_send = self._to_send = True
+                continue
+            del self._calls[call_id]
+            if not call.future.done():
+                call.future.set_exception(
+                    OutcomeUnknownError(
+                        f"the connection was lost before {call.frame.method} was answered"
+                    )
+                )
+        self._paused_until = -inf
+
+    def expire(self) -> None:
+        """End the calls whose deadline has come."""
+        now = self._now()
+        if self._deadline_min > now:
+            return
+        for call_id, call in list(self._calls.items()):
+            if call.deadline <= now:
+                del self._calls[call_id]
+                if not call.future.done():
+                    late = DeadlineExceededError if call.sent else NotSentError
+                    message = f"{call.frame.method} was not answered in time{self._last_refusal}"
+                    call.future.set_exception(late(message))
+        self._deadline_min = min((call.deadline for call in self._calls.values()), default=inf)
+
+    def fail_all(self, error: QuorateError) -> None:
+        """The handle closes; what was sent may have happened."""
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
+            if call.future.done():
+                continue
+            if call.sent and call.frame.method not in REPEATABLE_METHODS:
+                call.future.set_exception(
+                    OutcomeUnknownError(f"closed before {call.frame.method} was answered")
+                )
+            else:
+                call.future.set_exception(clone_error(error))

@@ -1,0 +1,324 @@
+"""The engine below all handles: one loop turn, one flush; one timer; one connection.
+
+A call queues itself and, if it is the turn's first, plans a flush with ``call_soon``; the flush
+sends everything that gathered, in one write. A reply completes futures and plans a flush behind
+them, so that what the woken tasks ask for next goes out in that same turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from math import inf
+from random import Random
+from typing import Any
+
+import msgspec
+
+from quorate.base.frames import (
+    AdminFailed,
+    AdminReply,
+    ClientFrame,
+    MemberInfo,
+    QueryFailed,
+    QueryReply,
+    ServerFrame,
+    SubmitFailed,
+    SubmitReply,
+)
+from quorate.base.limits import SESSION_TTL_MS_DEFAULT
+from quorate.client.calls import Calls
+from quorate.client.channel import Dialer
+from quorate.client.codec import AnyFuture, MachineCodec
+from quorate.client.connection import Connection, Dials
+from quorate.client.endpoints import Endpoint
+from quorate.client.querier import Querier
+from quorate.client.routing import Routing
+from quorate.client.segments import SegmentQueue
+from quorate.client.session import Session
+from quorate.client.settings import (
+    CLOSE_TIMEOUT_S,
+    CONNECT_TIMEOUT_S_DEFAULT,
+    DEADLINE_RESOLUTION_S,
+    QUEUE_BYTES_MAX,
+    QUEUE_COMMANDS_MAX,
+    STALL_TIMEOUT_S_DEFAULT,
+    check_timeout,
+)
+from quorate.client.submitter import Submitter
+from quorate.errors import ClosedError, NotLeaderError, UnavailableError
+
+_logger = logging.getLogger(__name__)
+
+
+class ClientStatistics(msgspec.Struct, frozen=True):
+    """Counters of one client, since it was made."""
+
+    session: int  #: id of the present session, 0 if none
+    leader: int  #: node id of the leader as known, 0 if none
+    term: int
+    relayed: bool  #: the leader is reached through another node
+    connects: int  #: links made, the first included
+    batches_resent: int
+    batches_unanswered: int
+    queries_unanswered: int
+    frames_unexpected: int  #: of a kind that a node should not send then
+
+
+class Client:
+    """One client: one session, at most one link. Belongs to the running loop; not thread-safe.
+
+    *connect_timeout*, *stall_timeout*: seconds. *session_ttl_ms*: see ``Session``. *random*:
+    for the backoff; a test hands in its own.
+
+    Raises:
+        InvalidArgumentError: a timeout or the ttl is out of range.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        *,
+        dials: Dials | None = None,
+        cluster: str = "",
+        connect_timeout: float = CONNECT_TIMEOUT_S_DEFAULT,
+        stall_timeout: float = STALL_TIMEOUT_S_DEFAULT,
+        session_ttl_ms: int = SESSION_TTL_MS_DEFAULT,
+        name: str = "",
+        random: Random | None = None,
+    ) -> None:
+        self._loop = loop = asyncio.get_running_loop()
+        self._flush_planned = False
+        self._closed = False
+        self._closing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
+        self._stall_look_at = inf
+        self._frames_unexpected = 0
+        next_id = itertools.count(1).__next__
+        self._submitter = Submitter(self._queue(), Session(session_ttl_ms, name), loop.time)
+        self._querier = Querier(self._queue(), loop.time, next_id, linearizable=True)
+        self._local_querier = Querier(self._queue(), loop.time, next_id, linearizable=False)
+        self._calls = Calls(loop.create_future, loop.time, self._wake, next_id)
+        self._parts = (self._submitter, self._querier, self._local_querier, self._calls)
+        self._connection = Connection(
+            Routing(endpoints, random or Random(), cluster),  # noqa: S311  # spreads load only
+            dials or Dialer(),
+            self,
+            connect_timeout=check_timeout(connect_timeout),
+            stall_timeout=check_timeout(stall_timeout),
+            wanted=self._wanted,
+        )
+        self._runner = loop.create_task(self._connection.run(), name="quorate-client")
+        self._runner.add_done_callback(self._runner_ended)
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            SubmitReply: self._submitter.on_reply,
+            SubmitFailed: self._submit_failed,
+            QueryReply: self._query_replied,
+            QueryFailed: self._query_failed,
+            AdminReply: self._calls.on_reply,
+            AdminFailed: self._call_failed,
+        }
+
+    def _queue(self) -> SegmentQueue:
+        return SegmentQueue(
+            self._loop.create_future,
+            self._loop.time,
+            self._wake,
+            commands_max=QUEUE_COMMANDS_MAX,
+            bytes_max=QUEUE_BYTES_MAX,
+        )
+
+    # --- calls ---------------------------------------------------------------------------------
+
+    def submit(self, codec: MachineCodec, command: object, timeout: float) -> AnyFuture:
+        """Plan one command; the future ends with its result. *timeout*: seconds, checked.
+
+        Raises:
+            InvalidArgumentError, LimitExceededError: the command cannot be sent.
+            OverloadedError: too many calls wait already.
+            ClosedError: the handle was closed.
+        """
+        return self._submitter.queue.add(codec, command, timeout)
+
+    def query(
+        self, codec: MachineCodec, query: object, timeout: float, *, linearizable: bool
+    ) -> AnyFuture:
+        """Plan one query; otherwise as ``submit``."""
+        querier = self._querier if linearizable else self._local_querier
+        return querier.queue.add(codec, query, timeout)
+
+    def call(self, method: str, arguments: dict[str, Any], timeout: float) -> AnyFuture:
+        """Plan one administrative call; otherwise as ``submit``."""
+        return self._calls.add(method, arguments, timeout)
+
+    async def first_welcome(self, timeout: float) -> None:
+        """Wait until some node has welcomed this client.
+
+        Raises:
+            RefusedError: every endpoint refused it for good.
+            UnavailableError: *timeout* seconds passed; the text says what each endpoint did.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                await self._connection.first_welcome()
+        except TimeoutError:
+            why = self._connection.why_not() or "no endpoint answered"
+            raise UnavailableError(f"not connected within {timeout:g} s: {why}") from None
+
+    @property
+    def members(self) -> tuple[MemberInfo, ...]:
+        return self._connection.routing.members
+
+    def statistics(self) -> ClientStatistics:
+        routing, submitter = self._connection.routing, self._submitter
+        return ClientStatistics(
+            session=submitter.session.id,
+            leader=routing.leader,
+            term=routing.term,
+            relayed=self._connection.relayed,
+            connects=self._connection.reconnect_count,
+            batches_resent=submitter.resent_count,
+            batches_unanswered=submitter.unanswered_count,
+            queries_unanswered=self._querier.unanswered_count
+            + self._local_querier.unanswered_count,
+            frames_unexpected=self._frames_unexpected,
+        )
+
+    async def close(self) -> None:
+        """End the session if that is quickly done, then the connection. Calls not yet sent end
+        with ``ClosedError``, those without an answer with ``OutcomeUnknownError``."""
+        if self._closing:
+            return
+        self._closing = True
+        error = ClosedError("the handle was closed")
+        self._submitter.queue.fail_all(error)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._end_session()
+        self._closed = True
+        for part in self._parts:
+            part.fail_all(error)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._runner.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._runner
+        self._connection.close()
+
+    async def _end_session(self) -> None:
+        session = self._submitter.session
+        asked = False
+        while session.id != 0 and self._connection.leads:
+            if not asked and (frames := self._submitter.close_session()):
+                self._connection.send(frames)
+                asked = True
+            await asyncio.sleep(DEADLINE_RESOLUTION_S)
+
+    def _runner_ended(self, runner: asyncio.Task[None]) -> None:
+        if not runner.cancelled() and (error := runner.exception()) is not None:
+            _logger.error("the client's connection task failed", exc_info=error)
+
+    # --- the turn ------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        """Something new is queued: flush at the end of this turn, once."""
+        if self._closing:
+            raise ClosedError("the handle was closed")
+        if not self._flush_planned:
+            self._flush_planned = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_planned = False
+        if self._closed:
+            return
+        connection = self._connection
+        if connection.linked:
+            if connection.writable:
+                frames: list[ClientFrame] = []
+                if connection.leads:
+                    frames += self._submitter.pump()
+                    frames += self._querier.pump()
+                frames += self._local_querier.pump()
+                frames += self._calls.pump()
+                if frames:
+                    connection.send(frames)
+        else:
+            connection.want()
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        """Have ``_on_timer`` called when the first deadline, retry or keep-alive is due."""
+        wake_at = min([part.wake_at for part in self._parts])
+        if self._stall_look_at == inf and self._waiting():
+            self._stall_look_at = self._loop.time() + self._connection.stall_period
+        wake_at = min(wake_at, self._stall_look_at)
+        # A timer that is early does no harm: it is set anew when it fires. So the flushes of a
+        # busy client seldom touch it.
+        if wake_at >= self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = wake_at
+        earliest = self._loop.time() + DEADLINE_RESOLUTION_S
+        self._timer = self._loop.call_at(max(wake_at, earliest), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer, self._timer_at = None, inf
+        if self._loop.time() >= self._stall_look_at:
+            self._stall_look_at = inf
+            self._connection.look_for_stall(waiting=self._waiting())
+        for part in self._parts:
+            part.expire()
+        self._flush()
+
+    def _waiting(self) -> bool:
+        """Whether an answer is owed to us on the present link."""
+        return any(part.in_flight for part in self._parts)
+
+    def _wanted(self) -> bool:
+        """Whether a connection is worth having: something waits, or a session is to be kept."""
+        return self._submitter.session.id != 0 or any(part.waiting for part in self._parts)
+
+    # --- from the connection -------------------------------------------------------------------
+
+    def on_frame(self, frame: ServerFrame) -> None:
+        """Hand a node's answer to whom it belongs."""
+        handler = self._handlers.get(type(frame))
+        if handler is None:
+            self._frames_unexpected += 1
+            return
+        handler(frame)
+        # Behind the tasks that were just woken, so in time for their next calls.
+        if not self._flush_planned:
+            self._flush_planned = True
+            self._loop.call_soon(self._flush)
+
+    def on_routed(self) -> None:
+        self._flush()
+
+    def on_unlinked(self) -> None:
+        for part in self._parts:
+            part.disconnected()
+
+    def _submit_failed(self, failed: SubmitFailed) -> None:
+        if self._submitter.on_failed(failed):
+            self._connection.denied()
+
+    def _query_replied(self, reply: QueryReply) -> None:
+        if not self._querier.on_reply(reply):
+            self._local_querier.on_reply(reply)
+
+    def _query_failed(self, failed: QueryFailed) -> None:
+        if self._querier.on_failed(failed):
+            self._connection.denied()
+        else:
+            self._local_querier.on_failed(failed)
+
+    def _call_failed(self, failed: AdminFailed) -> None:
+        if self._calls.on_failed(failed) and failed.code == NotLeaderError.code:
+            self._connection.denied()

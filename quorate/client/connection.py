@@ -1,0 +1,374 @@
+"""Keeps one link to the cluster: to the leader, through a relay if need be, else to anybody.
+
+One task connects and reconnects; frames pass by it, from the channel straight to the owner. A
+link to a node that does not lead is worth keeping while the leader is sought: it pushes news of
+elections, and such news ends any wait or attempt at once. It also serves local reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from quorate.base.frames import (
+    ROLE_CLIENT,
+    WIRE_VERSION,
+    ClientFrame,
+    Hello,
+    LeaderInfo,
+    Refused,
+    ServerFrame,
+    Welcome,
+)
+from quorate.client.channel import Channel
+from quorate.client.endpoints import Endpoint, OnFrame, OnLost, OnWritable
+from quorate.client.routing import Routing
+from quorate.errors import (
+    QuorateError,
+    RefusedError,
+    UnavailableError,
+    WireFormatError,
+    error_from_code,
+)
+
+SETTLED_S = 1.0  # a link that led for this long was a good one
+STALL_STRIKES = 4  # looks, at equal distances, that all found silence
+
+
+class Dials(Protocol):
+    """What opens channels: ``channel.Dialer``, or a test's."""
+
+    async def dial(
+        self, endpoint: Endpoint, on_frame: OnFrame, on_lost: OnLost, on_writable: OnWritable
+    ) -> Channel: ...
+
+
+class Owner(Protocol):
+    """Who uses the connection; called on the loop."""
+
+    def on_frame(self, frame: ServerFrame) -> None:
+        """Any frame but those of the handshake and ``LeaderInfo``."""
+
+    def on_routed(self) -> None:
+        """There is a link, or it may be written to again, or it now leads."""
+
+    def on_unlinked(self) -> None:
+        """The link is gone, with everything unanswered on it."""
+
+
+class Link:
+    """One welcomed connection. *node*: who answers, which is not who was dialled if *relay*."""
+
+    __slots__ = (
+        "_early_info", "_owner", "_welcome", "adopted", "channel", "endpoint", "led_since",
+        "lost_early", "node", "relay",
+    )  # fmt: skip
+
+    def __init__(self, owner: Connection, endpoint: Endpoint, *, relay: bool) -> None:
+        self._owner = owner
+        self.endpoint = endpoint
+        self.relay = relay
+        self.node = 0
+        self.led_since = 0.0
+        self.channel: Channel | None = None
+        self.adopted = False  #: frames go to the owner
+        self.lost_early = False  #: after the welcome, before the adoption
+        self._early_info: LeaderInfo | None = None  # likewise
+        self._welcome: asyncio.Future[Welcome] | None = None
+
+    async def open(self, dials: Dials, cluster: str) -> Welcome:
+        """Connect and be welcomed.
+
+        Raises:
+            QuorateError: why not.
+        """
+        self._welcome = asyncio.get_running_loop().create_future()
+        try:
+            self.channel = await dials.dial(
+                self.endpoint, self._on_frame, self._on_lost, self._on_writable
+            )
+            hello = Hello(WIRE_VERSION, ROLE_CLIENT, cluster, relay=self.relay)
+            self.channel.send((hello,))
+            welcome = await self._welcome
+        except BaseException:
+            self.close()
+            raise
+        self.node = welcome.node
+        return welcome
+
+    def adopt(self) -> None:
+        """From now on the owner hears of everything; first of what came meanwhile."""
+        self.adopted = True
+        if self._early_info is not None:
+            self._owner.received(self, self._early_info)
+
+    def close(self) -> None:
+        if self.channel is not None:
+            self.channel.close()
+
+    def _on_frame(self, frame: ServerFrame) -> None:
+        if self.adopted:
+            self._owner.received(self, frame)
+        elif self._welcome is None or self._welcome.done():
+            if isinstance(frame, LeaderInfo):
+                self._early_info = frame
+        elif isinstance(frame, Welcome):
+            self._welcome.set_result(frame)
+        elif isinstance(frame, Refused):
+            self._welcome.set_exception(error_from_code(frame.code, frame.message))
+        else:
+            kind = type(frame).__name__
+            self._welcome.set_exception(WireFormatError(f"the node began with a {kind}"))
+
+    def _on_lost(self, error: QuorateError | None) -> None:
+        if self.adopted:
+            self._owner.lost(self)
+            return
+        self.lost_early = True
+        if self._welcome is not None and not self._welcome.done():
+            self._welcome.set_exception(error or UnavailableError("closed by the node"))
+
+    def _on_writable(self) -> None:
+        if self.adopted:
+            self._owner.writable_again(self)
+
+
+class Connection:
+    """See the module. *connect_timeout*, *stall_timeout*: seconds. *wanted*: whether anybody waits
+    for the cluster; while nobody does, a lost link is not replaced."""
+
+    def __init__(
+        self,
+        routing: Routing,
+        dials: Dials,
+        owner: Owner,
+        *,
+        connect_timeout: float,
+        stall_timeout: float,
+        wanted: Callable[[], bool],
+    ) -> None:
+        self.routing = routing
+        self._dials = dials
+        self._owner = owner
+        self._connect_timeout = connect_timeout
+        self.stall_period = stall_timeout / STALL_STRIKES
+        self._wanted = wanted
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        self._attempt_task: asyncio.Task[Welcome] | None = None
+        self._link: Link | None = None
+        self._errors: dict[Endpoint, QuorateError] = {}
+        self._strikes = 0
+        self._received_seen = -1
+        self._first = self._loop.create_future()
+        self.leads = False  #: the link ends at the leader
+        self.reconnect_count = 0
+
+    # --- for the owner -------------------------------------------------------------------------
+
+    @property
+    def linked(self) -> bool:
+        return self._link is not None
+
+    @property
+    def writable(self) -> bool:
+        link = self._link
+        return link is not None and link.channel is not None and link.channel.writable
+
+    @property
+    def relayed(self) -> bool:
+        return self._link is not None and self._link.relay
+
+    def send(self, frames: Sequence[ClientFrame]) -> None:
+        if self._link is not None and self._link.channel is not None:
+            self._link.channel.send(frames)
+
+    async def first_welcome(self) -> None:
+        """Wait until some node has welcomed this client.
+
+        Raises:
+            RefusedError: every endpoint refused it, for a reason that will not pass by itself.
+        """
+        await asyncio.shield(self._first)
+
+    def why_not(self) -> str:
+        """What the last attempts failed with, by endpoint."""
+        return "; ".join(f"{place}: {error}" for place, error in self._errors.items())
+
+    def denied(self) -> None:
+        """The linked node refused something because it does not lead."""
+        if self._link is not None and self.routing.denied(self._link.node):
+            self._news()
+
+    def look_for_stall(self, *, waiting: bool) -> None:
+        """Call once per ``stall_period`` while requests are unanswered: a link on which nothing
+        at all arrived for so long is given up, because a dead machine closes no connections."""
+        link = self._link
+        if link is None or link.channel is None or not waiting:
+            self._strikes = 0
+            return
+        received = link.channel.received_count
+        self._strikes = self._strikes + 1 if received == self._received_seen else 0
+        self._received_seen = received
+        if self._strikes >= STALL_STRIKES:
+            self._strikes = 0
+            self._errors[link.endpoint] = UnavailableError("it was silent for too long")
+            link.close()
+            self.lost(link)
+
+    def want(self) -> None:
+        """Somebody waits for the cluster now."""
+        if self._link is None:
+            self._changed.set()
+
+    def close(self) -> None:
+        """Drop the link. The task of ``run`` must have been cancelled."""
+        link, self._link = self._link, None
+        self.leads = False
+        if link is not None:
+            link.close()
+        if not self._first.done():
+            self._first.cancel()
+
+    # --- from the link -------------------------------------------------------------------------
+
+    def received(self, link: Link, frame: ServerFrame) -> None:
+        if link is not self._link:
+            return
+        if isinstance(frame, LeaderInfo):
+            if self.routing.informed(frame, link.node):
+                self._news()
+        else:
+            self._owner.on_frame(frame)
+
+    def lost(self, link: Link) -> None:
+        if link is not self._link:
+            return
+        self.routing.failed(link.endpoint)
+        self._unlink()
+        self._changed.set()
+
+    def writable_again(self, link: Link) -> None:
+        if link is self._link:
+            self._owner.on_routed()
+
+    def _news(self) -> None:
+        """The beliefs about the cluster changed: no wait and no attempt is worth finishing."""
+        if self._attempt_task is not None:
+            self._attempt_task.cancel()
+        self._refresh()
+        self._changed.set()
+
+    def _refresh(self) -> None:
+        led, link = self.leads, self._link
+        self.leads = link is not None and link.node == self.routing.leader
+        if link is not None and self.leads and not led:
+            link.led_since = self._loop.time()
+        if link is not None and led and not self.leads:
+            self._left_leader(link)
+        if self.leads and not led:
+            self._owner.on_routed()
+
+    def _left_leader(self, link: Link) -> None:
+        if self._loop.time() - link.led_since > SETTLED_S:
+            self.routing.settled()
+
+    def _unlink(self) -> None:
+        link, self._link = self._link, None
+        if link is None:
+            return
+        if self.leads:
+            self._left_leader(link)
+        self.leads = False
+        self._owner.on_unlinked()
+
+    # --- the task ------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Connect, follow the leader, reconnect, until cancelled."""
+        while True:
+            self._changed.clear()
+            if self.leads or (self._link is None and not self._wanted()):
+                await self._changed.wait()
+            elif not await self._seek() and not self._changed.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self.routing.backoff_s()):
+                        await self._changed.wait()
+
+    async def _seek(self) -> bool:
+        """One round of attempts. True: there is a better link than before."""
+        link = self._link
+        if link is None:
+            for endpoint in self.routing.round():
+                if await self._attempt(endpoint):
+                    return True
+            self._give_up_if_refused()
+            return False
+        for endpoint in self.routing.towards_leader():
+            if await self._attempt(endpoint):
+                return True
+            if self._changed.is_set():
+                return False
+        if self.routing.leader != 0 and await self._attempt(link.endpoint, relay=True):
+            return True
+        for endpoint in self.routing.round(but=link.endpoint):
+            # Somebody else may know of a newer leader than the linked node does.
+            if self._changed.is_set() or await self._attempt(endpoint):
+                return True
+        return False
+
+    async def _attempt(self, endpoint: Endpoint, *, relay: bool = False) -> bool:
+        """Connect to *endpoint*; True if the new link replaced the old one."""
+        link = Link(self, endpoint, relay=relay)
+        opening = link.open(self._dials, self.routing.cluster)
+        self._attempt_task = self._loop.create_task(opening)
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                welcome = await self._attempt_task
+        except TimeoutError:
+            self._errors[endpoint] = UnavailableError(
+                f"no welcome within {self._connect_timeout:g} s"
+            )
+            return False
+        except QuorateError as error:
+            self._errors[endpoint] = error
+            return False
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return False  # ``_news`` ended this attempt
+        finally:
+            self._attempt_task = None
+        self._errors.pop(endpoint, None)
+        return self._adopt(link, welcome)
+
+    def _adopt(self, link: Link, welcome: Welcome) -> bool:
+        """Make *link* the link, unless it is gone already, or the present one is as good."""
+        self.routing.welcomed(link.endpoint, welcome, relay=link.relay)
+        better = self._link is None or welcome.node == self.routing.leader
+        if link.lost_early or not better:
+            link.close()
+            self._refresh()
+            return False
+        old = self._link
+        self._unlink()
+        if old is not None:
+            old.close()
+        self._link = link
+        self._strikes, self._received_seen = 0, -1
+        self.reconnect_count += 1
+        if not self._first.done():
+            self._first.set_result(None)
+        self._refresh()
+        if not self.leads:
+            self._owner.on_routed()
+        link.adopt()
+        return True
+
+    def _give_up_if_refused(self) -> None:
+        errors = [self._errors.get(place) for place in self.routing.round()]
+        if not self._first.done() and all(isinstance(error, RefusedError) for error in errors):
+            self._first.set_exception(RefusedError(self.why_not()))

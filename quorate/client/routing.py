@@ -1,0 +1,110 @@
+"""What the client knows of the cluster, and where it should try next. Decides only; no I/O.
+
+Beliefs about the leader are ordered by term. Within a term there is at most one leader, so a
+claim is doubted only when that node itself denies it; then the same claim by others, who have not
+heard yet, is ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from quorate.base.frames import LeaderInfo, MemberInfo, Welcome
+from quorate.client.endpoints import Endpoint, parse_endpoint
+from quorate.client.settings import BACKOFF_S_MAX, BACKOFF_S_MIN
+from quorate.errors import InvalidArgumentError
+
+
+class Routing:
+    """*endpoints*: as given by the user, at least one. *random*: spreads the backoff."""
+
+    def __init__(self, endpoints: Sequence[Endpoint], random: Random, cluster: str = "") -> None:
+        self._given = list(endpoints)
+        self._random = random
+        self._node_of: dict[Endpoint, int] = {}  # who answered there, when last connected
+        self._members: dict[int, Endpoint] = {}
+        self._denied = (0, 0)  # (leader, term) that this leader itself denied
+        self._backoff_s = BACKOFF_S_MIN
+        self.cluster = cluster  #: "" until the first welcome, unless the user named it
+        self.leader = 0  #: node id, 0 if unknown
+        self.term = 0
+        self.members: tuple[MemberInfo, ...] = ()
+
+    def welcomed(self, endpoint: Endpoint, welcome: Welcome, *, relay: bool) -> None:
+        """A node answered at *endpoint*; through a relay it is not that endpoint's own node."""
+        self.cluster = welcome.cluster
+        if not relay:
+            self._node_of[endpoint] = welcome.node
+        self.informed(welcome, welcome.node)
+
+    def informed(self, news: Welcome | LeaderInfo, teller: int) -> bool:
+        """Weigh what node *teller* says of leader, term and members. True: something changed."""
+        before = (self.leader, self.term, self.members)
+        claim = (news.leader, news.term)
+        if news.term > self.term:
+            self.leader, self.term, self.members = news.leader, news.term, news.members
+        elif news.term == self.term:
+            if news.leader != 0 and (claim != self._denied or teller == news.leader):
+                self.leader = news.leader
+            elif news.leader == 0 and teller == self.leader:
+                self.denied(teller)
+            # Equal terms do not order two lists of members; the leader's own is the newest.
+            if teller == self.leader or not self.members:
+                self.members = news.members
+        if self.members is not before[2]:
+            self._learn(self.members)
+        return before != (self.leader, self.term, self.members)
+
+    def denied(self, node: int) -> bool:
+        """*node* itself says that it does not lead. True: it was thought to."""
+        if node != self.leader:
+            return False
+        self._denied = (self.leader, self.term)
+        self.leader = 0
+        return True
+
+    def _learn(self, members: Sequence[MemberInfo]) -> None:
+        self._members.clear()
+        for member in members:
+            try:
+                self._members[member.node] = parse_endpoint(member.address)
+            except InvalidArgumentError:  # such as the empty address of a node that never listens
+                continue
+        known = {*self._given, *self._members.values()}
+        self._node_of = {place: node for place, node in self._node_of.items() if place in known}
+
+    # --- where to go ---------------------------------------------------------------------------
+
+    def towards_leader(self) -> list[Endpoint]:
+        """Places where the leader should be found: first where it answered before (the user's
+        endpoint may pass a port mapping that the member's own address does not know)."""
+        places = [place for place, node in self._node_of.items() if node == self.leader]
+        address = self._members.get(self.leader)
+        if address is not None and address not in places:
+            places.append(address)
+        return places if self.leader != 0 else []
+
+    def round(self, *, but: Endpoint | None = None) -> list[Endpoint]:
+        """Every known place once, the leader's first, except *but*."""
+        places = [*self.towards_leader(), *self._given, *self._members.values()]
+        return [place for place in dict.fromkeys(places) if place != but]
+
+    def failed(self, endpoint: Endpoint) -> None:
+        """Try *endpoint* last, next time."""
+        if endpoint in self._given:
+            self._given.remove(endpoint)
+            self._given.append(endpoint)
+
+    # --- patience ------------------------------------------------------------------------------
+
+    def backoff_s(self) -> float:
+        """Seconds to wait before the next round; doubles, with jitter of one half, so that the
+        clients of a dead leader do not all come at once."""
+        delay = self._backoff_s
+        self._backoff_s = min(2 * delay, BACKOFF_S_MAX)
+        return delay * (0.5 + self._random.random() / 2)
+
+    def settled(self) -> None:
+        """The last connection worked for a while: begin with the smallest backoff again."""
+        self._backoff_s = BACKOFF_S_MIN

@@ -1,0 +1,45 @@
+"""A named number for everything in the client that waits or can grow, with what sets it."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from quorate.base.invariants import must
+from quorate.base.limits import BATCH_BYTES_MAX, MIB, SESSION_UNACKNOWLEDGED_MAX
+from quorate.errors import InvalidArgumentError
+
+TIMEOUT_S_DEFAULT: Final = 5.0  # several elections; users of a service seldom wait longer
+TIMEOUT_S_MAX: Final = 86_400.0  # a day: a call without a bound is a leak, this is the largest bound
+DEADLINE_RESOLUTION_S: Final = 0.005  # a call ends at most this long after its deadline
+
+CONNECT_TIMEOUT_S_DEFAULT: Final = 1.0  # connecting and being welcomed, one endpoint
+STALL_TIMEOUT_S_DEFAULT: Final = 2.0  # requests wait and nothing at all arrives: try another node
+BACKOFF_S_MIN: Final = 0.005  # between rounds over the endpoints; grows by doubling
+BACKOFF_S_MAX: Final = 0.25  # a fraction of an election, so that a new leader is found soon
+ENDPOINTS_MAX: Final = 64  # given endpoints; members learned later come on top (MEMBERS_MAX)
+CLOSE_TIMEOUT_S: Final = 0.5  # close() waits so long for the session's end to be confirmed
+
+WINDOW_BATCHES_MAX: Final = 64  # unanswered batches: 64 in one 100 ms round trip is 1.5 ms apart
+WINDOW_BYTES_MAX: Final = 8 * MIB  # unanswered command bytes: two largest batches
+QUEUE_COMMANDS_MAX: Final = 100_000  # calls that wait for the window, the session or a leader
+QUEUE_BYTES_MAX: Final = 64 * MIB  # bytes of those calls
+CALLS_MAX: Final = 1024  # administrative calls in flight or waiting
+
+must(WINDOW_BATCHES_MAX < SESSION_UNACKNOWLEDGED_MAX, "the cluster keeps every reply of a window")
+must(WINDOW_BYTES_MAX >= BATCH_BYTES_MAX, "the largest batch fits into the window")
+must(QUEUE_BYTES_MAX >= WINDOW_BYTES_MAX, "the next window can form while one is in flight")
+
+
+def check_timeout(timeout: float) -> float:
+    """*timeout* in seconds if it can be one.
+
+    Raises:
+        InvalidArgumentError: not a number, not above 0, or above ``TIMEOUT_S_MAX``.
+    """
+    if isinstance(timeout, (int, float)) and 0 < timeout <= TIMEOUT_S_MAX:
+        return timeout
+    shown = "NaN" if isinstance(timeout, float) and math.isnan(timeout) else repr(timeout)
+    raise InvalidArgumentError(
+        f"a timeout is a number of seconds above 0 and up to {TIMEOUT_S_MAX:g}, not {shown}"
+    )

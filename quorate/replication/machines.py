@@ -1,0 +1,577 @@
+"""All machines of a node behind one door: check, apply, query, checkpoint, restore.
+
+What a log entry does to the state is decided here and must come out the same on every replica,
+whatever its bytes are and whatever the machines raise:
+
+* A command that raises is undone and becomes a ``Failure``. The text names machine, command type
+  and exception type, never the exception's own words: those may hold addresses or hash orders.
+* A command that does not decode becomes a ``Failure`` for itself alone, in words of ours: the
+  decoder's own differ between its versions. (The gateway, ``prepare``, says more: it answers
+  before anything enters the log.)
+* ``MemoryError``, a broken invariant and exits pass through. They are not functions of the log, so
+  the node has to stop, and this object refuses to go on.
+
+The *state hash* rolls over every entry: index, time, all records that changed, all results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from quorate.base.frames import Run, Submit
+from quorate.base.invariants import must
+from quorate.base.limits import (
+    BATCH_BYTES_MAX,
+    BATCH_COMMANDS_MAX,
+    MACHINE_NAME_MAX,
+    REPLY_BYTES_MAX,
+)
+from quorate.base.types import LogIndex, Term
+from quorate.consensus.messages import EntryId
+from quorate.errors import (
+    BadCommandError,
+    CommandError,
+    ConfigError,
+    FormatVersionError,
+    InvariantViolationError,
+    LimitExceededError,
+    MachineError,
+    QuorateError,
+    UnknownMachineError,
+    WireFormatError,
+)
+from quorate.replication.batch import Batch, decode_batch
+from quorate.replication.machine import Context, Failure, Machine
+from quorate.replication.runs import (
+    Runnable,
+    Slot,
+    decode_checked,
+    decode_queries,
+    runnable,
+)
+from quorate.replication.sessions import Outcome, SessionMachine
+from quorate.replication.tables import Dirty, Tables, encode_dirty
+from quorate.storage.interfaces import Change, StateStore, StoreMeta
+
+_logger = logging.getLogger(__name__)
+
+FAILURE_MESSAGE_MAX: Final = 500  # characters of a refusal's text; the rest is cut
+EXPIRE_RETRY_MS: Final = 1000  # after a machine's ``expire`` raised, its deadlines wait so long
+STATE_HASH_BYTES: Final = 8
+
+#: Room that is kept in a full reply for the short refusals of the commands that no longer fit.
+_REFUSAL_BYTES: Final = 64
+_RESULTS_BYTES_MAX: Final = REPLY_BYTES_MAX - _REFUSAL_BYTES * BATCH_COMMANDS_MAX
+must(_RESULTS_BYTES_MAX > REPLY_BYTES_MAX // 2, "refusals take the smaller part of a full reply")
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """A checked submission. *runs*: its decoded commands, run by run, which ``apply`` uses again
+    on the node that prepared it. *size_bytes*: of the undecoded commands."""
+
+    submit: Submit
+    runs: tuple[Sequence[Any], ...]
+    command_count: int
+    size_bytes: int
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """What an entry came to: one outcome per submission, in order."""
+
+    index: int
+    outcomes: tuple[Outcome, ...] = ()
+    command_count: int = 0
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """A captured state: everything that changed since the capture before it."""
+
+    meta: StoreMeta
+    dirty: Mapping[str, Dirty]
+
+    def changes(self) -> dict[str, Iterator[Change]]:
+        """For ``StateStore.checkpoint``; encoded as they are consumed, on whatever thread."""
+        return {name: encode_dirty(dirty) for name, dirty in self.dirty.items()}
+
+
+class _ReplyFullError(Exception):
+    """The results of a submission, or of a query, outgrow a reply."""
+
+
+class Machines:
+    """The machines of a node. The session machine is always the first of them.
+
+    Raises:
+        ConfigError: a bad or repeated machine name, or a table outside a machine's own names.
+    """
+
+    def __init__(self, machines: Sequence[Machine] = ()) -> None:
+        self.tables = Tables()
+        self.sessions = SessionMachine()
+        self._slots: dict[str, Slot] = {}
+        for machine in (self.sessions, *machines):
+            self._register(machine)
+        everyone = [slot.machine for slot in self._slots.values()]
+        # A call that does nothing costs 60 ns per machine and entry: only those that override.
+        self._expiring = [each for each in everyone if _overrides(each, "expire")]
+        self._finishing = [each for each in everyone if _overrides(each, "finish")]
+        self._timed = [each for each in everyone if _overrides(each, "next_deadline_ms")]
+        self._bereaved = [each for each in everyone if _overrides(each, "on_session_end")]
+        self.sessions.on_end(self._tell_session_end)
+        self._index = 0
+        self._term = 0
+        self._time_ms = 0
+        self._state_hash = bytes(STATE_HASH_BYTES)
+        self._whole = True
+        self._reply_full = False
+        self._muted_until_ms: dict[str, int] = {}
+        self._raised: dict[tuple[str, str, str], int] = {}
+        self._encoder = msgspec.msgpack.Encoder(order="deterministic")
+        for machine in everyone:
+            machine.loaded()
+
+    def _register(self, machine: Machine) -> None:
+        name = getattr(machine, "name", None)
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > MACHINE_NAME_MAX:
+            raise ConfigError(
+                f"{type(machine).__name__}.name is {name!r}; a machine is named by lower-case "
+                f"letters, digits, '-' and '_', {MACHINE_NAME_MAX} at most, a letter first"
+            )
+        if name in self._slots:
+            raise ConfigError(f"there are two machines of the name {name!r}")
+        before = {table.name for table in self.tables}
+        machine.attach(self.tables)
+        for table in self.tables:
+            if table.name not in before and not table.name.startswith(f"{name}."):
+                raise ConfigError(
+                    f"table {table.name!r} of machine {name!r} must be named {name}.something"
+                )
+        self._slots[name] = Slot(machine)
+
+    # --- where the log has come to --------------------------------------------------------------
+
+    @property
+    def index(self) -> int:
+        """Of the last applied entry."""
+        return self._index
+
+    @property
+    def term(self) -> int:
+        """Of the last applied entry."""
+        return self._term
+
+    @property
+    def time_ms(self) -> int:
+        """Cluster time of the last applied entry."""
+        return self._time_ms
+
+    @property
+    def state_hash(self) -> bytes:
+        """Rolling hash of everything applied, 8 bytes."""
+        return self._state_hash
+
+    def machine(self, name: str) -> Machine:
+        """Raises UnknownMachineError."""
+        return self._slot(name).machine
+
+    def machine_versions(self) -> dict[str, int]:
+        """Version of each machine, by name."""
+        return {name: slot.machine.version for name, slot in self._slots.items()}
+
+    def next_deadline_ms(self) -> int | None:
+        """The earliest cluster time at which a machine has something to expire."""
+        earliest: int | None = None
+        for machine in self._timed:
+            deadline_ms = machine.next_deadline_ms()
+            if deadline_ms is None:
+                continue
+            deadline_ms = max(deadline_ms, self._muted_until_ms.get(machine.name, 0))
+            if earliest is None or deadline_ms < earliest:
+                earliest = deadline_ms
+        return earliest
+
+    # --- the gateway ----------------------------------------------------------------------------
+
+    def prepare(self, submit: Submit) -> Prepared:
+        """Check a submission before it enters the log, and decode it.
+
+        Raises:
+            UnknownMachineError, BadCommandError, LimitExceededError: nothing was done.
+        """
+        size_bytes = sum(len(run.items) for run in submit.runs)
+        if size_bytes > BATCH_BYTES_MAX:
+            raise LimitExceededError(
+                f"a batch of {size_bytes} bytes of commands is over the limit of {BATCH_BYTES_MAX}"
+            )
+        if submit.session < 0 or (submit.session and submit.sequence < 1):
+            raise BadCommandError("sessions and the sequence numbers in them are positive")
+        runs = tuple(decode_checked(self._slot(run.machine), run) for run in submit.runs)
+        command_count = sum(map(len, runs))
+        if command_count > BATCH_COMMANDS_MAX:
+            raise LimitExceededError(
+                f"a batch of {command_count} commands is over the limit of {BATCH_COMMANDS_MAX}"
+            )
+        return Prepared(submit, runs, command_count, size_bytes)
+
+    def _slot(self, name: str) -> Slot:
+        slot = self._slots.get(name)
+        if slot is None:
+            raise UnknownMachineError(f"this cluster has no machine {name[:MACHINE_NAME_MAX]!r}")
+        return slot
+
+    # --- applying an entry ----------------------------------------------------------------------
+
+    def apply(
+        self,
+        index: int,
+        term: int,
+        payload: bytes | None,
+        prepared: Sequence[Prepared] | None = None,
+    ) -> Applied:
+        """Apply the next entry of the log. *payload*: an encoded ``Batch``, or None for an entry
+        that is not for machines. *prepared*: of exactly its submissions, on the node that made it.
+
+        Raises:
+            InvariantViolationError, MemoryError: the state is not to be trusted; stop the node.
+        """
+        must(self._whole, "an entry was applied in part; restart the node", index=self._index)
+        must(index == self._index + 1, "entries are applied in order", got=index, at=self._index)
+        self._whole = False
+        applied = Applied(index)
+        if payload is not None:
+            applied = self._apply_batch(index, term, _decode_payload(index, payload), prepared)
+        self._index = index
+        self._term = term
+        self._whole = True
+        return applied
+
+    def _apply_batch(
+        self, index: int, term: int, batch: Batch, prepared: Sequence[Prepared] | None
+    ) -> Applied:
+        must(
+            prepared is None or len(prepared) == len(batch.submissions),
+            "what was prepared is what was proposed",
+            index=index,
+        )
+        self._time_ms = max(self._time_ms, batch.time_ms)  # the log's clock never goes back
+        context = Context(
+            index=index,
+            term=term,
+            time_ms=self._time_ms,
+            wall_ms=batch.wall_ms,
+            seed=batch.seed,
+            position=0,
+            session=0,
+        )
+        for machine in self._expiring:
+            if not self._guarded(machine, "expire", machine.expire, context):
+                self._muted_until_ms[machine.name] = self._time_ms + EXPIRE_RETRY_MS
+        outcomes = []
+        for at, submit in enumerate(batch.submissions):
+            known = None if prepared is None else prepared[at].runs
+            outcomes.append(self._apply_submission(submit, known, context))
+        context.session = 0
+        for machine in self._finishing:
+            self._guarded(machine, "finish", machine.finish, context)
+        self._roll_hash(index, outcomes)
+        return Applied(index, tuple(outcomes), context.position)
+
+    def _apply_submission(
+        self, submit: Submit, known: Sequence[Sequence[Any]] | None, context: Context
+    ) -> Outcome:
+        session = submit.session
+        context.session = session
+        if session:
+            settled = self.sessions.admit(submit, context)
+            if settled is not None:
+                return settled
+            self.tables.journal.clear()
+        try:
+            runnables = self._runnables(submit, known)
+        except BadCommandError as error:
+            return Outcome(context.index, b"", error.code, str(error))
+        buffer = bytearray(_array_header(len(runnables)))
+        self._reply_full = False
+        for run, each in zip(submit.runs, runnables, strict=True):
+            buffer += _array_header(len(each[1]))
+            self._apply_run(run.machine, each, context, buffer)
+        outcome = Outcome(context.index, bytes(buffer))
+        if session:
+            self.sessions.keep(submit, outcome)
+        return outcome
+
+    def _apply_run(
+        self, machine: str, commands_of_run: Runnable, context: Context, buffer: bytearray
+    ) -> None:
+        """The inner loop: all of it is paid once per command (0.2 us beside the machine's own)."""
+        apply, commands = commands_of_run
+        if self._reply_full:
+            apply = _refuse_full
+        journal = self.tables.journal
+        encode_into = self._encoder.encode_into
+        position = context.position
+        size = len(buffer)
+        for command in commands:
+            context.position = position
+            position += 1
+            try:
+                result = apply(command, context)
+                if result.__class__ is Failure and journal:
+                    self._undo()
+                encode_into(result, buffer, size)
+                if len(buffer) > _RESULTS_BYTES_MAX:
+                    raise _ReplyFullError  # noqa: TRY301
+            except Exception as error:  # noqa: BLE001  what a machine may raise is anything
+                del buffer[size:]
+                if error.__class__ is _ReplyFullError:
+                    # Running the rest to throw each result away could take minutes.
+                    self._reply_full = True
+                    apply = _refuse_full
+                self._undo()
+                encode_into(self._failure(machine, command, error), buffer, -1)
+            if journal:
+                journal.clear()
+            size = len(buffer)
+        context.position = position
+
+    def _runnables(
+        self, submit: Submit, known: Sequence[Sequence[Any]] | None
+    ) -> Sequence[Runnable]:
+        """Raises BadCommandError: a run is not even an array, so nobody can say of how many."""
+        if known is not None:
+            return [
+                (self._slots[run.machine].apply, commands)
+                for run, commands in zip(submit.runs, known, strict=True)
+            ]
+        return [runnable(self._slots.get(run.machine), run) for run in submit.runs]
+
+    # --- what goes wrong ------------------------------------------------------------------------
+
+    def _failure(self, machine: str, command: Any, error: Exception) -> Failure:  # noqa: ANN401
+        """The deterministic result of a command, or query, that raised.
+
+        Raises:
+            MemoryError, InvariantViolationError: *error* itself, if it is one of these.
+        """
+        if isinstance(error, MemoryError | InvariantViolationError):
+            raise error
+        if error.__class__ is _ReplyFullError:
+            return _FULL
+        if isinstance(error, CommandError):
+            return Failure(str(error.code), _clean(error))
+        what = type(command).__name__
+        self._log_raised(machine, what, error)
+        return Failure(
+            MachineError.code, f"machine {machine}: {what} raised {type(error).__name__}"
+        )
+
+    def _log_raised(self, machine: str, what: str, error: Exception) -> None:
+        """With the traceback, the 1st, 2nd, 4th, 8th ... time: a bad client must not fill disks."""
+        key = (machine, what, type(error).__name__)
+        count = self._raised[key] = self._raised.get(key, 0) + 1
+        if count & (count - 1) == 0:
+            _logger.error(
+                "machine %s: %s raised (%d times so far); its changes were undone",
+                machine,
+                what,
+                count,
+                exc_info=error,
+            )
+
+    def _undo(self, mark: int = 0) -> None:
+        """Undo the journal behind *mark*, and tell the machines whose tables it touched."""
+        if len(self.tables.journal) > mark:
+            touched = self.tables.rollback(mark)
+            for name in dict.fromkeys(each.partition(".")[0] for each in touched):
+                self._slots[name].machine.rolled_back()
+
+    def _guarded(
+        self, machine: Machine, what: str, call: Callable[..., None], *arguments: object
+    ) -> bool:
+        """Call a hook of a machine; if it raises, its changes are undone. True if it did not."""
+        mark = len(self.tables.journal)
+        try:
+            call(*arguments)
+        except Exception as error:
+            if isinstance(error, MemoryError | InvariantViolationError):
+                raise
+            self._undo(mark)
+            self._log_raised(machine.name, what, error)
+            return False
+        return True
+
+    def _tell_session_end(self, session: int, context: Context) -> None:
+        for machine in self._bereaved:
+            self._guarded(machine, "on_session_end", machine.on_session_end, session, context)
+
+    def _roll_hash(self, index: int, outcomes: Sequence[Outcome]) -> None:
+        buffer = bytearray(self._state_hash)
+        buffer += index.to_bytes(8, "big")
+        buffer += self._time_ms.to_bytes(8, "big", signed=True)
+        self.tables.seal(buffer)
+        rolling = hashlib.blake2b(buffer, digest_size=STATE_HASH_BYTES)
+        for outcome in outcomes:
+            rolling.update(outcome.results)
+            rolling.update(outcome.code.encode())
+        self._state_hash = rolling.digest()
+
+    # --- queries --------------------------------------------------------------------------------
+
+    def query(self, machine: str, items: msgspec.Raw | bytes) -> bytes:
+        """Answer a run of queries from the state as it stands: an encoded array of results, a
+        ``Failure`` for each query that is wrong or that raised.
+
+        Raises:
+            UnknownMachineError: no such machine.
+            BadCommandError: *items* is not an array.
+        """
+        buffer = bytearray()
+        self._query_run(Run(machine, msgspec.Raw(items)), buffer)
+        return bytes(buffer)
+
+    def query_runs(self, runs: Sequence[Run]) -> bytes:
+        """As ``query``, of all runs of a ``Query`` frame: one array per run, in one array."""
+        buffer = bytearray(_array_header(len(runs)))
+        for run in runs:
+            self._query_run(run, buffer)
+        return bytes(buffer)
+
+    def _query_run(self, run: Run, buffer: bytearray) -> None:
+        slot = self._slot(run.machine)
+        queries = decode_queries(slot, run)
+        buffer += _array_header(len(queries))
+        must(not self.tables.journal, "queries run between entries", machine=slot.name)
+        answer: Callable[[Any], Any] = slot.machine.query
+        encode_into = self._encoder.encode_into
+        for query in queries:
+            size = len(buffer)
+            try:
+                if size > _RESULTS_BYTES_MAX:
+                    raise _ReplyFullError  # noqa: TRY301
+                encode_into(query if query.__class__ is Failure else answer(query), buffer, -1)
+                if self.tables.journal:
+                    raise RuntimeError("a query changed a table")  # noqa: TRY301
+                if len(buffer) > REPLY_BYTES_MAX - _REFUSAL_BYTES * len(queries):
+                    raise _ReplyFullError  # noqa: TRY301
+            except Exception as error:  # noqa: BLE001  as in _apply_run
+                del buffer[size:]
+                self._undo()
+                encode_into(self._failure(slot.name, query, error), buffer, -1)
+
+    # --- checkpoints ----------------------------------------------------------------------------
+
+    def take_checkpoint(self, membership: bytes) -> Checkpoint:
+        """Capture what changed since the last capture, in constant time; between entries only."""
+        must(self._whole, "a checkpoint is of whole entries", index=self._index)
+        meta = StoreMeta(
+            applied=EntryId(LogIndex(self._index), Term(self._term)),
+            time_ms=self._time_ms,
+            membership=membership,
+            state_hash=self._state_hash,
+            machine_versions=self.machine_versions(),
+        )
+        return Checkpoint(meta, self.tables.take_dirty())
+
+    def checkpoint_failed(self, checkpoint: Checkpoint) -> None:
+        """It was not written: its changes go into the next one."""
+        self.tables.restore_dirty(checkpoint.dirty)
+
+    def restore(self, store: StateStore) -> Iterator[int]:
+        """Replace the whole state by the store's last checkpoint (or by nothing, if there is
+        none). A generator that yields counts of records, so that the caller can give the event
+        loop a turn; nothing else may be called until it is exhausted.
+
+        Raises:
+            FormatVersionError: a newer version of a machine wrote the store.
+            ConfigError: the store belongs to a machine that is not registered.
+            StoreCorruptionError: a record does not decode.
+        """
+        meta = store.meta()
+        names = store.tables()
+        if meta is not None:
+            self._check_versions(meta)
+        for name in names:
+            self._check_table(name)
+        self._whole = False
+        yield from self.tables.clear()
+        for name in names:
+            yield from self.tables[name].load(store.load(name))
+        self._index = 0 if meta is None else meta.applied.index
+        self._term = 0 if meta is None else meta.applied.term
+        self._time_ms = 0 if meta is None else meta.time_ms
+        self._state_hash = bytes(STATE_HASH_BYTES) if meta is None else meta.state_hash
+        self._muted_until_ms.clear()
+        for slot in self._slots.values():
+            slot.machine.loaded()
+        self._whole = True
+
+    def _check_versions(self, meta: StoreMeta) -> None:
+        for name, version in sorted(meta.machine_versions.items()):
+            slot = self._slots.get(name)
+            if slot is None:
+                raise ConfigError(
+                    f"the store holds the state of machine {name!r}, which is not registered on "
+                    "this node; register it, or its state would be lost"
+                )
+            if version > slot.machine.version:
+                raise FormatVersionError(
+                    f"the store was written by version {version} of machine {name!r}, and this "
+                    f"node has version {slot.machine.version}; update this node"
+                )
+
+    def _check_table(self, table: str) -> None:
+        owner = table.partition(".")[0]
+        if owner not in self._slots:
+            raise ConfigError(
+                f"the store has a table {table!r} of machine {owner!r}, which is not registered "
+                "on this node; register it, or its state would be lost"
+            )
+        if table not in self.tables:
+            raise ConfigError(
+                f"the store has a table {table!r} that version "
+                f"{self._slots[owner].machine.version} of machine {owner!r} does not know"
+            )
+
+
+_FULL: Final = Failure(LimitExceededError.code, "the reply is full")
+must(len(msgspec.msgpack.encode(_FULL)) <= _REFUSAL_BYTES, "a short refusal is short")
+
+
+def _refuse_full(command: Any, context: Context) -> Any:  # noqa: ANN401, ARG001
+    raise _ReplyFullError
+
+
+def _overrides(machine: Machine, method: str) -> bool:
+    return getattr(type(machine), method) is not getattr(Machine, method)
+
+
+def _decode_payload(index: int, payload: bytes) -> Batch:
+    """An entry that is no batch changes nothing, on any replica."""
+    try:
+        return decode_batch(payload)
+    except WireFormatError:
+        _logger.exception("entry %d is not a batch; it changes nothing", index)
+        return Batch(0, 0, 0, ())
+
+
+def _array_header(count: int) -> bytes:
+    """The msgpack header of an array of *count* items."""
+    if count < 16:
+        return bytes((0x90 | count,))
+    if count < 1 << 16:
+        return b"\xdc" + count.to_bytes(2, "big")
+    return b"\xdd" + count.to_bytes(4, "big")
+
+
+def _clean(error: QuorateError) -> str:
+    """The text of a refusal, cut, and free of what UTF-8 cannot carry."""
+    text = str(error)[:FAILURE_MESSAGE_MAX]
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,149 @@
+"""From submissions to log entries and back to replies.
+
+Everything that reaches the leader in one loop turn becomes one entry. While a few entries are on
+their way to a majority the next one fills up, so that many clients with one command each share
+writes as well as one client with many.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from quorate.base.frames import SubmitFailed, SubmitReply
+from quorate.base.limits import ENTRY_BYTES_MAX, KIB, MIB
+from quorate.base.types import LogIndex, Term
+from quorate.errors import OverloadedError, QuorateError
+from quorate.replication.machines import Prepared
+from quorate.replication.sessions import Outcome
+
+#: Receives the one answer to a submission.
+SubmitSink = Callable[[SubmitReply | SubmitFailed], None]
+
+#: Bytes of submissions waiting for an entry; some 0.1 s of work at full speed.
+QUEUE_BYTES_MAX = 16 * MIB
+QUEUE_SUBMISSIONS_MAX = 20_000
+#: Room for the batch's own fields beside the submissions of an entry.
+ENTRY_ROOM_BYTES = 64 * KIB
+SUBMISSION_ROOM_BYTES = 256
+RETRY_AFTER_MS = 50
+
+
+class Waiting(msgspec.Struct, frozen=True, gc=False):
+    """One submission between its arrival and its answer."""
+
+    prepared: Prepared
+    sink: SubmitSink
+    size_bytes: int
+
+
+class Proposed(msgspec.Struct, frozen=True):
+    """An entry of this leader that is not applied yet."""
+
+    index: LogIndex
+    term: Term
+    waiting: tuple[Waiting, ...]
+
+
+class Proposals:
+    """The leader's queue of submissions, and the entries whose outcome somebody waits for."""
+
+    def __init__(self) -> None:
+        self._queue: deque[Waiting] = deque()
+        self._queue_bytes = 0
+        self._proposed: deque[Proposed] = deque()
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._queue_bytes
+
+    @property
+    def in_flight(self) -> int:
+        """Entries proposed here and not applied yet."""
+        return len(self._proposed)
+
+    def add(self, prepared: Prepared, sink: SubmitSink) -> None:
+        """Queue one submission.
+
+        Raises:
+            OverloadedError: the queue is full; nothing was queued.
+        """
+        size = prepared.size_bytes + SUBMISSION_ROOM_BYTES
+        full = self._queue_bytes + size > QUEUE_BYTES_MAX and self._queue
+        if full or len(self._queue) >= QUEUE_SUBMISSIONS_MAX:
+            raise OverloadedError(
+                f"{len(self._queue)} submissions of {self._queue_bytes} bytes wait for the log; "
+                f"try again in {RETRY_AFTER_MS} ms",
+                RETRY_AFTER_MS,
+            )
+        self._queue.append(Waiting(prepared, sink, size))
+        self._queue_bytes += size
+
+    def take(self) -> tuple[Waiting, ...]:
+        """The submissions of the next entry: as many as fit, at least one if any wait."""
+        taken: list[Waiting] = []
+        size = ENTRY_ROOM_BYTES
+        while self._queue:
+            following = self._queue[0]
+            if taken and size + following.size_bytes > ENTRY_BYTES_MAX:
+                break
+            size += following.size_bytes
+            taken.append(self._queue.popleft())
+            self._queue_bytes -= following.size_bytes
+        return tuple(taken)
+
+    def give_back(self, taken: tuple[Waiting, ...]) -> None:
+        """Put what ``take`` returned at the head again: the core is full for now."""
+        for waiting in reversed(taken):
+            self._queue.appendleft(waiting)
+            self._queue_bytes += waiting.size_bytes
+
+    def proposed(self, index: LogIndex, term: Term, waiting: tuple[Waiting, ...]) -> None:
+        self._proposed.append(Proposed(index, term, waiting))
+
+    def at(self, index: LogIndex, term: Term) -> Proposed | None:
+        """The proposal that became the entry at *index*, which is about to be applied.
+
+        Proposals at that index from an earlier term, or before it, were overwritten: they surely
+        did not happen, and their clients are told so.
+        """
+        while self._proposed and self._proposed[0].index <= index:
+            first = self._proposed.popleft()
+            if first.index == index and first.term == term:
+                return first
+            for waiting in first.waiting:
+                _fail(waiting, "not-leader", "another leader's entry took this one's place")
+        return None
+
+    def fail_queued(self, code: str, message: str) -> None:
+        """Refuse what has not reached the log."""
+        queue, self._queue, self._queue_bytes = self._queue, deque(), 0
+        for waiting in queue:
+            _fail(waiting, code, message)
+
+    def fail_proposed(self, error: QuorateError) -> None:
+        """The node stops: nobody here will learn what becomes of these."""
+        proposed, self._proposed = self._proposed, deque()
+        for entry in proposed:
+            for waiting in entry.waiting:
+                _fail(waiting, error.code, str(error))
+
+
+def _fail(waiting: Waiting, code: str, message: str) -> None:
+    waiting.sink(SubmitFailed(waiting.prepared.submit.sequence, code, message))
+
+
+def answer(waiting: Waiting, outcome: Outcome) -> None:
+    """Tell the client what apply made of its submission."""
+    sequence = waiting.prepared.submit.sequence
+    if outcome.code:
+        failed = SubmitFailed(sequence, outcome.code, outcome.message, outcome.retry_after_ms)
+        waiting.sink(failed)
+    else:
+        waiting.sink(SubmitReply(sequence, outcome.index, msgspec.Raw(outcome.results)))

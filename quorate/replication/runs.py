@@ -1,0 +1,136 @@
+"""From the bytes of a run to commands: strictly at the gateway, forgivingly in the log.
+
+A *run* is an array of commands or queries for one machine, decoded in one call by a typed decoder
+(75 ns a put, measured; item by item it is four times that). Only if that fails are the items
+looked at one by one, so that a bad one spoils nothing but itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from types import GenericAlias
+from typing import Any, Final
+
+import msgspec
+
+from quorate.base.frames import Run
+from quorate.base.limits import MACHINE_NAME_MAX
+from quorate.errors import BadCommandError, UnknownMachineError
+from quorate.replication.machine import Context, Failure, Machine
+
+#: How to run the commands of a run, and the commands.
+Runnable = tuple[Callable[[Any, Context], Any], Sequence[Any]]
+
+
+class Slot:
+    """A registered machine and its decoders, built once."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.name = machine.name
+        self.apply = machine.apply
+        self.commands = _list_decoder(machine.command_type)
+        self.command = msgspec.msgpack.Decoder(machine.command_type)
+        queries = machine.query_type
+        self.queries = None if queries is None else _list_decoder(queries)
+        self.query = None if queries is None else msgspec.msgpack.Decoder(queries)
+
+
+def decode_checked(slot: Slot, run: Run) -> Sequence[Any]:
+    """The commands of a run, for the gateway. Raises BadCommandError, which says all it can."""
+    try:
+        commands: Sequence[Any] = slot.commands.decode(run.items)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadCommandError(
+            f"a command for machine {slot.name!r} is not valid: "
+            f"{_describe(slot.machine.command_type, run.items, error)}"
+        ) from error
+    return commands
+
+
+def runnable(slot: Slot | None, run: Run) -> Runnable:
+    """The commands of a run from the log, with a ``Failure`` in the place of each that is bad.
+
+    Raises:
+        BadCommandError: the run is not even an array, so nobody can say of how many.
+    """
+    if slot is None:
+        failure = Failure(
+            UnknownMachineError.code,
+            f"this cluster has no machine {run.machine[:MACHINE_NAME_MAX]!r}",
+        )
+        return _give_back, [failure] * len(_split(run))
+    try:
+        return slot.apply, slot.commands.decode(run.items)
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    real = slot.apply
+
+    def apply(command: Any, context: Context) -> Any:  # noqa: ANN401
+        return command if command.__class__ is Failure else real(command, context)
+
+    return apply, [_decode_item(slot.command, run.machine, raw) for raw in _split(run)]
+
+
+def _give_back(command: Any, context: Context) -> Any:  # noqa: ANN401, ARG001
+    return command
+
+
+def _list_decoder(item_type: Any) -> msgspec.msgpack.Decoder[Any]:  # noqa: ANN401
+    return msgspec.msgpack.Decoder(GenericAlias(list, (item_type,)))
+
+
+_raw_list_decoder: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
+
+
+def _split(run: Run) -> list[msgspec.Raw]:
+    """Raises BadCommandError: not an array."""
+    try:
+        return _raw_list_decoder.decode(run.items)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadCommandError(
+            f"a run for machine {run.machine[:MACHINE_NAME_MAX]!r} is not an array"
+        ) from error
+
+
+def _decode_item(decoder: msgspec.msgpack.Decoder[Any], machine: str, raw: msgspec.Raw) -> Any:  # noqa: ANN401
+    try:
+        return decoder.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return Failure(BadCommandError.code, f"not a command or query of machine {machine!r}")
+
+
+def decode_queries(slot: Slot, run: Run) -> Sequence[Any]:
+    if slot.queries is None or slot.query is None:
+        failure = Failure(BadCommandError.code, f"machine {slot.name!r} answers no queries")
+        return [failure] * len(_split(run))
+    try:
+        decoded: Sequence[Any] = slot.queries.decode(run.items)
+    except (msgspec.DecodeError, RecursionError):
+        return [_decode_item(slot.query, slot.name, raw) for raw in _split(run)]
+    return decoded
+
+
+_PATH: Final = re.compile(r"`\$\[(\d+)\](?:\[(\d+)\])?")
+
+
+def _describe(command_type: Any, items: msgspec.Raw, error: Exception) -> str:  # noqa: ANN401
+    """The decoder's complaint, with the command's position and the name of the field."""
+    found = _PATH.search(str(error))
+    if found is None:
+        return str(error)
+    text = f"command {found[1]}: {error}"
+    if found[2] is None or found[2] == "0":
+        return text
+    try:
+        tag = msgspec.msgpack.decode(_raw_list_decoder.decode(items)[int(found[1])])[0]
+    except (msgspec.DecodeError, LookupError, TypeError, RecursionError):
+        return text
+    for each in getattr(command_type, "__args__", (command_type,)):
+        config = getattr(each, "__struct_config__", None)
+        if config is not None and config.tag == tag:
+            fields = each.__struct_fields__
+            at = int(found[2]) - 1
+            return f"{text} ({each.__name__}.{fields[at]})" if at < len(fields) else text
+    return text

@@ -1,0 +1,417 @@
+"""Sessions: what makes a retried command take effect once (thesis 6.3).
+
+A client opens a session and numbers its submissions. The reply to each is kept, as part of the
+replicated state, until the client acknowledges it; a submission that comes again is answered from
+there. Both the session's end and the replies are decided by the log alone: a session expires at a
+cluster time, in ``expire``, on every replica in the same entry.
+
+Outside the tables the machine keeps only what it can derive: the kept sequence numbers of each
+session, and a heap of deadlines. The heap is lazy: a renewal does not touch it, so an item may be
+too early, never too late. Items are mended as they come to the top, so sessions end in the order
+of (deadline, id) however stale the heap was - which a restart changes, and the log must not.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_right, insort
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Final
+
+import msgspec
+
+from quorate.base.frames import Submit
+from quorate.base.limits import (
+    MIB,
+    SESSION_TTL_MS_DEFAULT,
+    SESSION_TTL_MS_MAX,
+    SESSION_UNACKNOWLEDGED_MAX,
+    SESSIONS_MAX,
+)
+from quorate.errors import OverloadedError, SequenceError, SessionExpiredError
+from quorate.replication.machine import Context, Failure, Machine
+from quorate.replication.tables import Table, Tables
+
+CLIENT_NAME_MAX: Final = 256  # characters; shown to operators only
+#: Bytes of replies kept for one session: one client must not fill every node's memory.
+SESSION_UNACKNOWLEDGED_BYTES_MAX: Final = 64 * MIB
+#: Sessions that one entry ends; the rest waits for the next, which is due at once. Some 20 ms.
+SESSIONS_EXPIRED_MAX: Final = 1000
+SESSION_LIST_MAX: Final = 1000  # sessions in one ``SessionList``
+
+OVERLOADED_RETRY_MS: Final = 100
+
+_LAST_KEY: Final = b"last"
+_ID_MAX: Final = 2**64 - 1
+
+Ttl = Annotated[int, msgspec.Meta(ge=1, le=SESSION_TTL_MS_MAX)]
+
+
+# --- commands, queries, results -----------------------------------------------------------------
+
+
+class OpenSession(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
+    """A new session. *client*: a name to show. Result: ``SessionOpened``. Sent outside a session;
+    if its reply is lost, send another: the orphan expires."""
+
+    ttl_ms: Ttl = SESSION_TTL_MS_DEFAULT
+    client: Annotated[str, msgspec.Meta(max_length=CLIENT_NAME_MAX)] = ""
+
+
+class KeepAlive(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
+    """Renew a session for its whole ttl; every submission does so too. Result: ``SessionAlive``,
+    or a failure "session-expired"."""
+
+    session: int
+
+
+class CloseSession(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
+    """End a session. Result: ``SessionClosed``, also if there is no such session (any more)."""
+
+    session: int
+
+
+class SessionOpened(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
+    """*session*: its id, from 1; never given out again."""
+
+    session: int
+    expires_ms: int
+
+
+class SessionAlive(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
+    """*expires_ms*: cluster time."""
+
+    session: int
+    expires_ms: int
+
+
+class SessionClosed(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
+    """*existed*: it was this command that ended it."""
+
+    session: int
+    existed: bool
+
+
+class ListSessions(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
+    """Sessions with an id above *after*, by id. Result: ``SessionList``."""
+
+    after: Annotated[int, msgspec.Meta(ge=0)] = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=SESSION_LIST_MAX)] = 100
+
+
+class SessionInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One session. *unacknowledged*: replies kept for it."""
+
+    session: int
+    client: str
+    ttl_ms: int
+    expires_ms: int
+    acknowledged: int
+    unacknowledged: int
+
+
+class SessionList(msgspec.Struct, frozen=True, array_like=True, tag=11, gc=False):
+    """*count*: of all sessions."""
+
+    count: int
+    sessions: tuple[SessionInfo, ...]
+
+
+SessionCommand = OpenSession | KeepAlive | CloseSession
+SessionResult = Failure | SessionOpened | SessionAlive | SessionClosed
+
+
+# --- state --------------------------------------------------------------------------------------
+
+
+class SessionRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """*acknowledged*: the client has every reply up to here."""
+
+    client: str
+    ttl_ms: int
+    expires_ms: int
+    acknowledged: int
+
+
+class ReplyRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A reply as it was given. *index*: of the entry that the submission was applied in."""
+
+    index: int
+    results: bytes
+
+
+class LastRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The highest session id given out."""
+
+    session: int
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The answer to one submission: *results* as in ``SubmitReply``, applied at *index*; or, if
+    *code* is set, the error to the submission as a whole."""
+
+    index: int
+    results: bytes
+    code: str = ""
+    message: str = ""
+    retry_after_ms: int = 0
+
+
+class _Kept:
+    """What is derived of one session: sequence numbers with a kept reply, sorted, and bytes."""
+
+    __slots__ = ("bytes", "sequences")
+
+    def __init__(self) -> None:
+        self.sequences: list[int] = []
+        self.bytes = 0
+
+
+def _session_key(session: int) -> bytes:
+    return session.to_bytes(8, "big")
+
+
+def _reply_key(session: int, sequence: int) -> bytes:
+    return (session << 64 | sequence).to_bytes(16, "big")
+
+
+class SessionMachine(Machine):
+    """Machine "sessions", part of every node. Version history: 1, first release."""
+
+    name = "sessions"
+    version = 1
+    command_type: ClassVar[Any] = SessionCommand
+    query_type: ClassVar[Any] = ListSessions
+
+    _live: Table[SessionRecord]
+    _replies: Table[ReplyRecord]
+    _last: Table[LastRecord]
+
+    def __init__(self) -> None:
+        self._kept: dict[int, _Kept] = {}
+        self._deadlines: list[tuple[int, int]] = []  # (no later than its expiry, session)
+        self._ended: list[int] = []  # within the entry at hand
+        self._tell: Callable[[int, Context], None] = _tell_nobody
+
+    def on_end(self, tell: Callable[[int, Context], None]) -> None:
+        """*tell* is called with each session that ends, inside the apply that ends it."""
+        self._tell = tell
+
+    # --- the contract ---------------------------------------------------------------------------
+
+    def attach(self, tables: Tables) -> None:
+        self._live = tables.table("sessions.live", SessionRecord, ordered=True)
+        self._replies = tables.table("sessions.replies", ReplyRecord)
+        self._last = tables.table("sessions.last", LastRecord)
+
+    def loaded(self) -> None:
+        self._ended.clear()
+        self._kept = {}
+        self._deadlines = []
+        for key, record in self._live.items():
+            session = int.from_bytes(key, "big")
+            self._kept[session] = _Kept()
+            self._deadlines.append((record.expires_ms, session))
+        heapq.heapify(self._deadlines)
+        for key, reply in self._replies.items():
+            kept = self._kept[int.from_bytes(key[:8], "big")]
+            kept.sequences.append(int.from_bytes(key[8:], "big"))
+            kept.bytes += len(reply.results)
+
+    def apply(self, command: Any, context: Context) -> Any:  # noqa: ANN401
+        if command.__class__ is KeepAlive:
+            return self._keep_alive(command, context)
+        if command.__class__ is OpenSession:
+            return self._open(command, context)
+        return self._close(command, context)
+
+    def query(self, query: Any) -> SessionList:  # noqa: ANN401
+        after = _session_key(min(query.after + 1, _ID_MAX))
+        rows = self._live.range(after, limit=query.limit)
+        infos = []
+        for key, record in rows:
+            session = int.from_bytes(key, "big")
+            infos.append(
+                SessionInfo(
+                    session,
+                    record.client,
+                    record.ttl_ms,
+                    record.expires_ms,
+                    record.acknowledged,
+                    len(self._kept[session].sequences),
+                )
+            )
+        return SessionList(len(self._live), tuple(infos))
+
+    def next_deadline_ms(self) -> int | None:
+        self._mend_top()
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def expire(self, context: Context) -> None:
+        for _ in range(SESSIONS_EXPIRED_MAX):
+            self._mend_top()
+            if not self._deadlines or self._deadlines[0][0] > context.time_ms:
+                return
+            _, session = heapq.heappop(self._deadlines)
+            self._end(session, context)
+
+    def finish(self, context: Context) -> None:  # noqa: ARG002
+        # Not at once in _end: the command that closed a session may still be undone.
+        for session in self._ended:
+            if session not in self:
+                self._kept.pop(session, None)
+        self._ended.clear()
+
+    # --- exactly once: called by Machines around the commands of a submission -------------------
+
+    def admit(self, submit: Submit, context: Context) -> Outcome | None:
+        """Renew the submission's session, forget what it acknowledges, and say None if the
+        commands shall run; else the outcome: a stored reply or an error."""
+        session = submit.session
+        record = self._alive(session, context)
+        if record is None:
+            return _refusal(
+                context,
+                SessionExpiredError.code,
+                f"session {session} is closed or has expired; open a new one",
+            )
+        acknowledged = record.acknowledged
+        if submit.acknowledged > acknowledged:
+            acknowledged = submit.acknowledged
+            self._forget(session, acknowledged)
+        self._live.put(
+            _session_key(session),
+            SessionRecord(
+                record.client, record.ttl_ms, context.time_ms + record.ttl_ms, acknowledged
+            ),
+        )
+        sequence = submit.sequence
+        if sequence <= acknowledged:
+            return _refusal(
+                context,
+                SequenceError.code,
+                f"submission {sequence} of session {session} came after its client had "
+                f"acknowledged {acknowledged}",
+            )
+        stored = self._replies.get(_reply_key(session, sequence))
+        if stored is not None:
+            return Outcome(stored.index, stored.results)
+        return self._check_room(session, context)
+
+    def _check_room(self, session: int, context: Context) -> Outcome | None:
+        kept = self._kept[session]
+        if (
+            len(kept.sequences) < SESSION_UNACKNOWLEDGED_MAX
+            and kept.bytes < SESSION_UNACKNOWLEDGED_BYTES_MAX
+        ):
+            return None
+        return _refusal(
+            context,
+            OverloadedError.code,
+            f"session {session} has {len(kept.sequences)} replies of {kept.bytes} bytes that its "
+            "client has not acknowledged; acknowledge some",
+            OVERLOADED_RETRY_MS,
+        )
+
+    def keep(self, submit: Submit, outcome: Outcome) -> None:
+        """Remember the reply, unless the submission itself has ended its session."""
+        session, sequence = submit.session, submit.sequence
+        if session not in self:
+            return
+        self._replies.put(
+            _reply_key(session, sequence), ReplyRecord(outcome.index, outcome.results)
+        )
+        kept = self._kept[session]
+        kept.bytes += len(outcome.results)
+        if not kept.sequences or sequence > kept.sequences[-1]:
+            kept.sequences.append(sequence)
+        else:
+            insort(kept.sequences, sequence)
+
+    def _forget(self, session: int, acknowledged: int) -> None:
+        kept = self._kept[session]
+        count = bisect_right(kept.sequences, acknowledged)
+        for sequence in kept.sequences[:count]:
+            reply = self._replies.delete(_reply_key(session, sequence))
+            kept.bytes -= 0 if reply is None else len(reply.results)
+        del kept.sequences[:count]
+
+    # --- commands -------------------------------------------------------------------------------
+
+    def __contains__(self, session: int) -> bool:
+        return 0 < session <= _ID_MAX and _session_key(session) in self._live
+
+    def _alive(self, session: int, context: Context) -> SessionRecord | None:
+        """The record of a session that is neither gone nor due (an entry ends only so many)."""
+        if not 0 < session <= _ID_MAX:
+            return None
+        record = self._live.get(_session_key(session))
+        if record is None or record.expires_ms <= context.time_ms:
+            return None
+        return record
+
+    def _open(self, command: OpenSession, context: Context) -> SessionOpened | Failure:
+        if len(self._live) >= SESSIONS_MAX:
+            return Failure(
+                OverloadedError.code,
+                f"there are {SESSIONS_MAX} sessions already; close or let expire some",
+            )
+        last = self._last.get(_LAST_KEY)
+        session = 1 if last is None else last.session + 1
+        expires_ms = context.time_ms + command.ttl_ms
+        self._last.put(_LAST_KEY, LastRecord(session))
+        self._live.put(
+            _session_key(session), SessionRecord(command.client, command.ttl_ms, expires_ms, 0)
+        )
+        self._kept[session] = _Kept()
+        heapq.heappush(self._deadlines, (expires_ms, session))
+        return SessionOpened(session, expires_ms)
+
+    def _keep_alive(self, command: KeepAlive, context: Context) -> SessionAlive | Failure:
+        session = command.session
+        record = self._alive(session, context)
+        if record is None:
+            return Failure(
+                SessionExpiredError.code,
+                f"session {session} is closed or has expired; open a new one",
+            )
+        expires_ms = context.time_ms + record.ttl_ms
+        self._live.put(
+            _session_key(session),
+            SessionRecord(record.client, record.ttl_ms, expires_ms, record.acknowledged),
+        )
+        return SessionAlive(session, expires_ms)
+
+    def _close(self, command: CloseSession, context: Context) -> SessionClosed:
+        existed = command.session in self
+        if existed:
+            self._end(command.session, context)
+        return SessionClosed(command.session, existed)
+
+    def _end(self, session: int, context: Context) -> None:
+        for sequence in self._kept[session].sequences:
+            self._replies.delete(_reply_key(session, sequence))
+        self._live.delete(_session_key(session))
+        self._ended.append(session)
+        self._tell(session, context)
+
+    def _mend_top(self) -> None:
+        """Until the top of the heap is the true deadline of a session that lives."""
+        deadlines = self._deadlines
+        while deadlines:
+            shown_ms, session = deadlines[0]
+            record = self._live.get(_session_key(session))
+            if record is None:
+                heapq.heappop(deadlines)
+            elif record.expires_ms > shown_ms:
+                heapq.heapreplace(deadlines, (record.expires_ms, session))
+            else:
+                return
+
+
+def _tell_nobody(session: int, context: Context) -> None:
+    """Until ``on_end`` is called."""
+
+
+def _refusal(context: Context, code: str, message: str, retry_after_ms: int = 0) -> Outcome:
+    return Outcome(context.index, b"", code, message, retry_after_ms)

@@ -1,0 +1,1 @@
+"""Tools of the repository itself: run from its root, not installed with the package."""
