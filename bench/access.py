@@ -30,8 +30,8 @@ from quorate.base.frames import (
     Welcome,
     encode_frame,
 )
+from quorate.base.kv_commands import KeyValue, KvQuery, KvResult, Range, RangeResult
 from quorate.errors import QuorateError, error_from_code
-from quorate.replication.kv_commands import KeyValue, KvQuery, KvResult, Range, RangeResult
 
 KV_MACHINE = "kv"
 _decode_frame = msgspec.msgpack.Decoder(ServerFrame).decode

@@ -15,8 +15,8 @@ from typing import Self
 from bench import access, processes
 from bench.measure import resident_bytes
 from bench.processes import BenchError
+from quorate.base.kv_commands import Get
 from quorate.errors import QuorateError
-from quorate.replication.kv_commands import Get
 
 CLUSTER = "bench"
 START_TIMEOUT_S = 30.0

@@ -1,4 +1,7 @@
-"""A named maximum for everything that can grow, with what sets it. Relations are checked at import."""
+"""A named maximum for everything that can grow, with what sets it.
+
+Relations between them are checked at import.
+"""
 
 from __future__ import annotations
 

@@ -14,13 +14,13 @@ from typing import Any
 import msgspec
 
 from quorate.base.limits import BATCH_BYTES_MAX
+from quorate.base.results import Failure
 from quorate.errors import (
     InvalidArgumentError,
     LimitExceededError,
     OutcomeUnknownError,
     error_from_code,
 )
-from quorate.replication.machine import Failure
 
 AnyFuture = asyncio.Future[Any]
 Finisher = Callable[[AnyFuture, Any], None]
@@ -76,7 +76,9 @@ class MachineCodec:
         try:
             part = self.encode(item)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise InvalidArgumentError(f"{type(item).__name__} cannot be encoded: {error}") from error
+            raise InvalidArgumentError(
+                f"{type(item).__name__} cannot be encoded: {error}"
+            ) from error
         if len(part) > BATCH_BYTES_MAX:
             raise LimitExceededError(
                 f"a {type(item).__name__} of {len(part)} bytes is over the limit of "

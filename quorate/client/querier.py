@@ -12,6 +12,7 @@ from math import inf
 from typing import Any
 
 from quorate.base.frames import Query, QueryFailed, QueryReply
+from quorate.base.results import Failure
 from quorate.client.codec import AnyFuture, MachineCodec, decode_results
 from quorate.client.segments import Bundle, Segment, SegmentQueue
 from quorate.client.settings import WINDOW_BATCHES_MAX, WINDOW_BYTES_MAX
@@ -24,7 +25,6 @@ from quorate.errors import (
     QuorateError,
     error_from_code,
 )
-from quorate.replication.machine import Failure
 
 
 class _Asked:

@@ -13,18 +13,18 @@ import msgspec
 
 from quorate.base.frames import Run
 from quorate.base.limits import SESSION_TTL_MS_MAX
-from quorate.client.codec import pack_array
-from quorate.errors import InvalidArgumentError, OutcomeUnknownError, error_from_code
-from quorate.replication.machine import Failure
-from quorate.replication.sessions import (
+from quorate.base.results import Failure
+from quorate.base.session_commands import (
     CLIENT_NAME_MAX,
+    SESSION_MACHINE,
     CloseSession,
     KeepAlive,
     OpenSession,
-    SessionMachine,
     SessionOpened,
     SessionResult,
 )
+from quorate.client.codec import pack_array
+from quorate.errors import InvalidArgumentError, OutcomeUnknownError, error_from_code
 
 TTL_MS_MIN = 1_000  # below it, one slow election ends the session
 KEEP_ALIVE_FRACTION = 3
@@ -95,4 +95,4 @@ class Session:
 
 
 def _runs(command: msgspec.Struct) -> tuple[Run, ...]:
-    return (Run(SessionMachine.name, msgspec.Raw(pack_array([_encode(command)]))),)
+    return (Run(SESSION_MACHINE, msgspec.Raw(pack_array([_encode(command)]))),)

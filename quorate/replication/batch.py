@@ -34,6 +34,7 @@ _head_decoder = msgspec.msgpack.Decoder(_BatchHead)
 
 
 def encode_batch(batch: Batch) -> bytes:
+    """The payload of a log entry."""
     return _encoder.encode(batch)
 
 

@@ -13,9 +13,7 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
-from quorate.base.limits import RANGE_BYTES_MAX, RANGE_LIMIT_MAX
-from quorate.errors import CommandError, LimitExceededError
-from quorate.replication.kv_commands import (
+from quorate.base.kv_commands import (
     INTEGER_MAX,
     INTEGER_MIN,
     Compare,
@@ -39,6 +37,8 @@ from quorate.replication.kv_commands import (
     Txn,
     TxnResult,
 )
+from quorate.base.limits import RANGE_BYTES_MAX, RANGE_LIMIT_MAX
+from quorate.errors import CommandError, LimitExceededError
 from quorate.replication.machine import Context, Machine
 from quorate.replication.tables import Table, Tables, prefix_end
 
@@ -46,6 +46,10 @@ _REVISION_KEY: Final = b"revision"
 
 #: ``int()`` also takes spaces, underscores and other scripts' digits; a stored number is only this.
 _DECIMAL: Final = re.compile(rb"-?[0-9]{1,19}")
+
+
+#: Commands and operations of a transaction that cannot make the store larger.
+_FREEING: Final = (Delete, DeleteRange, Get, Range)
 
 
 class KvRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -149,6 +153,13 @@ class KvMachine(Machine):
             self._open_budget()
             return self._range(query, self._revision)
         return StatusResult(self._revision, len(self._records))
+
+    def frees_space(self, command: Any) -> bool:  # noqa: ANN401
+        if command.__class__ is CompareAndSet:
+            return command.value is None
+        if command.__class__ is Txn:
+            return all(isinstance(each, _FREEING) for each in command.success + command.failure)
+        return isinstance(command, _FREEING)
 
     @property
     def revision(self) -> int:

@@ -20,16 +20,6 @@ if TYPE_CHECKING:
     from quorate.replication.tables import Tables
 
 
-class Failure(msgspec.Struct, frozen=True, array_like=True, tag=0, gc=False):
-    """A command's result when it was refused. *code* is that of a ``CommandError`` class.
-
-    Tag 0 is taken: the result types of a machine use tags from 1.
-    """
-
-    code: str
-    message: str
-
-
 class Context(msgspec.Struct, kw_only=True):
     """Everything but the command that a machine may look at; equal on every replica.
 
@@ -81,6 +71,11 @@ class Machine:
     def query(self, query: Any) -> Any:  # noqa: ANN401
         """Answer one query from the tables; must not change anything."""
         raise NotImplementedError
+
+    def frees_space(self, command: Any) -> bool:  # noqa: ANN401, ARG002
+        """Whether *command* can only make the state smaller, so that it may run while the disk is
+        full. Asked on the leader, before the command enters the log; must not change anything."""
+        return False
 
     def next_deadline_ms(self) -> int | None:
         """Cluster time at which ``expire`` has something to do, or None. The leader makes sure

@@ -32,6 +32,7 @@ from quorate.base.limits import (
     MACHINE_NAME_MAX,
     REPLY_BYTES_MAX,
 )
+from quorate.base.results import Failure
 from quorate.base.types import LogIndex, Term
 from quorate.consensus.messages import EntryId
 from quorate.errors import (
@@ -47,7 +48,7 @@ from quorate.errors import (
     WireFormatError,
 )
 from quorate.replication.batch import Batch, decode_batch
-from quorate.replication.machine import Context, Failure, Machine
+from quorate.replication.machine import Context, Machine
 from quorate.replication.runs import (
     Runnable,
     Slot,
@@ -220,6 +221,21 @@ class Machines:
                 f"a batch of {command_count} commands is over the limit of {BATCH_COMMANDS_MAX}"
             )
         return Prepared(submit, runs, command_count, size_bytes)
+
+    def frees_space(self, prepared: Prepared) -> bool:
+        """Whether a submission may run while the disk is full: all its commands only free space,
+        or keep sessions, as their machines say."""
+        for run, commands in zip(prepared.submit.runs, prepared.runs, strict=True):
+            frees = self._slot(run.machine).machine.frees_space
+            try:
+                if not all(frees(command) for command in commands):
+                    return False
+            except Exception as error:
+                if isinstance(error, MemoryError | InvariantViolationError):
+                    raise
+                _logger.exception("machine %s: frees_space raised; taken for no", run.machine)
+                return False
+        return True
 
     def _slot(self, name: str) -> Slot:
         slot = self._slots.get(name)

@@ -16,8 +16,9 @@ import msgspec
 
 from quorate.base.frames import Run
 from quorate.base.limits import MACHINE_NAME_MAX
+from quorate.base.results import Failure
 from quorate.errors import BadCommandError, UnknownMachineError
-from quorate.replication.machine import Context, Failure, Machine
+from quorate.replication.machine import Context, Machine
 
 #: How to run the commands of a run, and the commands.
 Runnable = tuple[Callable[[Any, Context], Any], Sequence[Any]]
@@ -102,6 +103,7 @@ def _decode_item(decoder: msgspec.msgpack.Decoder[Any], machine: str, raw: msgsp
 
 
 def decode_queries(slot: Slot, run: Run) -> Sequence[Any]:
+    """As ``runnable``, of queries. Raises BadCommandError: the run is not an array."""
     if slot.queries is None or slot.query is None:
         failure = Failure(BadCommandError.code, f"machine {slot.name!r} answers no queries")
         return [failure] * len(_split(run))

@@ -16,110 +16,43 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_right, insort
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
 from quorate.base.frames import Submit
 from quorate.base.limits import (
     MIB,
-    SESSION_TTL_MS_DEFAULT,
-    SESSION_TTL_MS_MAX,
     SESSION_UNACKNOWLEDGED_MAX,
     SESSIONS_MAX,
 )
+from quorate.base.results import Failure
+from quorate.base.session_commands import (
+    SESSION_MACHINE,
+    CloseSession,
+    KeepAlive,
+    ListSessions,
+    OpenSession,
+    SessionAlive,
+    SessionClosed,
+    SessionCommand,
+    SessionInfo,
+    SessionList,
+    SessionOpened,
+)
 from quorate.errors import OverloadedError, SequenceError, SessionExpiredError
-from quorate.replication.machine import Context, Failure, Machine
+from quorate.replication.machine import Context, Machine
 from quorate.replication.tables import Table, Tables
 
-CLIENT_NAME_MAX: Final = 256  # characters; shown to operators only
 #: Bytes of replies kept for one session: one client must not fill every node's memory.
 SESSION_UNACKNOWLEDGED_BYTES_MAX: Final = 64 * MIB
 #: Sessions that one entry ends; the rest waits for the next, which is due at once. Some 20 ms.
 SESSIONS_EXPIRED_MAX: Final = 1000
-SESSION_LIST_MAX: Final = 1000  # sessions in one ``SessionList``
 
 OVERLOADED_RETRY_MS: Final = 100
 
 _LAST_KEY: Final = b"last"
 _ID_MAX: Final = 2**64 - 1
-
-Ttl = Annotated[int, msgspec.Meta(ge=1, le=SESSION_TTL_MS_MAX)]
-
-
-# --- commands, queries, results -----------------------------------------------------------------
-
-
-class OpenSession(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
-    """A new session. *client*: a name to show. Result: ``SessionOpened``. Sent outside a session;
-    if its reply is lost, send another: the orphan expires."""
-
-    ttl_ms: Ttl = SESSION_TTL_MS_DEFAULT
-    client: Annotated[str, msgspec.Meta(max_length=CLIENT_NAME_MAX)] = ""
-
-
-class KeepAlive(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
-    """Renew a session for its whole ttl; every submission does so too. Result: ``SessionAlive``,
-    or a failure "session-expired"."""
-
-    session: int
-
-
-class CloseSession(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
-    """End a session. Result: ``SessionClosed``, also if there is no such session (any more)."""
-
-    session: int
-
-
-class SessionOpened(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
-    """*session*: its id, from 1; never given out again."""
-
-    session: int
-    expires_ms: int
-
-
-class SessionAlive(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
-    """*expires_ms*: cluster time."""
-
-    session: int
-    expires_ms: int
-
-
-class SessionClosed(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
-    """*existed*: it was this command that ended it."""
-
-    session: int
-    existed: bool
-
-
-class ListSessions(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
-    """Sessions with an id above *after*, by id. Result: ``SessionList``."""
-
-    after: Annotated[int, msgspec.Meta(ge=0)] = 0
-    limit: Annotated[int, msgspec.Meta(ge=1, le=SESSION_LIST_MAX)] = 100
-
-
-class SessionInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One session. *unacknowledged*: replies kept for it."""
-
-    session: int
-    client: str
-    ttl_ms: int
-    expires_ms: int
-    acknowledged: int
-    unacknowledged: int
-
-
-class SessionList(msgspec.Struct, frozen=True, array_like=True, tag=11, gc=False):
-    """*count*: of all sessions."""
-
-    count: int
-    sessions: tuple[SessionInfo, ...]
-
-
-SessionCommand = OpenSession | KeepAlive | CloseSession
-SessionResult = Failure | SessionOpened | SessionAlive | SessionClosed
-
 
 # --- state --------------------------------------------------------------------------------------
 
@@ -178,7 +111,7 @@ def _reply_key(session: int, sequence: int) -> bytes:
 class SessionMachine(Machine):
     """Machine "sessions", part of every node. Version history: 1, first release."""
 
-    name = "sessions"
+    name = SESSION_MACHINE
     version = 1
     command_type: ClassVar[Any] = SessionCommand
     query_type: ClassVar[Any] = ListSessions
@@ -242,6 +175,10 @@ class SessionMachine(Machine):
                 )
             )
         return SessionList(len(self._live), tuple(infos))
+
+    def frees_space(self, command: Any) -> bool:  # noqa: ANN401, ARG002
+        """All of them, although opening one takes a few bytes: whoever wants to delete needs it."""
+        return True
 
     def next_deadline_ms(self) -> int | None:
         self._mend_top()

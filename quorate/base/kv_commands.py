@@ -21,8 +21,8 @@ from quorate.base.limits import (
     TXN_OPERATIONS_MAX,
     VALUE_BYTES_MAX,
 )
+from quorate.base.results import Failure
 from quorate.errors import InvalidArgumentError
-from quorate.replication.machine import Failure
 
 INTEGER_MAX: Final = 2**63 - 1  # what ``Increment`` can hold: a signed 64-bit integer
 INTEGER_MIN: Final = -(2**63)
@@ -185,11 +185,15 @@ class RangeResult(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False)
 
 
 class StatusResult(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
+    """*key_count*: of the whole store."""
+
     revision: int
     key_count: int
 
 
 class PutResult(msgspec.Struct, frozen=True, array_like=True, tag=11, gc=False):
+    """*previous*: what the put replaced, if it was asked for."""
+
     revision: int
     previous: KeyValue | None = None
 
@@ -212,6 +216,8 @@ class CompareAndSetResult(msgspec.Struct, frozen=True, array_like=True, tag=14, 
 
 
 class IncrementResult(msgspec.Struct, frozen=True, array_like=True, tag=15, gc=False):
+    """*value*: the sum."""
+
     revision: int
     value: int
 
