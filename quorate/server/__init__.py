@@ -1,0 +1,1 @@
+"""One node process: configuration, TLS, listeners, metrics and the command line."""
