@@ -16,7 +16,12 @@ from zlib import crc32
 import msgspec
 
 from quorate.base.types import NodeId
-from quorate.errors import DirectoryInUseError, FormatVersionError, StorageError
+from quorate.errors import (
+    DirectoryInUseError,
+    DiskFullError,
+    FormatVersionError,
+    StorageError,
+)
 from quorate.storage.durable import disk_errors, read_small_file, replace_file
 from quorate.storage.files import File, FileSystem, OsFileSystem
 
@@ -156,9 +161,13 @@ class DataDirectory:
         self.close()
 
     def _check_writable(self) -> None:
-        """Fail at the start with a clear text, not at the first checkpoint."""
+        """Fail at the start with a clear text, not at the first checkpoint. A full disk is no
+        reason: the node can still serve reads, and vote in the segment it has."""
         probe = os.path.join(self.path, ".probe")
-        with disk_errors(f"checking that the data directory {self.path} is writable"):
+        with (
+            suppress(DiskFullError),
+            disk_errors(f"checking that the data directory {self.path} is writable"),
+        ):
             replace_file(self._files, probe, b"quorate")
             self._files.unlink(probe)
 

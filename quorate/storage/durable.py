@@ -17,6 +17,8 @@ from quorate.storage.files import FileSystem
 
 #: What the system says when there is no room: the disk, a quota, or a file size limit.
 NO_SPACE_CODES: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+#: What it says when this user may not write there.
+_NOT_ALLOWED_CODES: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 @contextmanager
@@ -28,6 +30,11 @@ def disk_errors(doing: str) -> Iterator[None]:
         if error.errno in NO_SPACE_CODES:
             raise DiskFullError(
                 f"no space while {doing}: {error}; free space or raise the quota"
+            ) from error
+        if error.errno in _NOT_ALLOWED_CODES:
+            raise StorageError(
+                f"not allowed while {doing}: {error}; let the user that runs the node write there,"
+                " or give it another directory"
             ) from error
         raise StorageError(f"the disk failed while {doing}: {error}") from error
 

@@ -10,6 +10,8 @@ What each operation promises, and what it does not:
 * ``create``, ``rename`` and ``unlink`` are durable only after ``fsync_dir`` of the directory that
   holds the name (two for a rename across directories); before it a crash may undo any of them.
 * ``makedirs`` is durable on return.
+* What is read comes from the page cache. After a failed sync, in this process or in an earlier
+  one, that may be more than the disk holds; ``File.drop_cache`` after a sync shows the truth.
 * Every failure is an ``OSError`` with its ``errno``; the caller decides what it means.
 """
 
@@ -53,7 +55,12 @@ class File(Protocol):
         ...
 
     def allocate(self, size_bytes: int) -> None:
-        """Reserve space up to *size_bytes*, growing the length to it; ``ENOSPC`` if there is none."""
+        """Reserve space up to *size_bytes*, growing the length to it; ``ENOSPC`` if it lacks."""
+        ...
+
+    def drop_cache(self, size_bytes: int = 0) -> None:
+        """Forget what is cached of the first *size_bytes* (0: of all), as far as it is synced, so
+        that the next read shows what the disk holds. A no-op where the system cannot."""
         ...
 
     def close(self) -> None:
@@ -151,6 +158,10 @@ class OsFile:
             os.posix_fallocate(self._fd, 0, size_bytes)
         elif self.size_bytes() < size_bytes:
             os.ftruncate(self._fd, size_bytes)
+
+    def drop_cache(self, size_bytes: int = 0) -> None:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._fd, 0, size_bytes, os.POSIX_FADV_DONTNEED)
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -50,6 +50,9 @@ class GenerationDirectory:
             StoreCorruptionError: ``CURRENT`` is damaged, or what it names is not there.
             FormatVersionError: ``CURRENT`` was written by a newer quorate.
         """
+        # A process that died after the switch may have left it undone on disk: before the store
+        # that it replaced is removed, the name that is read here must stay.
+        self._files.fsync_dir(self.path)
         if self.has_current():
             generation = self._read_current()
             if not self._files.exists(self.store_path(generation)):
@@ -85,6 +88,7 @@ class GenerationDirectory:
 
     def promote(self, generation: int) -> None:
         """Give a partial store, whose files are durable, its own name; it is not yet present."""
+        self.remove(self.store_path(generation))  # left over if this failed once
         self._files.fsync_dir(self.partial_path(generation))
         self._files.rename(self.partial_path(generation), self.store_path(generation))
         self._files.fsync_dir(self.path)

@@ -88,7 +88,8 @@ class _FileNode:
         self.current[offset:end] = data
         for number, old in zip(range(first, last), before, strict=True):
             new = self.sector(self.current, number)
-            if new != old:
+            # What a failed sync gave up is written again once it is dirty again.
+            if new != old or number in self.abandoned:
                 self.dirty.setdefault(number, []).append(new)
 
     def resize(self, size: int) -> None:
@@ -121,6 +122,22 @@ class _FileNode:
         self.abandoned_sizes.extend(self.sizes)
         self.dirty.clear()
         self.sizes.clear()
+
+    def forget_clean(self) -> None:
+        """Drop the cache: what a failed sync gave up, and did not write, is gone from view too."""
+        for number in list(self.abandoned):
+            if number not in self.dirty:
+                del self.abandoned[number]
+                start = number * SECTOR_BYTES
+                end = min(start + SECTOR_BYTES, len(self.current))
+                kept = self.sector(self.durable, number)
+                self.current[start:end] = kept[: max(0, end - start)]
+
+    def land(self) -> None:
+        """The failed sync had written everything, as it turns out."""
+        for number, contents in self.abandoned.items():
+            self._keep(number, contents[-1])
+        self.abandoned.clear()
 
     def _keep(self, number: int, content: bytes) -> None:
         end = (number + 1) * SECTOR_BYTES
@@ -230,6 +247,10 @@ class MemoryFile:
         self._operate("allocate", size_bytes)
         if size_bytes > len(self._node.current):
             self._node.resize(size_bytes)
+
+    def drop_cache(self, size_bytes: int = 0) -> None:
+        self._operate("drop_cache", 0, size_bytes)
+        self._node.forget_clean()
 
     def close(self) -> None:
         if not self._closed:
@@ -379,10 +400,15 @@ class MemoryFileSystem:
         after._current = dict(after._durable)
         return after
 
-    def after_kill(self) -> MemoryFileSystem:
+    def after_kill(self, *, landed: bool = False) -> MemoryFileSystem:
         """What a restarted process finds when only the old one died: the page cache lives on, and
-        what was not synced is still not. Handles and locks are gone. This disk is left as it was."""
+        what was not synced is still not. Handles and locks are gone. This disk is left as it was.
+
+        *landed*: syncs that failed had yet written everything, instead of nothing.
+        """
         twins = {id(node): node.clone() for node in self._nodes()}
+        for twin in twins.values() if landed else ():
+            twin.land()
         after = MemoryFileSystem()
         after._directories = set(self._directories)
         after._durable = {name: twins[id(node)] for name, node in self._durable.items()}

@@ -69,6 +69,8 @@ MAP_BYTES_DEFAULT: Final = 256 * GIB
 READERS_MAX: Final = 126
 #: Where the address space is limited, the map is halved down to this before opening gives up.
 MAP_BYTES_MIN: Final = 256 * MIB
+#: The two meta pages, at the largest page size that LMDB uses.
+META_BYTES_MAX: Final = 2 * 64 * 1024
 
 _CORRUPTION: Final = (
     lmdb.CorruptedError,
@@ -177,7 +179,7 @@ class LmdbStateStore:
         self._growths = 0
         self._installer: StoreSnapshotInstaller | None = None
         self._retired: set[Environment] = set()
-        files = OsFileSystem() if files is None else files
+        self._files = files = OsFileSystem() if files is None else files
         with disk_errors(f"opening the state directory {self.directory}"):
             files.makedirs(self.directory)
         self._directory_lock = DirectoryLock(self.directory, files)
@@ -272,7 +274,7 @@ class LmdbStateStore:
         """
         with self._lock:
             environment = self._usable()
-            if environment.views:
+            if environment.views or self._retired:
                 return False
             environment.close()
             with self._stopping_if_failed():
@@ -352,7 +354,10 @@ class LmdbStateStore:
 
     def _open_generation(self, generation: int) -> tuple[Environment, StoreMeta | None]:
         path = self._generations.store_path(generation)
-        check_data_file(os.path.join(path, "data.mdb"))
+        data_path = os.path.join(path, "data.mdb")
+        if self._files.exists(data_path):
+            self._trust_only_the_disk(data_path)
+        check_data_file(data_path)
         environment = _open_environment(path, self._map_bytes)
         try:
             view = View(environment, lambda _: None)
@@ -362,6 +367,16 @@ class LmdbStateStore:
             environment.close()
             raise
         return environment, meta
+
+    def _trust_only_the_disk(self, data_path: str) -> None:
+        """If an earlier process died of a failed sync, the cache may show a meta page that is not
+        on disk. A page of records is synced before a meta page that leads to it is written."""
+        file = self._files.open(data_path)
+        try:
+            file.fdatasync()
+            file.drop_cache(META_BYTES_MAX)
+        finally:
+            file.close()
 
     def _open_view(self) -> View:
         with self._lock, _lmdb_errors("opening a view of the state store"):

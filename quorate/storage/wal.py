@@ -17,7 +17,6 @@ of writing:
 from __future__ import annotations
 
 import contextlib
-import errno
 import posixpath
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ from quorate.base.types import LogIndex
 from quorate.consensus.messages import Entry, EntryId, HardState
 from quorate.errors import DiskFullError, StorageError
 from quorate.storage import wal_format as fmt
+from quorate.storage.durable import NO_SPACE_CODES, disk_errors
 from quorate.storage.entry_table import EntryTable, Run, check_append
 from quorate.storage.files import SECTOR_BYTES, File, FileSystem, OsFileSystem
 from quorate.storage.interfaces import RecoveredLog
@@ -40,7 +40,7 @@ ZEROS = bytes(MIB)
 #: What a frame takes besides payload: its header, and generous 32 bytes for each entry.
 ENTRY_OVERHEAD_BYTES = 32
 
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NOT_RECOVERED = "recover was not called yet"
 
 #: Runs a job soon on another thread, as ``Executor.submit`` does.
 Spawn = Callable[[Callable[[], None]], object]
@@ -85,7 +85,7 @@ class WriteAheadLog:
         self._spawn = spawn
         self._encoder = fmt.FrameEncoder()
         #: Why nothing works any more, or None.
-        self._failure: str | None = "recover was not called yet"
+        self._failure: str | None = _NOT_RECOVERED
         self._recovered = False
         #: Guards the table, the segments and their reader counts against reading threads.
         self._lock = threading.Lock()
@@ -112,10 +112,10 @@ class WriteAheadLog:
             DiskFullError: no space for the first segment; may be called again.
         """
         must(not self._recovered, "recover is called once, first")
-        try:
+        if self._failure != _NOT_RECOVERED:
+            self._refuse()
+        with disk_errors(f"creating the log's directory {self._directory}"):
             self._files.makedirs(self._directory)
-        except OSError as error:
-            raise StorageError(f"creating {self._directory}: {error}") from error
         found = Recovery(self._files, self._directory, self._identity).run()
         if found is None:
             self._begin_segment(0, fmt.BEFORE_ALL, self._hard_state, reset=True)
@@ -147,9 +147,12 @@ class WriteAheadLog:
         crc = fmt.seal(frame, place, self._sequence, self._chain)
         try:
             segment.file.pwrite(frame.buffer, offset)
+        except OSError as error:
+            self._undo_write(segment, len(frame.buffer), error)
+        try:
             segment.file.fdatasync()
         except OSError as error:
-            self._poison(f"appending at byte {offset} of {segment.path}", error)
+            self._poison(f"syncing an append at byte {offset} of {segment.path}", error)
         self._end = offset + len(frame.buffer)
         self._sequence += 1
         self._chain = crc
@@ -222,7 +225,7 @@ class WriteAheadLog:
 
     def close(self) -> None:
         """Release files. Idempotent; readers that are under way finish first."""
-        if self._failure is None:
+        if self._failure in (None, _NOT_RECOVERED):
             self._failure = "the log is closed"
         with self._lock:
             segments, self._segments = self._segments, []
@@ -325,7 +328,7 @@ class WriteAheadLog:
             if file is not None:
                 file.close()
             self._files.unlink(path)
-        if error.errno in _NO_SPACE:
+        if error.errno in NO_SPACE_CODES:
             message = f"{doing}: {error}. Nothing was written; free some space."
             raise DiskFullError(message) from error
         self._poison(doing, error)
@@ -417,6 +420,23 @@ class WriteAheadLog:
         return entries
 
     # --- failing ---
+
+    def _undo_write(self, segment: Segment, size: int, error: OSError) -> NoReturn:
+        """Some of an append may be written. File systems that never write in place can be full
+        although the segment has its length: then blank what was written, durably, so that the next
+        append starts on zeros as this one did."""
+        doing = f"appending {size} bytes at byte {self._end} of {segment.path}"
+        if error.errno not in NO_SPACE_CODES:
+            self._poison(doing, error)
+        try:
+            data = segment.file.pread(size, self._end)
+            for offset in fmt.written_sectors(data, 0):
+                segment.file.pwrite(bytes(SECTOR_BYTES), self._end + offset)
+            segment.file.fdatasync()
+        except OSError as second:
+            self._poison(f"{doing}, and undoing it", second)
+        message = f"{doing}: {error}. The log is as it was; free some space."
+        raise DiskFullError(message) from error
 
     def _poison(self, doing: str, error: OSError) -> NoReturn:
         self._failure = f"{doing}: {error}. The log must be opened anew to learn what is on disk"

@@ -30,8 +30,9 @@ from quorate.storage.files import SECTOR_BYTES, File, FileSystem
 TEMPORARY_SUFFIX = ".tmp"
 
 WAY_BACK = (
-    "Nothing was changed. To get this node back, stop it, wipe its data directory and let it "
-    "rejoin the cluster: its peers have the data. If no peer has it, keep a copy of the directory"
+    "Nothing was changed. To get this node back, stop it, move its data directory away and let it "
+    "rejoin the cluster as a new member (remove its id, add another): its peers have the data. If "
+    "no peer has it, keep that directory"
 )
 
 
@@ -109,6 +110,8 @@ class Recovery:
         names = self._files.listdir(self._directory)
         numbers = sorted(n for n in map(fmt.segment_number, names) if n is not None)
         openings = self._open_segments(numbers)
+        if self._segments:
+            self._trust_only_the_disk(self._segments[-1].file)
         end, torn = 0, list[int]()
         for position, opening in enumerate(openings):
             following = openings[position + 1] if position + 1 < len(openings) else None
@@ -125,6 +128,13 @@ class Recovery:
         )
 
     # --- opening ---
+
+    def _trust_only_the_disk(self, file: File) -> None:
+        """What an earlier process wrote and did not sync becomes durable before it is believed.
+        If its sync had failed, the cache shows what the disk never got, and no sync will tell: so
+        look behind the cache. Only the last segment can hold a frame that is not yet durable."""
+        file.fdatasync()
+        file.drop_cache()
 
     def _open_segments(self, numbers: list[int]) -> list[Opening]:
         """Open the segments that matter, oldest first: from the last that resets the log on."""
@@ -277,13 +287,11 @@ class Recovery:
     # --- mending ---
 
     def _mend(self, names: list[str], numbers: list[int], torn: list[int]) -> None:
-        """Make what was read durable, then remove what a crash left over."""
-        if self._segments:
+        """Blank a torn tail, make the names durable, then remove what a crash left over."""
+        if torn:
             last = self._segments[-1].file
             for offset in torn:
                 last.pwrite(bytes(SECTOR_BYTES), offset)
-            # Also without a torn tail: the process may have died between write and fsync, and what
-            # is read from the page cache must not be promised to others before it is on disk.
             last.fdatasync()
         # Names first: a leftover may go only when the segment that replaces it surely stays.
         self._files.fsync_dir(self._directory)
