@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from quorate.errors import ConfigError, RefusedError
-from quorate.server import tls
+from quorate.server import certificates, tls
 from quorate.server.config import NodeConfig
 
 
@@ -27,9 +27,9 @@ def config_of(directory: Path, node_id: int = 1) -> NodeConfig:
 @pytest.fixture
 def authority(tmp_path: Path) -> Path:
     directory = tmp_path / "certs"
-    tls.create_authority(directory, "test")
-    tls.issue_node(directory, 1, ["db1.example", "10.0.0.1"])
-    tls.issue_client(directory, "alice")
+    certificates.create_authority(directory, "test")
+    certificates.issue_node(directory, 1, ["db1.example", "10.0.0.1"])
+    certificates.issue_client(directory, "alice")
     return directory
 
 
@@ -103,8 +103,8 @@ async def test_strangers_and_wrong_names_stay_outside(authority: Path, tmp_path:
     with pytest.raises((ssl.SSLError, ConnectionError)):
         await handshake(server, bare)
     other = tmp_path / "other"
-    tls.create_authority(other, "other")
-    files = tls.issue_client(other, "mallory")
+    certificates.create_authority(other, "other")
+    files = certificates.issue_client(other, "mallory")
     stranger = tls.client_context(files.cert, files.key, str(authority / "ca.crt"))
     with pytest.raises((ssl.SSLError, ConnectionError)):
         await handshake(server, stranger)
@@ -125,23 +125,23 @@ def test_without_tls_there_are_no_contexts() -> None:
 def test_nothing_is_overwritten(authority: Path) -> None:
     before = {file: file.read_bytes() for file in authority.iterdir()}
     with pytest.raises(ConfigError, match="exists already"):
-        tls.create_authority(authority, "again")
+        certificates.create_authority(authority, "again")
     with pytest.raises(ConfigError, match="exists already"):
-        tls.issue_node(authority, 1, [])
+        certificates.issue_node(authority, 1, [])
     assert {file: file.read_bytes() for file in authority.iterdir()} == before
 
 
 def test_wrong_arguments_say_which(authority: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="certs init"):
-        tls.issue_client(tmp_path / "empty", "bob")
+        certificates.issue_client(tmp_path / "empty", "bob")
     with pytest.raises(ConfigError, match="--host 'db1:7400'"):
-        tls.issue_node(authority, 2, ["db1:7400"])
+        certificates.issue_node(authority, 2, ["db1:7400"])
     with pytest.raises(ConfigError, match="--days"):
-        tls.issue_client(authority, "bob", days=0)
+        certificates.issue_client(authority, "bob", days=0)
     with pytest.raises(ConfigError, match="cannot name a client"):
-        tls.issue_client(authority, "../bob")
+        certificates.issue_client(authority, "../bob")
     with pytest.raises(ConfigError, match="--id"):
-        tls.issue_node(authority, 0, [])
+        certificates.issue_node(authority, 0, [])
 
 
 def test_wrong_files_say_which(authority: Path) -> None:
@@ -160,7 +160,7 @@ def test_wrong_files_say_which(authority: Path) -> None:
 def test_an_expired_certificate_is_refused_at_start(
     authority: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    later = tls._now() + tls.dt.timedelta(days=tls.LEAF_DAYS_DEFAULT + 1)
+    later = tls._now() + certificates.dt.timedelta(days=certificates.LEAF_DAYS_DEFAULT + 1)
     monkeypatch.setattr(tls, "_now", lambda: later)
     with pytest.raises(ConfigError, match="which is not now"):
         tls.server_context(config_of(authority))
