@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import report
+from bench import processes, report
 from bench.processes import BenchError
 from bench.workloads import BY_NAME, WORKLOADS
 
@@ -40,14 +40,14 @@ def make_parser() -> argparse.ArgumentParser:
 
     failover = command("failover", "SIGKILL of the leader to the next acknowledged write")
     failover.add_argument("--kills", type=int, default=20)
-    failover.add_argument("--peers", type=_names, default=[])
+    failover.add_argument("--peers", type=_names, default=["etcd"])
 
     recover = command("recover", "restart, memory, speed and snapshots at many keys")
     recover.add_argument("--keys", type=int, default=1_000_000)
     return parser
 
 
-def run(options: argparse.Namespace) -> object:
+def run(options: argparse.Namespace) -> dict[str, object]:
     """Carry out a parsed command; returns its report."""
     if options.command == "compare":
         from bench.compare import compare
@@ -76,14 +76,20 @@ def run(options: argparse.Namespace) -> object:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0: measured, whatever the figures say; 1: it could not be; 2: a wrong call."""
+    """Exit status 0: measured, whatever the figures say; 1: it could not be, or data was lost or
+    doubled; 2: a wrong call; 130: interrupted."""
     options = make_parser().parse_args(arguments)
     try:
-        report.write_json(options.json, run(options))
+        with processes.all_ended():
+            content = run(options)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    return 0
+    except KeyboardInterrupt:
+        print("bench: interrupted; every process is ended", file=sys.stderr)
+        return 130
+    report.write_json(options.json, content)
+    return 0 if content.get("passed", True) else 1
 
 
 if __name__ == "__main__":

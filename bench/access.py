@@ -6,12 +6,14 @@ the wire protocol itself: one connection, one hello, one query.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
+import importlib.util
 import inspect
 import socket
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -33,10 +35,19 @@ from quorate.base.frames import (
 from quorate.base.kv_commands import KeyValue, KvQuery, KvResult, Range, RangeResult
 from quorate.errors import QuorateError, error_from_code
 
+T = TypeVar("T")
 KV_MACHINE = "kv"
 _decode_frame = msgspec.msgpack.Decoder(ServerFrame).decode
 _decode_results = msgspec.msgpack.Decoder(list[list[KvResult]]).decode
 _encode = msgspec.msgpack.Encoder().encode
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """``asyncio.run``, on uvloop if it is installed, as quorate's users are advised to."""
+    if importlib.util.find_spec("uvloop") is None:
+        return asyncio.run(main)
+    with asyncio.Runner(loop_factory=importlib.import_module("uvloop").new_event_loop) as runner:
+        return runner.run(main)
 
 
 async def connect(endpoints: Sequence[str]) -> Any:  # noqa: ANN401 - any client with db.kv, db.admin

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.measure import file_system
 
@@ -19,8 +20,35 @@ ROOT = Path(__file__).resolve().parent.parent
 STOP_TIMEOUT_S = 10.0
 
 
+#: Every process that was started here and has not been reaped here.
+_alive: list[subprocess.Popen[Any]] = []
+
+
 class BenchError(Exception):
     """The measurement cannot go on; the text says why and what to do."""
+
+
+@contextlib.contextmanager
+def all_ended() -> Iterator[None]:
+    """No process started inside outlives the block, however it ends.
+
+    SIGTERM and SIGHUP, which would end this process without a word, raise ``SystemExit`` inside,
+    so that what is on the stack is undone. A second ^C does not interrupt the ending.
+    """
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, _exit_on_signal) for number in signals}
+    try:
+        yield
+    finally:
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for process in _alive.copy():  # `kill` takes it off the list
+            kill(process)
+        for number, handler in {**before, signal.SIGINT: interrupt}.items():
+            signal.signal(number, handler)
+
+
+def _exit_on_signal(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def free_ports(count: int) -> list[int]:
@@ -41,27 +69,34 @@ def free_ports(count: int) -> list[int]:
 def start(
     arguments: Sequence[str], log: Path, environment: dict[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own, its output appended to *log*."""
+    """Start a process, its output appended to *log*."""
     with log.open("ab") as output:
-        return subprocess.Popen(
-            list(arguments),
+        return spawn(
+            arguments,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            cwd=ROOT,
             env={**os.environ, **(environment or {})},
-            start_new_session=True,
         )
 
 
-def kill(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
-    """SIGKILL one process and reap it."""
+def spawn(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:  # noqa: ANN401
+    """``Popen`` in a session of its own, so that ^C at a terminal reaches this process alone,
+    which then ends the others."""
+    process = subprocess.Popen(list(arguments), cwd=ROOT, start_new_session=True, **options)
+    _alive.append(process)
+    return process
+
+
+def kill(process: subprocess.Popen[Any]) -> None:
+    """SIGKILL one process and reap it. Idempotent."""
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGKILL)
     process.wait(STOP_TIMEOUT_S)
+    _forget(process)
 
 
-def stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> int:
+def stop(process: subprocess.Popen[Any]) -> int:
     """SIGTERM, and SIGKILL if that does not end it in time; returns the exit status."""
     if process.poll() is None:
         process.terminate()
@@ -69,7 +104,13 @@ def stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> int:
             process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             kill(process)
+    _forget(process)
     return process.returncode
+
+
+def _forget(process: subprocess.Popen[Any]) -> None:
+    with contextlib.suppress(ValueError):
+        _alive.remove(process)
 
 
 def wait_until(

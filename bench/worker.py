@@ -8,9 +8,7 @@ Every answer is ``{"ok": ...}`` or ``{"error": TEXT}``.
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
-import os
 import subprocess
 import sys
 import traceback
@@ -19,8 +17,9 @@ from typing import Any
 
 import msgspec
 
+from bench import access
 from bench.measure import Figures, figures
-from bench.processes import ROOT, BenchError, stop, tail
+from bench.processes import BenchError, spawn, stop, tail
 from bench.systems.base import Client
 from bench.workloads import BY_NAME
 
@@ -46,12 +45,11 @@ class Worker:
     def __init__(self, system: str, log: Path) -> None:
         self._log = log
         self._stderr = log.open("ab")
-        self._process = subprocess.Popen(
+        self._process = spawn(
             [sys.executable, "-m", "bench.worker", system],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            cwd=ROOT,
             text=True,
         )
 
@@ -123,12 +121,8 @@ def main() -> None:
     """``python -m bench.worker SYSTEM``."""
     system = sys.argv[1]
     # grpc.aio was measured to be slower on uvloop, and PySyncObj has no event loop.
-    wanted = system == "quorate" or bool(os.environ.get("BENCH_UVLOOP"))
-    if wanted and importlib.util.find_spec("uvloop") is not None:
-        import uvloop
-
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(make_client(system)))
+    if system == "quorate":
+        access.run(serve(make_client(system)))
     else:
         asyncio.run(serve(make_client(system)))
 

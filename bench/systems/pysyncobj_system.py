@@ -3,8 +3,11 @@
 PySyncObj is a library, so the client is one of the three members: the leader. The other two have
 longer election timeouts, which decides who leads and changes nothing else. Operations complete by
 callback on the library's own thread; the next one is issued there at once, or by a thread of ours;
-with one outstanding a synchronous call is tried as well. The fastest counts. Its reads are local and not linearizable,
-so there is no read to compare.
+with one outstanding a synchronous call is tried as well. The fastest counts. Its reads are local
+and not linearizable, so there is no read to compare.
+
+Two settings beside those make it faster than its defaults by half, measured here: no compaction of
+the log, which would stop every member for 0.2 s each 5,000 entries, and larger socket buffers.
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ from bench.workloads import Window, Workload, payloads
 NODES = 3
 FOLLOWER_TIMEOUT_S = (2.5, 3.4)  # above the leader's 0.4 to 1.4: the client's node wins
 CALL_TIMEOUT_S = 10.0
+NO_COMPACTION_ENTRIES = 10**9  # more than any run writes
+NO_COMPACTION_S = 10**6
+SOCKET_BUFFER_BYTES = 4 << 20
 
 
 class PySyncObjSystem:
@@ -83,6 +89,10 @@ def make_member(directory: Path, number: int, addresses: list[str]) -> Any:  # n
                 raftMinTimeout=low,
                 raftMaxTimeout=high,
                 connectionRetryTime=0.2,
+                logCompactionMinEntries=NO_COMPACTION_ENTRIES,
+                logCompactionMinTime=NO_COMPACTION_S,
+                sendBufferSize=SOCKET_BUFFER_BYTES,
+                recvBufferSize=SOCKET_BUFFER_BYTES,
             )
             others = [address for address in addresses if address != addresses[number]]
             super().__init__(addresses[number], others, conf=settings)
