@@ -78,7 +78,10 @@ def run(options: argparse.Namespace) -> dict[str, object]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0: measured, whatever the figures say; 1: it could not be, or data was lost or
     doubled; 2: a wrong call; 130: interrupted."""
-    options = make_parser().parse_args(arguments)
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        parser.error(f"--json {options.json}: there is no such directory")  # exits with status 2
     try:
         with processes.all_ended():
             content = run(options)

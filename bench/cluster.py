@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -144,10 +145,12 @@ class QuorateCluster:
         node.start()
         return node
 
-    def leadership(self) -> tuple[int, int]:
-        """(term, leader) as the node with the highest term tells; leader 0 if it knows none."""
+    def leadership(self, numbers: Sequence[int] | None = None) -> tuple[int, int]:
+        """(term, leader) as the node with the highest term tells; leader 0 if it knows none.
+        *numbers*: the nodes that are asked, all that run if not given."""
         best = (0, 0)
-        for node in self.nodes.values():
+        for number in self.nodes if numbers is None else numbers:
+            node = self.nodes[number]
             if node.running:
                 welcome = access.welcome_of(node.endpoint)
                 if welcome is not None:

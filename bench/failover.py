@@ -136,7 +136,9 @@ class EtcdPatient:
             await self._put(channel)
         killed = time.perf_counter()
         await asyncio.to_thread(self._system.kill, leader)
-        return await first_acknowledged([partial(self._put, channel) for channel in living]) - killed
+        return (
+            await first_acknowledged([partial(self._put, channel) for channel in living]) - killed
+        )
 
     async def _put(self, channel: Any) -> None:  # noqa: ANN401
         send = channel.unary_unary(wire.PUT)

@@ -15,6 +15,7 @@ KEY_BYTES = 16
 VALUE_BYTES = 100
 KEYS_COUNT = 10_000  # written over and over, so that no system pays for growth that others avoid
 WARM_UP_S = 0.5  # of each run, not counted: fills the pipeline and the caches
+PACED_LANES = 256  # calls that a stall may hold up before the next ones are begun late
 
 
 class Workload(NamedTuple):
@@ -73,10 +74,11 @@ async def drive(
     calls: Sequence[Callable[[bytes, bytes], Awaitable[object]]],
     outstanding: int,
     seconds: float,
+    supply: Iterator[tuple[bytes, bytes]] | None = None,
 ) -> Sample:
     """Keep *outstanding* calls in flight on each of *calls* (one per connection)."""
     window = Window(seconds)
-    supply = payloads()
+    supply = payloads() if supply is None else supply
     clock = time.perf_counter
 
     async def lane(call: Callable[[bytes, bytes], Awaitable[object]]) -> None:
@@ -92,3 +94,28 @@ async def drive(
 
     await asyncio.gather(*(lane(call) for call in calls for _ in range(outstanding)))
     return window.sample()
+
+
+async def paced(
+    call: Callable[[], Awaitable[object]], per_second: float, ended: asyncio.Event
+) -> list[float]:
+    """Begin *per_second* calls a second until *ended*; their latencies in seconds.
+
+    A latency counts from the moment at which the call was due, so that a stall is charged to every
+    call that it delays, not only to those that happened to be under way.
+    """
+    clock = time.perf_counter
+    latencies: list[float] = []
+    places = itertools.count()
+    started = clock()
+
+    async def lane() -> None:
+        while not ended.is_set():
+            due = started + next(places) / per_second
+            if (early := due - clock()) > 0:
+                await asyncio.sleep(early)
+            await call()
+            latencies.append(clock() - due)
+
+    await asyncio.gather(*(lane() for _ in range(PACED_LANES)))
+    return latencies
