@@ -1,4 +1,4 @@
-"""The client: finds the leader, keeps a session, coalesces calls into frames, and gives typed handles.
+"""The client: finds the leader, keeps a session, coalesces calls into frames, gives typed handles.
 
 From the outside in: ``sync`` is ``database`` for threads; ``database`` and ``kv`` are the handles;
 ``client`` owns the loop turn and the timer; ``submitter``, ``session``, ``querier`` and ``calls``

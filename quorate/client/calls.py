@@ -17,7 +17,7 @@ from quorate.base.limits import BATCH_BYTES_MAX
 from quorate.client.codec import AnyFuture
 from quorate.client.segments import clone_error
 from quorate.client.settings import CALLS_MAX
-from quorate.client.submitter import retry_delay_s
+from quorate.client.submitter import explain_refusal, retry_delay_s
 from quorate.errors import (
     DeadlineExceededError,
     InvalidArgumentError,
@@ -31,10 +31,12 @@ from quorate.errors import (
     error_from_code,
 )
 
-#: Calls that only look, so that asking twice is harmless.
-REPEATABLE_METHODS = frozenset(("status", "members", "metrics", "health"))
+#: Calls that only look, so that any node may be asked, and asked twice.
+LOOKING_METHODS = frozenset(("status", "members.list"))
 #: Refusals that say for certain that nothing was done, and that another try may succeed.
 _RETRIED_CODES = frozenset((NotLeaderError.code, UnavailableError.code, OverloadedError.code))
+
+NOT_LEADER_RETRY_MS = 20  # an election is under way, or news of it
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -51,7 +53,8 @@ class _Call:
 
 
 class Calls:
-    """See the module. *wake*: called when there is something new to send."""
+    """See the module. *wake*: called when there is something new to send. *follows_leader*: if
+    not, a call that only the leader can do is refused for good by a node that does not lead."""
 
     def __init__(
         self,
@@ -59,11 +62,14 @@ class Calls:
         now: Callable[[], float],
         wake: Callable[[], None],
         next_id: Callable[[], int],
+        *,
+        follows_leader: bool = True,
     ) -> None:
         self._create_future = create_future
         self._now = now
         self._wake = wake
         self._next_id = next_id
+        self._retried = _RETRIED_CODES if follows_leader else _RETRIED_CODES - {NotLeaderError.code}
         self._calls: dict[int, _Call] = {}
         self._to_send = False
         self._paused_until = -inf
@@ -73,6 +79,11 @@ class Calls:
     @property
     def waiting(self) -> bool:
         return bool(self._calls)
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether the present connection owes an answer."""
+        return any(not call.to_send for call in self._calls.values())
 
     @property
     def wake_at(self) -> float:
@@ -90,7 +101,7 @@ class Calls:
         """
         try:
             size_bytes = len(_encode(arguments))
-        except (TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InvalidArgumentError(f"arguments of {method} cannot be sent: {error}") from error
         if size_bytes > BATCH_BYTES_MAX:
             raise LimitExceededError(
@@ -98,6 +109,7 @@ class Calls:
             )
         if len(self._calls) >= CALLS_MAX:
             raise OverloadedError(f"{CALLS_MAX} administrative calls wait already")
+        self._wake()  # raises when closed, and then nothing may stay behind
         call = _Call(
             AdminRequest(self._next_id(), method, arguments),
             self._create_future(),
@@ -106,19 +118,21 @@ class Calls:
         self._calls[call.frame.id] = call
         self._to_send = True
         self._deadline_min = min(self._deadline_min, call.deadline)
-        self._wake()
         return call.future
 
-    def pump(self) -> list[AdminRequest]:
-        """The frames to send now. Call only while connected."""
+    def pump(self, *, to_leader: bool) -> list[AdminRequest]:
+        """The frames to send now. Call only while connected; *to_leader*: to a node that may be
+        asked for more than a look."""
         frames: list[AdminRequest] = []
-        if self._now() < self._paused_until or not self._to_send:
+        if not self._to_send or self._now() < self._paused_until:
             return frames
         self._paused_until = -inf
         self._to_send = False
         for call_id, call in list(self._calls.items()):
             if call.to_send and call.future.done():
                 del self._calls[call_id]
+            elif call.to_send and not (to_leader or call.frame.method in LOOKING_METHODS):
+                self._to_send = True
             elif call.to_send:
                 call.to_send, call.sent = False, True
                 frames.append(call.frame)
@@ -134,34 +148,35 @@ class Calls:
         call = self._calls.get(failed.id)
         if call is None:
             return False
-        if failed.code in _RETRIED_CODES:
+        if failed.code in self._retried:
             call.sent, call.to_send = False, True
             self._to_send = True
-            self._last_refusal = f"; the last refusal was {failed.code}: {failed.message}"
-            self._paused_until = self._now() + retry_delay_s(failed.retry_after_ms)
+            self._last_refusal = f"{failed.code}: {failed.message}"
+            delay_ms = max(failed.retry_after_ms, NOT_LEADER_RETRY_MS)
+            self._paused_until = self._now() + retry_delay_s(delay_ms)
             return failed.code == NotLeaderError.code
         del self._calls[failed.id]
         if not call.future.done():
             call.future.set_exception(error_from_code(failed.code, failed.message))
         return False
 
-    def disconnected(self) -> None:
+    def disconnected(self, why: str) -> None:
         """The connection is gone: repeat what is harmless, give up the rest."""
         for call_id, call in list(self._calls.items()):
-            if not call.sent or call.frame.method in REPEATABLE_METHODS:
+            if not call.sent or call.frame.method in LOOKING_METHODS:
                 call.to_send = self._to_send = True
                 continue
             del self._calls[call_id]
             if not call.future.done():
                 call.future.set_exception(
                     OutcomeUnknownError(
-                        f"the connection was lost before {call.frame.method} was answered"
+                        f"the connection ended before {call.frame.method} was answered: {why}"
                     )
                 )
         self._paused_until = -inf
 
-    def expire(self) -> None:
-        """End the calls whose deadline has come."""
+    def expire(self, trouble: str) -> None:
+        """End the calls whose deadline has come; *trouble* as in ``Submitter.expire``."""
         now = self._now()
         if self._deadline_min > now:
             return
@@ -170,7 +185,8 @@ class Calls:
                 del self._calls[call_id]
                 if not call.future.done():
                     late = DeadlineExceededError if call.sent else NotSentError
-                    message = f"{call.frame.method} was not answered in time{self._last_refusal}"
+                    because = explain_refusal(self._last_refusal, trouble)
+                    message = f"{call.frame.method} was not answered in time{because}"
                     call.future.set_exception(late(message))
         self._deadline_min = min((call.deadline for call in self._calls.values()), default=inf)
 
@@ -180,7 +196,7 @@ class Calls:
         for call in calls.values():
             if call.future.done():
                 continue
-            if call.sent and call.frame.method not in REPEATABLE_METHODS:
+            if call.sent and call.frame.method not in LOOKING_METHODS:
                 call.future.set_exception(
                     OutcomeUnknownError(f"closed before {call.frame.method} was answered")
                 )

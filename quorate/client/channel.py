@@ -15,7 +15,15 @@ from typing import Protocol
 import msgspec
 
 from quorate.base.frames import ClientFrame, FrameSplitter, ServerFrame, encode_frame
-from quorate.client.endpoints import Endpoint, LocalConnection, LocalServer, OnFrame, OnLost, OnWritable
+from quorate.client.codec import UNDECODABLE
+from quorate.client.endpoints import (
+    Endpoint,
+    LocalConnection,
+    LocalServer,
+    OnFrame,
+    OnLost,
+    OnWritable,
+)
 from quorate.errors import ClosedError, QuorateError, UnavailableError, WireFormatError
 
 _decode = msgspec.msgpack.Decoder(ServerFrame).decode
@@ -75,7 +83,7 @@ class TcpChannel(asyncio.Protocol):
                 if self._on_lost is None:
                     return
                 self._on_frame(frame)
-        except (WireFormatError, msgspec.DecodeError) as error:
+        except (WireFormatError, *UNDECODABLE) as error:
             self._error = WireFormatError(f"the node sent what is not a frame: {error}")
             if self._transport is not None:
                 self._transport.abort()
@@ -92,7 +100,8 @@ class TcpChannel(asyncio.Protocol):
         if on_lost is None:
             return
         if self._error is None:
-            self._error = UnavailableError(f"the connection was lost: {exc or 'closed by the node'}")
+            why = exc or "closed by the node"
+            self._error = UnavailableError(f"the connection was lost: {why}")
         on_lost(self._error)
 
     def close(self) -> None:
@@ -107,17 +116,14 @@ class LocalChannel:
     writable = True  # the window bounds what is under way
 
     def __init__(self, server: LocalServer, on_frame: OnFrame, on_lost: OnLost) -> None:
-        self._loop = asyncio.get_running_loop()
         self._on_frame = on_frame
         self._on_lost: OnLost | None = on_lost
         self.received_count = 0
         self._connection: LocalConnection | None = server.connect(self._received, self._lost)
 
     def send(self, frames: Sequence[ClientFrame]) -> None:
-        # Never at once: the node must not run inside the client's flush, nor the other way round.
-        self._loop.call_soon(self._deliver, frames)
-
-    def _deliver(self, frames: Sequence[ClientFrame]) -> None:
+        # At once, which saves a loop turn: ``LocalConnection`` promises to take the frame and to
+        # act on it later.
         for frame in frames:
             if self._connection is not None:
                 self._connection.receive(frame)
@@ -172,6 +178,6 @@ class Dialer:
                 ssl=self._ssl,
                 server_hostname=hostname,
             )
-        except OSError as error:  # ssl.SSLError is one
+        except (OSError, UnicodeError) as error:  # ssl.SSLError is one; a host name may not encode
             raise UnavailableError(f"{endpoint} cannot be reached: {error}") from error
         return protocol

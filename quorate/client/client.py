@@ -49,7 +49,13 @@ from quorate.client.settings import (
     check_timeout,
 )
 from quorate.client.submitter import Submitter
-from quorate.errors import ClosedError, NotLeaderError, UnavailableError
+from quorate.errors import (
+    ClosedError,
+    InvalidArgumentError,
+    NotLeaderError,
+    QuorateError,
+    UnavailableError,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -71,8 +77,9 @@ class ClientStatistics(msgspec.Struct, frozen=True):
 class Client:
     """One client: one session, at most one link. Belongs to the running loop; not thread-safe.
 
-    *connect_timeout*, *stall_timeout*: seconds. *session_ttl_ms*: see ``Session``. *random*:
-    for the backoff; a test hands in its own.
+    *connect_timeout*, *stall_timeout*: seconds. *session_ttl_ms*: see ``Session``.
+    *follow_leader* False: stay with *endpoints*, for reads and administration only. *random*: for
+    the backoff; a test hands in its own.
 
     Raises:
         InvalidArgumentError: a timeout or the ttl is out of range.
@@ -88,10 +95,13 @@ class Client:
         stall_timeout: float = STALL_TIMEOUT_S_DEFAULT,
         session_ttl_ms: int = SESSION_TTL_MS_DEFAULT,
         name: str = "",
+        follow_leader: bool = True,
         random: Random | None = None,
     ) -> None:
         self._loop = loop = asyncio.get_running_loop()
+        self._follow_leader = follow_leader
         self._flush_planned = False
+        self._frames_behind = False
         self._closed = False
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
@@ -100,17 +110,24 @@ class Client:
         self._frames_unexpected = 0
         next_id = itertools.count(1).__next__
         self._submitter = Submitter(self._queue(), Session(session_ttl_ms, name), loop.time)
-        self._querier = Querier(self._queue(), loop.time, next_id, linearizable=True)
-        self._local_querier = Querier(self._queue(), loop.time, next_id, linearizable=False)
-        self._calls = Calls(loop.create_future, loop.time, self._wake, next_id)
+        self._querier = Querier(
+            self._queue(), loop.time, next_id, linearizable=True, follows_leader=follow_leader
+        )
+        self._local_querier = Querier(
+            self._queue(), loop.time, next_id, linearizable=False, follows_leader=False
+        )
+        self._calls = Calls(
+            loop.create_future, loop.time, self._wake, next_id, follows_leader=follow_leader
+        )
         self._parts = (self._submitter, self._querier, self._local_querier, self._calls)
         self._connection = Connection(
-            Routing(endpoints, random or Random(), cluster),  # noqa: S311  # spreads load only
+            Routing(endpoints, random or Random(), cluster, learns=follow_leader),  # noqa: S311
             dials or Dialer(),
             self,
             connect_timeout=check_timeout(connect_timeout),
             stall_timeout=check_timeout(stall_timeout),
             wanted=self._wanted,
+            follow_leader=follow_leader,
         )
         self._runner = loop.create_task(self._connection.run(), name="quorate-client")
         self._runner.add_done_callback(self._runner_ended)
@@ -142,6 +159,11 @@ class Client:
             OverloadedError: too many calls wait already.
             ClosedError: the handle was closed.
         """
+        if not self._follow_leader:
+            raise InvalidArgumentError(
+                "this handle stays with one node (follow_leader=False), so it only reads; write "
+                "through a handle that follows the leader"
+            )
         return self._submitter.queue.add(codec, command, timeout)
 
     def query(
@@ -155,7 +177,7 @@ class Client:
         """Plan one administrative call; otherwise as ``submit``."""
         return self._calls.add(method, arguments, timeout)
 
-    async def first_welcome(self, timeout: float) -> None:
+    async def first_welcome(self, timeout: float) -> None:  # noqa: ASYNC109  # its error says more
         """Wait until some node has welcomed this client.
 
         Raises:
@@ -192,21 +214,25 @@ class Client:
         """End the session if that is quickly done, then the connection. Calls not yet sent end
         with ``ClosedError``, those without an answer with ``OutcomeUnknownError``."""
         if self._closing:
+            await asyncio.wait([self._runner])
             return
         self._closing = True
-        error = ClosedError("the handle was closed")
-        self._submitter.queue.fail_all(error)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await self._end_session()
-        self._closed = True
+        try:
+            self._submitter.queue.fail_all(ClosedError("the handle was closed"))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await self._end_session()
+        finally:
+            self._shut(ClosedError("the handle was closed"))
+            await asyncio.wait([self._runner])
+
+    def _shut(self, error: QuorateError) -> None:
+        self._closing = self._closed = True
         for part in self._parts:
             part.fail_all(error)
         if self._timer is not None:
             self._timer.cancel()
         self._runner.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._runner
         self._connection.close()
 
     async def _end_session(self) -> None:
@@ -221,6 +247,7 @@ class Client:
     def _runner_ended(self, runner: asyncio.Task[None]) -> None:
         if not runner.cancelled() and (error := runner.exception()) is not None:
             _logger.error("the client's connection task failed", exc_info=error)
+            self._shut(ClosedError(f"the client failed: {error!r}"))
 
     # --- the turn ------------------------------------------------------------------------------
 
@@ -233,18 +260,29 @@ class Client:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._flush_planned = False
+        if self._frames_behind:
+            # Frames that came after this flush was planned have woken tasks behind it: once, let
+            # these go first, so that what they ask for goes out in the same frame.
+            self._frames_behind = False
+            self._loop.call_soon(self._flush_now)
+        else:
+            self._flush_now()
+
+    def _flush_now(self) -> None:
+        self._flush_planned = self._frames_behind = False
         if self._closed:
             return
         connection = self._connection
         if connection.linked:
             if connection.writable:
                 frames: list[ClientFrame] = []
-                if connection.leads:
+                leads = connection.leads
+                if leads:
                     frames += self._submitter.pump()
+                if leads or not self._follow_leader:
                     frames += self._querier.pump()
                 frames += self._local_querier.pump()
-                frames += self._calls.pump()
+                frames += self._calls.pump(to_leader=leads or not self._follow_leader)
                 if frames:
                     connection.send(frames)
         else:
@@ -272,9 +310,10 @@ class Client:
         if self._loop.time() >= self._stall_look_at:
             self._stall_look_at = inf
             self._connection.look_for_stall(waiting=self._waiting())
+        trouble = self._connection.trouble()
         for part in self._parts:
-            part.expire()
-        self._flush()
+            part.expire(trouble)
+        self._flush_now()
 
     def _waiting(self) -> bool:
         """Whether an answer is owed to us on the present link."""
@@ -294,16 +333,20 @@ class Client:
             return
         handler(frame)
         # Behind the tasks that were just woken, so in time for their next calls.
-        if not self._flush_planned:
+        if self._flush_planned:
+            self._frames_behind = True
+        else:
             self._flush_planned = True
             self._loop.call_soon(self._flush)
 
     def on_routed(self) -> None:
-        self._flush()
+        self._flush_now()
 
-    def on_unlinked(self) -> None:
-        for part in self._parts:
-            part.disconnected()
+    def on_unlinked(self, error: QuorateError) -> None:
+        self._submitter.disconnected()
+        self._querier.disconnected()
+        self._local_querier.disconnected()
+        self._calls.disconnected(str(error))
 
     def _submit_failed(self, failed: SubmitFailed) -> None:
         if self._submitter.on_failed(failed):

@@ -25,6 +25,10 @@ from quorate.errors import (
 AnyFuture = asyncio.Future[Any]
 Finisher = Callable[[AnyFuture, Any], None]
 
+#: What decoding hostile bytes may raise: DecodeError and UnicodeDecodeError are ValueErrors, and
+#: deep nesting is a RecursionError.
+UNDECODABLE = (ValueError, RecursionError)
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode_outer = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
@@ -118,10 +122,10 @@ def decode_results(runs: Runs, raw: msgspec.Raw) -> Sequence[Sequence[Any]]:
                 codec._decode_run(part)  # noqa: SLF001
                 for (codec, _), part in zip(runs, outer, strict=True)
             ]
-        if [len(futures) for _, futures in runs] != [len(results) for results in decoded]:
-            raise ValueError("its counts are not those of the commands")
-    except (msgspec.DecodeError, ValueError) as error:
-        raise OutcomeUnknownError(f"the answer was applied, but cannot be read: {error}") from error
+    except UNDECODABLE as error:
+        raise OutcomeUnknownError(f"the answer came, but cannot be read: {error}") from error
+    if [len(futures) for _, futures in runs] != [len(results) for results in decoded]:
+        raise OutcomeUnknownError("the answer came, but does not fit the commands that were sent")
     return decoded
 
 

@@ -3,6 +3,8 @@
 One task connects and reconnects; frames pass by it, from the channel straight to the owner. A
 link to a node that does not lead is worth keeping while the leader is sought: it pushes news of
 elections, and such news ends any wait or attempt at once. It also serves local reads.
+
+A pinned connection (*follow_leader* False) stays with the endpoints it was given, whoever leads.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from quorate.base.frames import (
     ClientFrame,
     Hello,
     LeaderInfo,
+    Query,
     Refused,
     ServerFrame,
     Welcome,
@@ -35,6 +38,9 @@ from quorate.errors import (
 
 SETTLED_S = 1.0  # a link that led for this long was a good one
 STALL_STRIKES = 4  # looks, at equal distances, that all found silence
+TROUBLE_PLACES_MAX = 8  # endpoints named in one error message
+#: Any node answers it at once, from nothing; id 0 belongs to no call.
+_PING = Query(0, (), linearizable=False)
 
 
 class Dials(Protocol):
@@ -54,7 +60,7 @@ class Owner(Protocol):
     def on_routed(self) -> None:
         """There is a link, or it may be written to again, or it now leads."""
 
-    def on_unlinked(self) -> None:
+    def on_unlinked(self, error: QuorateError) -> None:
         """The link is gone, with everything unanswered on it."""
 
 
@@ -63,7 +69,7 @@ class Link:
 
     __slots__ = (
         "_early_info", "_owner", "_welcome", "adopted", "channel", "endpoint", "led_since",
-        "lost_early", "node", "relay",
+        "lost_early", "node", "relay", "since",
     )  # fmt: skip
 
     def __init__(self, owner: Connection, endpoint: Endpoint, *, relay: bool) -> None:
@@ -72,6 +78,7 @@ class Link:
         self.relay = relay
         self.node = 0
         self.led_since = 0.0
+        self.since = 0.0
         self.channel: Channel | None = None
         self.adopted = False  #: frames go to the owner
         self.lost_early = False  #: after the welcome, before the adoption
@@ -124,7 +131,7 @@ class Link:
 
     def _on_lost(self, error: QuorateError | None) -> None:
         if self.adopted:
-            self._owner.lost(self)
+            self._owner.lost(self, error or UnavailableError("closed by the node"))
             return
         self.lost_early = True
         if self._welcome is not None and not self._welcome.done():
@@ -148,6 +155,7 @@ class Connection:
         connect_timeout: float,
         stall_timeout: float,
         wanted: Callable[[], bool],
+        follow_leader: bool = True,
     ) -> None:
         self.routing = routing
         self._dials = dials
@@ -155,6 +163,7 @@ class Connection:
         self._connect_timeout = connect_timeout
         self.stall_period = stall_timeout / STALL_STRIKES
         self._wanted = wanted
+        self._follow_leader = follow_leader
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._attempt_task: asyncio.Task[Welcome] | None = None
@@ -162,6 +171,8 @@ class Connection:
         self._errors: dict[Endpoint, QuorateError] = {}
         self._strikes = 0
         self._received_seen = -1
+        self._idle = False  # the task waits for somebody to want the cluster
+        self._flapped = False  # the last link did not live long
         self._first = self._loop.create_future()
         self.leads = False  #: the link ends at the leader
         self.reconnect_count = 0
@@ -195,7 +206,23 @@ class Connection:
 
     def why_not(self) -> str:
         """What the last attempts failed with, by endpoint."""
-        return "; ".join(f"{place}: {error}" for place, error in self._errors.items())
+        shown = [f"{place}: {error}" for place, error in self._errors.items()]
+        more = len(shown) - TROUBLE_PLACES_MAX
+        return "; ".join(shown[:TROUBLE_PLACES_MAX] + ([f"{more} more"] if more > 0 else []))
+
+    def trouble(self) -> str:
+        """Why requests cannot go out now; "" if they can."""
+        link = self._link
+        if link is not None and (self.leads or not self._follow_leader):
+            return ""
+        if link is None:
+            trouble = "no node is connected"
+        elif self.routing.leader == 0:
+            trouble = f"node {link.node} answers, but knows of no leader"
+        else:
+            trouble = f"node {self.routing.leader} leads, but cannot be reached"
+        reasons = self.why_not()
+        return f"{trouble} ({reasons})" if reasons else trouble
 
     def denied(self) -> None:
         """The linked node refused something because it does not lead."""
@@ -214,13 +241,14 @@ class Connection:
         self._received_seen = received
         if self._strikes >= STALL_STRIKES:
             self._strikes = 0
-            self._errors[link.endpoint] = UnavailableError("it was silent for too long")
             link.close()
-            self.lost(link)
+            self.lost(link, UnavailableError("it was silent for too long"))
+        elif self._strikes > 0:
+            link.channel.send((_PING,))  # what was asked may take its time, this may not
 
     def want(self) -> None:
         """Somebody waits for the cluster now."""
-        if self._link is None:
+        if self._idle:
             self._changed.set()
 
     def close(self) -> None:
@@ -243,11 +271,15 @@ class Connection:
         else:
             self._owner.on_frame(frame)
 
-    def lost(self, link: Link) -> None:
+    def lost(self, link: Link, error: QuorateError) -> None:
         if link is not self._link:
             return
-        self.routing.failed(link.endpoint)
-        self._unlink()
+        self._failed(link.endpoint, error)
+        if self._loop.time() - link.since > SETTLED_S:
+            self.routing.settled()
+        else:
+            self._flapped = True
+        self._unlink(error)
         self._changed.set()
 
     def writable_again(self, link: Link) -> None:
@@ -275,14 +307,19 @@ class Connection:
         if self._loop.time() - link.led_since > SETTLED_S:
             self.routing.settled()
 
-    def _unlink(self) -> None:
+    def _failed(self, endpoint: Endpoint, error: QuorateError) -> None:
+        self.routing.failed(endpoint)
+        self._errors[endpoint] = error
+        self._errors = {at: self._errors[at] for at in self.routing.round() if at in self._errors}
+
+    def _unlink(self, error: QuorateError) -> None:
         link, self._link = self._link, None
         if link is None:
             return
         if self.leads:
             self._left_leader(link)
         self.leads = False
-        self._owner.on_unlinked()
+        self._owner.on_unlinked(error)
 
     # --- the task ------------------------------------------------------------------------------
 
@@ -290,12 +327,26 @@ class Connection:
         """Connect, follow the leader, reconnect, until cancelled."""
         while True:
             self._changed.clear()
-            if self.leads or (self._link is None and not self._wanted()):
+            if self._flapped:
+                self._flapped = False
+                await self._pause()
+            elif self._content():
+                self._idle = self._link is None
                 await self._changed.wait()
+                self._idle = False
             elif not await self._seek() and not self._changed.is_set():
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self.routing.backoff_s()):
-                        await self._changed.wait()
+                await self._pause()
+
+    def _content(self) -> bool:
+        """Nothing to do until something changes."""
+        if self._link is None:
+            return self.reconnect_count > 0 and not self._wanted()
+        return self.leads or not self._follow_leader
+
+    async def _pause(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.routing.backoff_s()):
+                await self._changed.wait()
 
     async def _seek(self) -> bool:
         """One round of attempts. True: there is a better link than before."""
@@ -313,8 +364,9 @@ class Connection:
                 return False
         if self.routing.leader != 0 and await self._attempt(link.endpoint, relay=True):
             return True
-        for endpoint in self.routing.round(but=link.endpoint):
-            # Somebody else may know of a newer leader than the linked node does.
+        for endpoint in (*self.routing.round(but=link.endpoint), link.endpoint):
+            # Somebody else may know of a newer leader than the linked node does; or that node
+            # refused something once, leads all the same, and says so when it is greeted anew.
             if self._changed.is_set() or await self._attempt(endpoint):
                 return True
         return False
@@ -328,12 +380,11 @@ class Connection:
             async with asyncio.timeout(self._connect_timeout):
                 welcome = await self._attempt_task
         except TimeoutError:
-            self._errors[endpoint] = UnavailableError(
-                f"no welcome within {self._connect_timeout:g} s"
-            )
+            why = f"no welcome within {self._connect_timeout:g} s"
+            self._failed(endpoint, UnavailableError(why))
             return False
         except QuorateError as error:
-            self._errors[endpoint] = error
+            self._failed(endpoint, error)
             return False
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -354,10 +405,11 @@ class Connection:
             self._refresh()
             return False
         old = self._link
-        self._unlink()
+        self._unlink(UnavailableError("the connection was given up for one to the leader"))
         if old is not None:
             old.close()
         self._link = link
+        link.since = self._loop.time()
         self._strikes, self._received_seen = 0, -1
         self.reconnect_count += 1
         if not self._first.done():
@@ -372,3 +424,4 @@ class Connection:
         errors = [self._errors.get(place) for place in self.routing.round()]
         if not self._first.done() and all(isinstance(error, RefusedError) for error in errors):
             self._first.set_exception(RefusedError(self.why_not()))
+            self._first.exception()  # nobody need have waited for it

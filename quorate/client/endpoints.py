@@ -75,17 +75,10 @@ def parse_endpoints(endpoints: Endpoints) -> tuple[Endpoint, ...]:
     Raises:
         InvalidArgumentError: none, more than ``ENDPOINTS_MAX``, or one that is not an endpoint.
     """
-    items: list[str | LocalServer] = []
-    given = [endpoints] if isinstance(endpoints, str) or hasattr(endpoints, "connect") else endpoints
-    for item in given:  # type: ignore[union-attr]
-        if isinstance(item, str):
-            items.extend(item.split(","))
-        else:
-            items.append(item)
     found: dict[Endpoint, None] = {}
-    for item in items:
+    for item in _listed(endpoints):
         if isinstance(item, str):
-            found[parse_endpoint(item)] = None
+            found.update((parse_endpoint(text), None) for text in item.split(","))
         elif callable(getattr(item, "connect", None)):
             found[Endpoint("", 0, item)] = None
         else:
@@ -93,3 +86,11 @@ def parse_endpoints(endpoints: Endpoints) -> tuple[Endpoint, ...]:
     if not 0 < len(found) <= ENDPOINTS_MAX:
         raise InvalidArgumentError(f"{len(found)} endpoints given; 1 to {ENDPOINTS_MAX} make sense")
     return tuple(found)
+
+
+def _listed(endpoints: Endpoints) -> list[str | LocalServer]:
+    if isinstance(endpoints, str):
+        return [endpoints]
+    if isinstance(endpoints, Sequence):
+        return list(endpoints)
+    return [endpoints]

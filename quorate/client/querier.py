@@ -16,7 +16,7 @@ from quorate.base.results import Failure
 from quorate.client.codec import AnyFuture, MachineCodec, decode_results
 from quorate.client.segments import Bundle, Segment, SegmentQueue
 from quorate.client.settings import WINDOW_BATCHES_MAX, WINDOW_BYTES_MAX
-from quorate.client.submitter import REROUTED_CODES, retry_delay_s
+from quorate.client.submitter import REROUTED_CODES, explain_refusal, retry_delay_s
 from quorate.errors import (
     DeadlineExceededError,
     LimitExceededError,
@@ -39,7 +39,8 @@ class _Asked:
 
 
 class Querier:
-    """*linearizable*: of all its queries; there is one querier for each kind."""
+    """*linearizable*: of all its queries; there is one querier for each kind. *follows_leader*:
+    whether a refusal sends the owner to another node; if not, the same one is asked again."""
 
     def __init__(
         self,
@@ -48,11 +49,13 @@ class Querier:
         next_id: Callable[[], int],
         *,
         linearizable: bool,
+        follows_leader: bool,
     ) -> None:
         self.queue = queue
         self._now = now
         self._next_id = next_id
         self._linearizable = linearizable
+        self._follows_leader = follows_leader
         self._asked: dict[int, _Asked] = {}
         self._asked_bytes = 0
         self._resend = False
@@ -63,6 +66,11 @@ class Querier:
     @property
     def waiting(self) -> bool:
         return bool(self._asked) or bool(self.queue)
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether the present connection owes an answer."""
+        return any(not asked.to_send for asked in self._asked.values())
 
     @property
     def unanswered_count(self) -> int:
@@ -109,6 +117,7 @@ class Querier:
         asked = self._forget(reply.id)
         if asked is None:
             return False
+        self._last_refusal = ""
         try:
             decoded = decode_results(asked.bundle.runs, reply.results)
         except QuorateError as error:
@@ -116,8 +125,9 @@ class Querier:
             return True
         for (codec, futures), results in zip(asked.bundle.runs, decoded, strict=True):
             if asked.bundle.count > 1 and Failure in set(map(type, results)):
-                futures, results = self._ask_refused_again(asked.bundle, codec, futures, results)
-            codec.finish(futures, results)
+                codec.finish(*self._ask_refused_again(asked.bundle, codec, futures, results))
+            else:
+                codec.finish(futures, results)
         return True
 
     def _ask_refused_again(
@@ -161,11 +171,11 @@ class Querier:
         if rerouted or failed.code == OverloadedError.code:
             asked.to_send = self._resend = True
             self._last_refusal = f"{failed.code}: {failed.message}"
-            if not rerouted or not self._linearizable:
-                # A local read does not look for the leader, so it must not spin either.
+            if not rerouted or not self._follows_leader:
+                # What does not look for another node must not spin either.
                 delay_s = retry_delay_s(failed.retry_after_ms)
                 self._paused_until = max(self._paused_until, self._now() + delay_s)
-            return rerouted and self._linearizable
+            return rerouted and self._follows_leader
         self._forget(failed.id)
         if failed.code == LimitExceededError.code and asked.bundle.count > 1:
             self._ask_in_halves(asked.bundle.segments)
@@ -185,10 +195,10 @@ class Querier:
             asked.to_send = self._resend = True
         self._paused_until = -inf
 
-    def expire(self) -> None:
-        """End the calls whose deadline has come."""
+    def expire(self, trouble: str) -> None:
+        """End the calls whose deadline has come; *trouble* as in ``Submitter.expire``."""
         now = self._now()
-        because = f"; the last refusal was {self._last_refusal}" if self._last_refusal else ""
+        because = explain_refusal(self._last_refusal, trouble)
         if self.queue.deadline_min <= now:
             self.queue.expire(
                 now, NotSentError(f"the deadline passed before the query was sent{because}")

@@ -17,13 +17,23 @@ from quorate.errors import InvalidArgumentError
 
 
 class Routing:
-    """*endpoints*: as given by the user, at least one. *random*: spreads the backoff."""
+    """*endpoints*: as given by the user, at least one. *random*: spreads the backoff. *learns*:
+    whether members' own addresses may be tried as well."""
 
-    def __init__(self, endpoints: Sequence[Endpoint], random: Random, cluster: str = "") -> None:
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        random: Random,
+        cluster: str = "",
+        *,
+        learns: bool = True,
+    ) -> None:
+        self._learns = learns
         self._given = list(endpoints)
         self._random = random
         self._node_of: dict[Endpoint, int] = {}  # who answered there, when last connected
         self._members: dict[int, Endpoint] = {}
+        self._unlucky: dict[Endpoint, None] = {}  # in the order in which they failed
         self._denied = (0, 0)  # (leader, term) that this leader itself denied
         self._backoff_s = BACKOFF_S_MIN
         self.cluster = cluster  #: "" until the first welcome, unless the user named it
@@ -34,6 +44,7 @@ class Routing:
     def welcomed(self, endpoint: Endpoint, welcome: Welcome, *, relay: bool) -> None:
         """A node answered at *endpoint*; through a relay it is not that endpoint's own node."""
         self.cluster = welcome.cluster
+        self._unlucky.pop(endpoint, None)
         if not relay:
             self._node_of[endpoint] = welcome.node
         self.informed(welcome, welcome.node)
@@ -66,13 +77,14 @@ class Routing:
 
     def _learn(self, members: Sequence[MemberInfo]) -> None:
         self._members.clear()
-        for member in members:
+        for member in members if self._learns else ():
             try:
                 self._members[member.node] = parse_endpoint(member.address)
             except InvalidArgumentError:  # such as the empty address of a node that never listens
                 continue
         known = {*self._given, *self._members.values()}
         self._node_of = {place: node for place, node in self._node_of.items() if place in known}
+        self._unlucky = {place: None for place in self._unlucky if place in known}
 
     # --- where to go ---------------------------------------------------------------------------
 
@@ -86,15 +98,16 @@ class Routing:
         return places if self.leader != 0 else []
 
     def round(self, *, but: Endpoint | None = None) -> list[Endpoint]:
-        """Every known place once, the leader's first, except *but*."""
+        """Every known place once, except *but*: the leader's first, those that failed since they
+        last answered at the end."""
         places = [*self.towards_leader(), *self._given, *self._members.values()]
-        return [place for place in dict.fromkeys(places) if place != but]
+        places = [place for place in dict.fromkeys(places) if place not in self._unlucky]
+        return [place for place in (*places, *self._unlucky) if place != but]
 
     def failed(self, endpoint: Endpoint) -> None:
         """Try *endpoint* last, next time."""
-        if endpoint in self._given:
-            self._given.remove(endpoint)
-            self._given.append(endpoint)
+        self._unlucky.pop(endpoint, None)
+        self._unlucky[endpoint] = None
 
     # --- patience ------------------------------------------------------------------------------
 

@@ -137,11 +137,11 @@ class SegmentQueue:
                 f"{self.commands} calls of {self.size_bytes} bytes wait to be sent already "
                 f"(limits {self._commands_max} and {self._bytes_max}); wait for some of them"
             )
+        self._wake()  # raises when closed, and then nothing may stay behind
         segment = Segment(codec, timeout, self._now() + timeout)
         self._open = segment
         self._segments.append(segment)
         self.deadline_min = min(self.deadline_min, segment.deadline)
-        self._wake()
         return segment
 
     def close_turn(self) -> None:
@@ -224,6 +224,12 @@ class Bundle:
     @property
     def deadline_min(self) -> float:
         return min((segment.deadline for segment in self.segments), default=inf)
+
+    @property
+    def deadline_max(self) -> float:
+        """The last deadline that is still to come, ``-inf`` if there is none."""
+        pending = [segment.deadline for segment in self.segments if segment.deadline < inf]
+        return max(pending, default=-inf)
 
     @property
     def over(self) -> bool:

@@ -23,8 +23,8 @@ from quorate.base.session_commands import (
     SessionOpened,
     SessionResult,
 )
-from quorate.client.codec import pack_array
-from quorate.errors import InvalidArgumentError, OutcomeUnknownError, error_from_code
+from quorate.client.codec import UNDECODABLE, pack_array
+from quorate.errors import InvalidArgumentError, WireFormatError, error_from_code
 
 TTL_MS_MIN = 1_000  # below it, one slow election ends the session
 KEEP_ALIVE_FRACTION = 3
@@ -41,9 +41,11 @@ class Session:
     def __init__(self, ttl_ms: int, client: str = "") -> None:
         """Raises InvalidArgumentError: *ttl_ms* is outside 1 s to ``SESSION_TTL_MS_MAX``, or
         *client* is longer than ``CLIENT_NAME_MAX``."""
-        if not isinstance(client, str) or len(client) > CLIENT_NAME_MAX:
+        name: object = client  # callers without a type checker hand in anything
+        lease: object = ttl_ms
+        if not isinstance(name, str) or len(name) > CLIENT_NAME_MAX:
             raise InvalidArgumentError(f"a client's name has up to {CLIENT_NAME_MAX} characters")
-        if not isinstance(ttl_ms, int) or not TTL_MS_MIN <= ttl_ms <= SESSION_TTL_MS_MAX:
+        if not isinstance(lease, int) or not TTL_MS_MIN <= ttl_ms <= SESSION_TTL_MS_MAX:
             raise InvalidArgumentError(
                 f"a session's ttl is {TTL_MS_MIN} to {SESSION_TTL_MS_MAX} ms, not {ttl_ms!r}"
             )
@@ -76,12 +78,12 @@ class Session:
         """
         try:
             ((result,),) = _decode(results)
-        except (msgspec.DecodeError, ValueError) as error:
-            raise OutcomeUnknownError(f"no session in the node's answer: {error}") from error
+        except UNDECODABLE as error:
+            raise WireFormatError(f"no session in the node's answer: {error}") from error
         if isinstance(result, Failure):
             raise error_from_code(result.code, result.message)
         if not isinstance(result, SessionOpened):
-            raise OutcomeUnknownError(f"the node opened no session, but said {result}")
+            raise WireFormatError(f"the node opened no session, but said {result}")
         self.id = result.session
         self._renewed_at = sent_at
 

@@ -10,7 +10,7 @@ from quorate.base.limits import BATCH_BYTES_MAX, MIB, SESSION_UNACKNOWLEDGED_MAX
 from quorate.errors import InvalidArgumentError
 
 TIMEOUT_S_DEFAULT: Final = 5.0  # several elections; users of a service seldom wait longer
-TIMEOUT_S_MAX: Final = 86_400.0  # a day: a call without a bound is a leak, this is the largest bound
+TIMEOUT_S_MAX: Final = 86_400.0  # a day: a call without any bound would be a leak
 DEADLINE_RESOLUTION_S: Final = 0.005  # a call ends at most this long after its deadline
 
 CONNECT_TIMEOUT_S_DEFAULT: Final = 1.0  # connecting and being welcomed, one endpoint
@@ -37,9 +37,10 @@ def check_timeout(timeout: float) -> float:
     Raises:
         InvalidArgumentError: not a number, not above 0, or above ``TIMEOUT_S_MAX``.
     """
-    if isinstance(timeout, (int, float)) and 0 < timeout <= TIMEOUT_S_MAX:
-        return timeout
-    shown = "NaN" if isinstance(timeout, float) and math.isnan(timeout) else repr(timeout)
+    given: object = timeout  # callers without a type checker hand in anything
+    if isinstance(given, int | float) and 0 < given <= TIMEOUT_S_MAX:
+        return float(given)
+    shown = "NaN" if isinstance(given, float) and math.isnan(given) else repr(given)
     raise InvalidArgumentError(
         f"a timeout is a number of seconds above 0 and up to {TIMEOUT_S_MAX:g}, not {shown}"
     )

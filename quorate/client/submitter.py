@@ -40,12 +40,20 @@ from quorate.errors import (
 #: Refusals after which the same batch goes to the leader, wherever it is now. Some of them leave
 #: the outcome open; the sequence makes the repetition safe.
 REROUTED_CODES = frozenset(("not-leader", "unavailable", "outcome-unknown", "closed"))
+#: Those of them after which the batch may have happened.
+VAGUE_CODES = frozenset(("outcome-unknown", "closed"))
 RETRY_AFTER_S_MIN = 0.001
 RETRY_AFTER_S_MAX = 5.0  # whatever a node asks for, its state is looked at again after this long
 
 
 def retry_delay_s(retry_after_ms: int) -> float:
     return min(max(retry_after_ms / 1000, RETRY_AFTER_S_MIN), RETRY_AFTER_S_MAX)
+
+
+def explain_refusal(last_refusal: str, trouble: str) -> str:
+    """The end of a sentence that tells of a missed deadline."""
+    reasons = [f"the last refusal was {last_refusal}"] if last_refusal else []
+    return "".join(f"; {reason}" for reason in (*reasons, trouble) if reason)
 
 
 class Kind(Enum):
@@ -58,9 +66,10 @@ class Kind(Enum):
 
 
 class Batch:
-    """One submission. *to_send*: it is not on its way on the present connection."""
+    """One submission. *to_send*: it is not on its way on the present connection. *doubtful*: an
+    earlier sending of it got no answer that says for certain that it did not happen."""
 
-    __slots__ = ("bundle", "frame", "kind", "sent_at", "to_send")
+    __slots__ = ("bundle", "doubtful", "frame", "kind", "sent_at", "to_send")
 
     def __init__(self, frame: Submit, kind: Kind, bundle: Bundle | None, now: float) -> None:
         self.frame = frame
@@ -68,6 +77,12 @@ class Batch:
         self.bundle = bundle
         self.sent_at = now
         self.to_send = False
+        self.doubtful = False
+
+    @property
+    def undone(self) -> bool:
+        """Every sending of it was refused for certain, and it is not on its way."""
+        return self.to_send and not self.doubtful
 
     @property
     def size_bytes(self) -> int:
@@ -114,6 +129,11 @@ class Submitter:
         return self._unanswered_bytes
 
     @property
+    def in_flight(self) -> bool:
+        """Whether the present connection owes an answer."""
+        return any(not batch.to_send for batch in self._unanswered.values())
+
+    @property
     def waiting(self) -> bool:
         """Whether anything is queued or unanswered."""
         return bool(self._unanswered) or bool(self.queue)
@@ -157,8 +177,10 @@ class Submitter:
 
     def _send_again(self, frames: list[Submit]) -> None:
         self._resend = False
-        for batch in self._unanswered.values():
-            if batch.to_send:
+        for sequence, batch in list(self._unanswered.items()):
+            if batch.to_send and batch.bundle is not None and batch.bundle.over:
+                self._forget(sequence)  # see ``disconnected``
+            elif batch.to_send:
                 batch.to_send = False
                 batch.sent_at = self._now()
                 # Only the watermark is renewed: a session whose kept replies fill the cluster's
@@ -210,6 +232,7 @@ class Submitter:
         batch = self._forget(reply.sequence)
         if batch is None:
             return
+        self._last_refusal = ""
         if batch.kind is Kind.OPEN:
             self._opened(batch, reply)
             return
@@ -246,12 +269,19 @@ class Submitter:
         if failed.code in REROUTED_CODES or failed.code == OverloadedError.code:
             batch.to_send = self._resend = True
             self._last_refusal = f"{failed.code}: {failed.message}"
+            if failed.code in VAGUE_CODES:
+                batch.doubtful = True
             if failed.code in REROUTED_CODES:
                 return True
             self._pause(failed.retry_after_ms)
             return False
         self._forget(failed.sequence)
         error = error_from_code(failed.code, failed.message)
+        if batch.doubtful and error.definite:
+            error = OutcomeUnknownError(
+                f"sent once without an answer, and refused when sent again: {failed.code}: "
+                f"{failed.message}"
+            )
         if batch.kind is Kind.OPEN:
             self.queue.fail_all(error)
         elif batch.bundle is not None:
@@ -275,14 +305,15 @@ class Submitter:
         error = SessionExpiredError(message or "the session's lease ran out")
         self._fail_unanswered(error)
 
-    def _fail_unanswered(self, error: QuorateError) -> None:
+    def _fail_unanswered(self, error: QuorateError, undone: QuorateError | None = None) -> None:
+        """Give all unanswered batches up with *error*, those undone for certain with *undone*."""
         batches, self._unanswered = self._unanswered, {}
         self._unanswered_bytes = 0
         self._resend = False
         self._deadline_min = inf
         for batch in batches.values():
             if batch.bundle is not None:
-                batch.bundle.fail(error)
+                batch.bundle.fail(undone if undone is not None and batch.undone else error)
 
     # --- news ----------------------------------------------------------------------------------
 
@@ -295,30 +326,39 @@ class Submitter:
         """
         for sequence, batch in list(self._unanswered.items()):
             if batch.bundle is None or not batch.bundle.over:
+                batch.doubtful = batch.doubtful or not batch.to_send
                 batch.to_send = self._resend = True
             else:
                 self._forget(sequence)
         self._paused_until = -inf
 
-    def expire(self) -> None:
-        """End the calls whose deadline has come."""
+    def expire(self, trouble: str) -> None:
+        """End the calls whose deadline has come. *trouble*: why there is no leader, "" if there
+        is one."""
         now = self._now()
-        because = f"; the last refusal was {self._last_refusal}" if self._last_refusal else ""
+        because = explain_refusal(self._last_refusal, trouble)
         if self.queue.deadline_min <= now:
             self.queue.expire(
                 now, NotSentError(f"the deadline passed before the command was sent{because}")
             )
         if self._deadline_min <= now:
-            error = DeadlineExceededError(f"the deadline passed without an answer{because}")
+            late = DeadlineExceededError(f"the deadline passed without an answer{because}")
+            undone = NotSentError(f"the deadline passed before a node took the command{because}")
             self._deadline_min = inf
-            for batch in self._unanswered.values():
-                if batch.bundle is not None:
-                    batch.bundle.expire(now, error)
-                    self._deadline_min = min(self._deadline_min, batch.bundle.deadline_min)
+            for sequence, batch in list(self._unanswered.items()):
+                bundle = batch.bundle
+                if bundle is None:
+                    continue
+                # Certain only of whole batches: while somebody waits, it is sent again.
+                if batch.undone and bundle.deadline_max <= now:
+                    bundle.expire(now, undone)
+                    self._forget(sequence)
+                else:
+                    bundle.expire(now, late)
+                    self._deadline_min = min(self._deadline_min, bundle.deadline_min)
 
     def fail_all(self, unsent: QuorateError) -> None:
         """The handle closes: *unsent* for what never left, ``OutcomeUnknownError`` for the rest."""
         self.queue.fail_all(unsent)
-        self._fail_unanswered(
-            OutcomeUnknownError("the handle was closed while the command was under way")
-        )
+        unknown = OutcomeUnknownError("the handle was closed while the command was under way")
+        self._fail_unanswered(unknown, unsent)
