@@ -1,7 +1,9 @@
 """Commands, queries and results of the key-value machine, shared by node and client.
 
 These are wire and disk formats: arrays that begin with the tag. A new field goes last in its
-class with a default; a tag never changes its meaning. Results use tags from 1, ``Failure`` is 0.
+class with a default; a tag never changes its meaning. Commands and queries refuse fields that they
+do not know: a node must not act on half of what it was told. Results use tags from 1;
+``Failure`` is 0.
 
 The rules of revisions are etcd's. The *revision* of the store grows by one with each command that
 changes something, however many keys it changes; a key remembers the revision that created it, the
@@ -41,13 +43,17 @@ Operator = Literal["=", "!=", "<", ">"]
 # --- reads: queries, and operations of a transaction -----------------------------------------
 
 
-class Get(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
+class Get(
+    msgspec.Struct, frozen=True, array_like=True, tag=1, forbid_unknown_fields=True, gc=False
+):
     """One key. Result: ``GetResult``."""
 
     key: Key
 
 
-class Range(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
+class Range(
+    msgspec.Struct, frozen=True, array_like=True, tag=2, forbid_unknown_fields=True, gc=False
+):
     """Keys from *start* up to but not including *end* (None: to the last), or, with *prefix*, all
     keys that begin with *start*. *limit* 0: as many as a reply may hold. *keys_only*: values come
     empty. *count_only*: no keys at all. Result: ``RangeResult``."""
@@ -64,14 +70,18 @@ class Range(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
         _check_range(self.end, prefix=self.prefix)
 
 
-class Status(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
+class Status(
+    msgspec.Struct, frozen=True, array_like=True, tag=3, forbid_unknown_fields=True, gc=False
+):
     """The store as a whole. Result: ``StatusResult``."""
 
 
 # --- commands ---------------------------------------------------------------------------------
 
 
-class Put(msgspec.Struct, frozen=True, array_like=True, tag=11, gc=False):
+class Put(
+    msgspec.Struct, frozen=True, array_like=True, tag=11, forbid_unknown_fields=True, gc=False
+):
     """Set *key* to *value*. *previous*: the result says what was there. Result: ``PutResult``."""
 
     key: Key
@@ -79,14 +89,18 @@ class Put(msgspec.Struct, frozen=True, array_like=True, tag=11, gc=False):
     previous: bool = False
 
 
-class Delete(msgspec.Struct, frozen=True, array_like=True, tag=12, gc=False):
+class Delete(
+    msgspec.Struct, frozen=True, array_like=True, tag=12, forbid_unknown_fields=True, gc=False
+):
     """Remove one key, if it is there. Result: ``DeleteResult``."""
 
     key: Key
     previous: bool = False
 
 
-class DeleteRange(msgspec.Struct, frozen=True, array_like=True, tag=13, gc=False):
+class DeleteRange(
+    msgspec.Struct, frozen=True, array_like=True, tag=13, forbid_unknown_fields=True, gc=False
+):
     """Remove a range, named as in ``Range``, in key order. *limit* 0: all of it, and the command
     is refused if that is more than ``RANGE_LIMIT_MAX`` keys; otherwise at most so many, and
     ``DeleteResult.more`` says whether some are left."""
@@ -101,7 +115,9 @@ class DeleteRange(msgspec.Struct, frozen=True, array_like=True, tag=13, gc=False
         _check_range(self.end, prefix=self.prefix)
 
 
-class CompareAndSet(msgspec.Struct, frozen=True, array_like=True, tag=14, gc=False):
+class CompareAndSet(
+    msgspec.Struct, frozen=True, array_like=True, tag=14, forbid_unknown_fields=True, gc=False
+):
     """Set *key* to *value* (None: remove it) if it is as *expected*: a value, or the revision that
     last modified it, or None for "there is no such key". Result: ``CompareAndSetResult``."""
 
@@ -110,7 +126,9 @@ class CompareAndSet(msgspec.Struct, frozen=True, array_like=True, tag=14, gc=Fal
     expected: Value | Integer | None
 
 
-class Increment(msgspec.Struct, frozen=True, array_like=True, tag=15, gc=False):
+class Increment(
+    msgspec.Struct, frozen=True, array_like=True, tag=15, forbid_unknown_fields=True, gc=False
+):
     """Add *delta* to the decimal number stored as text under *key*; a missing key counts as 0.
     Refused if the value is no such number, or the sum leaves 64 bits. Result:
     ``IncrementResult``."""
@@ -119,7 +137,7 @@ class Increment(msgspec.Struct, frozen=True, array_like=True, tag=15, gc=False):
     delta: Integer = 1
 
 
-class Compare(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Compare(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """A condition on one key. *operand*: bytes for the target "value", else a number. A missing
     key has version, create and mod 0; its value compares as false with any operator (as in etcd).
     """
@@ -140,7 +158,9 @@ class Compare(msgspec.Struct, frozen=True, array_like=True, gc=False):
 Operation = Get | Range | Put | Delete | DeleteRange | Increment
 
 
-class Txn(msgspec.Struct, frozen=True, array_like=True, tag=16, gc=False):
+class Txn(
+    msgspec.Struct, frozen=True, array_like=True, tag=16, forbid_unknown_fields=True, gc=False
+):
     """If all of *compare* hold, do *success*, else *failure*: in order, all or nothing, under one
     revision; later operations see what earlier ones did. A key may be written once in a branch,
     and not be deleted in it as well (etcd's rule). Result: ``TxnResult``."""

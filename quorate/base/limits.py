@@ -24,6 +24,10 @@ RANGE_BYTES_MAX: Final = (
 
 BATCH_COMMANDS_MAX: Final = 10_000  # commands in one client batch: some 15 ms of apply
 BATCH_BYTES_MAX: Final = 4 * MIB  # bytes of commands in one client batch; one value always fits
+#: Levels of nesting in one command; every decoder manages that, however deep its own stack is.
+COMMAND_DEPTH_MAX: Final = 128
+#: Values inside the long commands of one client batch; looking at them takes some 15 ms.
+COMMAND_PARTS_MAX: Final = 100_000
 ENTRY_BYTES_MAX: Final = 8 * MIB  # payload of one log entry: at least one whole batch
 FRAME_BYTES_MAX: Final = 16 * MIB  # one frame on a connection; one append message always fits
 

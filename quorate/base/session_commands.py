@@ -1,7 +1,9 @@
 """Commands, queries and results of the session machine, shared by node and client.
 
 These are wire and disk formats: arrays that begin with the tag. A new field goes last in its
-class with a default; a tag never changes its meaning. Results use tags from 1, ``Failure`` is 0.
+class with a default; a tag never changes its meaning. Commands and queries refuse fields that they
+do not know: a node must not act on half of what it was told. Results use tags from 1;
+``Failure`` is 0.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ SESSION_LIST_MAX: Final = 1000  # sessions in one ``SessionList``
 Ttl = Annotated[int, msgspec.Meta(ge=1, le=SESSION_TTL_MS_MAX)]
 
 
-class OpenSession(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
+class OpenSession(
+    msgspec.Struct, frozen=True, array_like=True, tag=1, forbid_unknown_fields=True, gc=False
+):
     """A new session. *client*: a name to show. Result: ``SessionOpened``. Sent outside a session;
     if its reply is lost, send another: the orphan expires."""
 
@@ -28,14 +32,18 @@ class OpenSession(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False)
     client: Annotated[str, msgspec.Meta(max_length=CLIENT_NAME_MAX)] = ""
 
 
-class KeepAlive(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
+class KeepAlive(
+    msgspec.Struct, frozen=True, array_like=True, tag=2, forbid_unknown_fields=True, gc=False
+):
     """Renew a session for its whole ttl; every submission does so too. Result: ``SessionAlive``,
     or a failure "session-expired"."""
 
     session: int
 
 
-class CloseSession(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
+class CloseSession(
+    msgspec.Struct, frozen=True, array_like=True, tag=3, forbid_unknown_fields=True, gc=False
+):
     """End a session. Result: ``SessionClosed``, also if there is no such session (any more)."""
 
     session: int
@@ -62,7 +70,9 @@ class SessionClosed(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=Fals
     existed: bool
 
 
-class ListSessions(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
+class ListSessions(
+    msgspec.Struct, frozen=True, array_like=True, tag=1, forbid_unknown_fields=True, gc=False
+):
     """Sessions with an id above *after*, by id. Result: ``SessionList``."""
 
     after: Annotated[int, msgspec.Meta(ge=0)] = 0

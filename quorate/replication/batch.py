@@ -7,25 +7,31 @@ run of them in one call. So ``Submit`` is a disk format too, under the same rule
 
 from __future__ import annotations
 
+from typing import Annotated, Final
+
 import msgspec
 
 from quorate.base.frames import Submit
 from quorate.errors import WireFormatError
+
+#: Far beyond any clock; so that a deadline counted from it stays a 64-bit number.
+TIME_MS_MAX: Final = 2**62
+Time = Annotated[int, msgspec.Meta(ge=0, le=TIME_MS_MAX)]
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
     """*time_ms*: cluster time, monotonic over the log; *wall_ms*: the leader's wall clock, Unix
     milliseconds, for display only; *seed*: 64 random bits for machines that need chance."""
 
-    time_ms: int
-    wall_ms: int
-    seed: int
+    time_ms: Time
+    wall_ms: Time
+    seed: Annotated[int, msgspec.Meta(ge=0)]
     submissions: tuple[Submit, ...]
 
 
 class _BatchHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    time_ms: int
-    wall_ms: int
+    time_ms: Time
+    wall_ms: Time
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -42,7 +48,7 @@ def decode_batch(payload: bytes) -> Batch:
     """Raises WireFormatError, never a msgspec exception."""
     try:
         return _decoder.decode(payload)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise WireFormatError(f"log entry payload is not a batch: {error}") from error
 
 
@@ -50,5 +56,5 @@ def batch_time_ms(payload: bytes) -> int:
     """Cluster time of an encoded batch, without decoding its submissions."""
     try:
         return _head_decoder.decode(payload).time_ms
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise WireFormatError(f"log entry payload is not a batch: {error}") from error

@@ -110,8 +110,8 @@ class KvMachine(Machine):
     # --- the contract -------------------------------------------------------------------------
 
     def attach(self, tables: Tables) -> None:
-        self._records = tables.table("kv.records", KvRecord, ordered=True)
-        self._counters = tables.table("kv.counters", KvCounter)
+        self._records = tables.table("kv.records", KvRecord, ordered=True, trusted=True)
+        self._counters = tables.table("kv.counters", KvCounter, trusted=True)
 
     def loaded(self) -> None:
         counter = self._counters.get(_REVISION_KEY)
@@ -147,10 +147,10 @@ class KvMachine(Machine):
             self._counters.put(_REVISION_KEY, KvCounter(self._revision))
 
     def query(self, query: Any) -> Any:  # noqa: ANN401
+        self._open_budget()
         if query.__class__ is Get:
             return self._get(query, self._revision)
         if query.__class__ is Range:
-            self._open_budget()
             return self._range(query, self._revision)
         return StatusResult(self._revision, len(self._records))
 
@@ -169,6 +169,7 @@ class KvMachine(Machine):
     # --- commands -----------------------------------------------------------------------------
 
     def _apply_delete(self, command: Delete) -> DeleteResult:
+        self._open_budget()
         result = self._delete(command, self._revision + 1)
         return self._settle_delete(result)
 
@@ -258,15 +259,14 @@ class KvMachine(Machine):
         self._write(operation.key, operation.value, revision)
         if old is None or not operation.previous:
             return PutResult(revision)
-        return PutResult(revision, _shown(operation.key, old))
+        return PutResult(revision, self._charged(operation.key, old))
 
     def _delete(self, operation: Delete, revision: int) -> DeleteResult:
         old = self._records.delete(operation.key)
         if old is None:
             return DeleteResult(revision, 0)
-        return DeleteResult(
-            revision, 1, (_shown(operation.key, old),) if operation.previous else ()
-        )
+        previous = (self._charged(operation.key, old),) if operation.previous else ()
+        return DeleteResult(revision, 1, previous)
 
     def _delete_range(self, operation: DeleteRange, revision: int) -> DeleteResult:
         start, end = operation.start, _end_of(operation)
@@ -281,7 +281,7 @@ class KvMachine(Machine):
         doomed = list(self._records.range(start, end, limit=wanted))
         for key, _ in doomed:
             self._records.delete(key)
-        previous = tuple(_shown(*each) for each in doomed) if operation.previous else ()
+        previous = tuple(self._charged(*each) for each in doomed) if operation.previous else ()
         return DeleteResult(revision, wanted, previous, wanted < found)
 
     def _increment(self, operation: Increment, revision: int) -> IncrementResult:
@@ -316,9 +316,19 @@ class KvMachine(Machine):
         self._keys_left = RANGE_LIMIT_MAX
         self._bytes_left = RANGE_BYTES_MAX
 
+    def _charged(self, key: bytes, record: KvRecord) -> KeyValue:
+        """A record as it is shown, where it cannot be left out as from a range."""
+        self._bytes_left -= len(key) + len(record.value)
+        if self._bytes_left < 0:
+            raise _TooMuchError(
+                f"one command may answer with {RANGE_BYTES_MAX} bytes of keys and values at most; "
+                "ask for fewer at once, or not for what was there before"
+            )
+        return _shown(key, record)
+
     def _get(self, operation: Get, revision: int) -> GetResult:
         record = self._records.get(operation.key)
-        return GetResult(revision, None if record is None else _shown(operation.key, record))
+        return GetResult(revision, None if record is None else self._charged(operation.key, record))
 
     def _range(self, operation: Range, revision: int) -> RangeResult:
         start, end = operation.start, _end_of(operation)

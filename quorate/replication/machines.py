@@ -3,8 +3,7 @@
 What a log entry does to the state is decided here and must come out the same on every replica,
 whatever its bytes are and whatever the machines raise:
 
-* A command that raises is undone and becomes a ``Failure``. The text names machine, command type
-  and exception type, never the exception's own words: those may hold addresses or hash orders.
+* A command that raises is undone and becomes a ``Failure`` (``refusals.py``).
 * A command that does not decode becomes a ``Failure`` for itself alone, in words of ours: the
   decoder's own differ between its versions. (The gateway, ``prepare``, says more: it answers
   before anything enters the log.)
@@ -37,18 +36,15 @@ from quorate.base.types import LogIndex, Term
 from quorate.consensus.messages import EntryId
 from quorate.errors import (
     BadCommandError,
-    CommandError,
     ConfigError,
     FormatVersionError,
-    InvariantViolationError,
     LimitExceededError,
-    MachineError,
-    QuorateError,
     UnknownMachineError,
     WireFormatError,
 )
 from quorate.replication.batch import Batch, decode_batch
 from quorate.replication.machine import Context, Machine
+from quorate.replication.refusals import Refusals, pass_through
 from quorate.replication.runs import (
     Runnable,
     Slot,
@@ -62,7 +58,6 @@ from quorate.storage.interfaces import Change, StateStore, StoreMeta
 
 _logger = logging.getLogger(__name__)
 
-FAILURE_MESSAGE_MAX: Final = 500  # characters of a refusal's text; the rest is cut
 EXPIRE_RETRY_MS: Final = 1000  # after a machine's ``expire`` raised, its deadlines wait so long
 STATE_HASH_BYTES: Final = 8
 
@@ -134,7 +129,7 @@ class Machines:
         self._whole = True
         self._reply_full = False
         self._muted_until_ms: dict[str, int] = {}
-        self._raised: dict[tuple[str, str, str], int] = {}
+        self._refusals = Refusals()
         self._encoder = msgspec.msgpack.Encoder(order="deterministic")
         for machine in everyone:
             machine.loaded()
@@ -148,6 +143,8 @@ class Machines:
             )
         if name in self._slots:
             raise ConfigError(f"there are two machines of the name {name!r}")
+        if type(machine.version) is not int or machine.version < 1:
+            raise ConfigError(f"version {machine.version!r} of machine {name!r} is not 1 or more")
         before = {table.name for table in self.tables}
         machine.attach(self.tables)
         for table in self.tables:
@@ -155,7 +152,13 @@ class Machines:
                 raise ConfigError(
                     f"table {table.name!r} of machine {name!r} must be named {name}.something"
                 )
-        self._slots[name] = Slot(machine)
+        try:
+            self._slots[name] = Slot(machine)
+        except (TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"machine {name!r} needs a command_type (and may have a query_type) that is a "
+                f"tagged, array-like msgspec.Struct, or a union of them: {error}"
+            ) from error
 
     # --- where the log has come to --------------------------------------------------------------
 
@@ -191,13 +194,22 @@ class Machines:
         """The earliest cluster time at which a machine has something to expire."""
         earliest: int | None = None
         for machine in self._timed:
-            deadline_ms = machine.next_deadline_ms()
+            deadline_ms = self._deadline_of(machine)
             if deadline_ms is None:
                 continue
             deadline_ms = max(deadline_ms, self._muted_until_ms.get(machine.name, 0))
             if earliest is None or deadline_ms < earliest:
                 earliest = deadline_ms
         return earliest
+
+    def _deadline_of(self, machine: Machine) -> int | None:
+        try:
+            deadline_ms = machine.next_deadline_ms()
+            return None if deadline_ms is None else int(deadline_ms)
+        except Exception as error:  # noqa: BLE001  what a machine may raise is anything
+            pass_through(error)
+            self._refusals.log(machine.name, "next_deadline_ms", error)
+            return None
 
     # --- the gateway ----------------------------------------------------------------------------
 
@@ -207,7 +219,11 @@ class Machines:
         Raises:
             UnknownMachineError, BadCommandError, LimitExceededError: nothing was done.
         """
-        size_bytes = sum(len(run.items) for run in submit.runs)
+        if len(submit.runs) > BATCH_COMMANDS_MAX:
+            raise LimitExceededError(
+                f"a batch of {len(submit.runs)} runs is over the limit of {BATCH_COMMANDS_MAX}"
+            )
+        size_bytes = sum(len(run.items) + len(run.machine) for run in submit.runs)
         if size_bytes > BATCH_BYTES_MAX:
             raise LimitExceededError(
                 f"a batch of {size_bytes} bytes of commands is over the limit of {BATCH_BYTES_MAX}"
@@ -230,10 +246,9 @@ class Machines:
             try:
                 if not all(frees(command) for command in commands):
                     return False
-            except Exception as error:
-                if isinstance(error, MemoryError | InvariantViolationError):
-                    raise
-                _logger.exception("machine %s: frees_space raised; taken for no", run.machine)
+            except Exception as error:  # noqa: BLE001  what a machine may raise is anything
+                pass_through(error)
+                self._refusals.log(run.machine, "frees_space", error)
                 return False
         return True
 
@@ -290,6 +305,8 @@ class Machines:
         for machine in self._expiring:
             if not self._guarded(machine, "expire", machine.expire, context):
                 self._muted_until_ms[machine.name] = self._time_ms + EXPIRE_RETRY_MS
+        # What was done between commands stands: none of them may take it back with its own changes.
+        self.tables.journal.clear()
         outcomes = []
         for at, submit in enumerate(batch.submissions):
             known = None if prepared is None else prepared[at].runs
@@ -307,9 +324,9 @@ class Machines:
         context.session = session
         if session:
             settled = self.sessions.admit(submit, context)
+            self.tables.journal.clear()
             if settled is not None:
                 return settled
-            self.tables.journal.clear()
         try:
             runnables = self._runnables(submit, known)
         except BadCommandError as error:
@@ -322,6 +339,7 @@ class Machines:
         outcome = Outcome(context.index, bytes(buffer))
         if session:
             self.sessions.keep(submit, outcome)
+            self.tables.journal.clear()
         return outcome
 
     def _apply_run(
@@ -372,42 +390,21 @@ class Machines:
     # --- what goes wrong ------------------------------------------------------------------------
 
     def _failure(self, machine: str, command: Any, error: Exception) -> Failure:  # noqa: ANN401
-        """The deterministic result of a command, or query, that raised.
-
-        Raises:
-            MemoryError, InvariantViolationError: *error* itself, if it is one of these.
-        """
-        if isinstance(error, MemoryError | InvariantViolationError):
-            raise error
         if error.__class__ is _ReplyFullError:
             return _FULL
-        if isinstance(error, CommandError):
-            return Failure(str(error.code), _clean(error))
-        what = type(command).__name__
-        self._log_raised(machine, what, error)
-        return Failure(
-            MachineError.code, f"machine {machine}: {what} raised {type(error).__name__}"
-        )
-
-    def _log_raised(self, machine: str, what: str, error: Exception) -> None:
-        """With the traceback, the 1st, 2nd, 4th, 8th ... time: a bad client must not fill disks."""
-        key = (machine, what, type(error).__name__)
-        count = self._raised[key] = self._raised.get(key, 0) + 1
-        if count & (count - 1) == 0:
-            _logger.error(
-                "machine %s: %s raised (%d times so far); its changes were undone",
-                machine,
-                what,
-                count,
-                exc_info=error,
-            )
+        return self._refusals.failure(machine, command, error)
 
     def _undo(self, mark: int = 0) -> None:
         """Undo the journal behind *mark*, and tell the machines whose tables it touched."""
         if len(self.tables.journal) > mark:
             touched = self.tables.rollback(mark)
             for name in dict.fromkeys(each.partition(".")[0] for each in touched):
-                self._slots[name].machine.rolled_back()
+                try:
+                    self._slots[name].machine.rolled_back()
+                except Exception as error:  # noqa: BLE001  what a machine may raise is anything
+                    pass_through(error)
+                    self._refusals.log(name, "rolled_back", error)
+            self.tables.rollback(mark)  # should one of them have changed a table
 
     def _guarded(
         self, machine: Machine, what: str, call: Callable[..., None], *arguments: object
@@ -416,11 +413,10 @@ class Machines:
         mark = len(self.tables.journal)
         try:
             call(*arguments)
-        except Exception as error:
-            if isinstance(error, MemoryError | InvariantViolationError):
-                raise
+        except Exception as error:  # noqa: BLE001  what a machine may raise is anything
+            pass_through(error)
             self._undo(mark)
-            self._log_raised(machine.name, what, error)
+            self._refusals.log(machine.name, what, error)
             return False
         return True
 
@@ -448,23 +444,34 @@ class Machines:
         Raises:
             UnknownMachineError: no such machine.
             BadCommandError: *items* is not an array.
+            LimitExceededError: there are more than ``BATCH_COMMANDS_MAX`` queries.
         """
         buffer = bytearray()
-        self._query_run(Run(machine, msgspec.Raw(items)), buffer)
+        self._query_run(Run(machine, msgspec.Raw(items)), buffer, 0)
         return bytes(buffer)
 
     def query_runs(self, runs: Sequence[Run]) -> bytes:
         """As ``query``, of all runs of a ``Query`` frame: one array per run, in one array."""
         buffer = bytearray(_array_header(len(runs)))
+        if len(runs) > BATCH_COMMANDS_MAX:
+            raise LimitExceededError(
+                f"{len(runs)} runs of queries are over the limit of {BATCH_COMMANDS_MAX}"
+            )
+        count = 0
         for run in runs:
-            self._query_run(run, buffer)
+            count = self._query_run(run, buffer, count)
         return bytes(buffer)
 
-    def _query_run(self, run: Run, buffer: bytearray) -> None:
+    def _query_run(self, run: Run, buffer: bytearray, count_before: int) -> int:
         slot = self._slot(run.machine)
         queries = decode_queries(slot, run)
         buffer += _array_header(len(queries))
-        must(not self.tables.journal, "queries run between entries", machine=slot.name)
+        must(self._whole, "queries run between entries", machine=slot.name)
+        count = count_before + len(queries)
+        if count > BATCH_COMMANDS_MAX:
+            raise LimitExceededError(
+                f"{count} queries at once are over the limit of {BATCH_COMMANDS_MAX}"
+            )
         answer: Callable[[Any], Any] = slot.machine.query
         encode_into = self._encoder.encode_into
         for query in queries:
@@ -475,12 +482,13 @@ class Machines:
                 encode_into(query if query.__class__ is Failure else answer(query), buffer, -1)
                 if self.tables.journal:
                     raise RuntimeError("a query changed a table")  # noqa: TRY301
-                if len(buffer) > REPLY_BYTES_MAX - _REFUSAL_BYTES * len(queries):
+                if len(buffer) > _RESULTS_BYTES_MAX:
                     raise _ReplyFullError  # noqa: TRY301
             except Exception as error:  # noqa: BLE001  as in _apply_run
                 del buffer[size:]
                 self._undo()
                 encode_into(self._failure(slot.name, query, error), buffer, -1)
+        return count
 
     # --- checkpoints ----------------------------------------------------------------------------
 
@@ -585,9 +593,3 @@ def _array_header(count: int) -> bytes:
     if count < 1 << 16:
         return b"\xdc" + count.to_bytes(2, "big")
     return b"\xdd" + count.to_bytes(4, "big")
-
-
-def _clean(error: QuorateError) -> str:
-    """The text of a refusal, cut, and free of what UTF-8 cannot carry."""
-    text = str(error)[:FAILURE_MESSAGE_MAX]
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -17,21 +17,34 @@ import msgspec
 from quorate.base.frames import Run
 from quorate.base.limits import MACHINE_NAME_MAX
 from quorate.base.results import Failure
-from quorate.errors import BadCommandError, UnknownMachineError
+from quorate.errors import (
+    BadCommandError,
+    LimitExceededError,
+    UnknownMachineError,
+)
 from quorate.replication.machine import Context, Machine
+from quorate.replication.nesting import check_nesting, is_bounded
+from quorate.replication.refusals import pass_through
 
 #: How to run the commands of a run, and the commands.
 Runnable = tuple[Callable[[Any, Context], Any], Sequence[Any]]
 
+Decoder = msgspec.msgpack.Decoder[Any]
+
 
 class Slot:
-    """A registered machine and its decoders, built once."""
+    """A registered machine and its decoders, built once.
+
+    Raises:
+        TypeError: the machine's command or query type is nothing that msgspec can decode.
+    """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.name = machine.name
         self.apply = machine.apply
         self.commands = _list_decoder(machine.command_type)
+        self.bounded = is_bounded(machine.command_type)
         self.command = msgspec.msgpack.Decoder(machine.command_type)
         queries = machine.query_type
         self.queries = None if queries is None else _list_decoder(queries)
@@ -39,14 +52,25 @@ class Slot:
 
 
 def decode_checked(slot: Slot, run: Run) -> Sequence[Any]:
-    """The commands of a run, for the gateway. Raises BadCommandError, which says all it can."""
+    """The commands of a run, for the gateway; an error says all it can.
+
+    Raises:
+        BadCommandError: a command does not decode.
+        LimitExceededError: a field is too long, or a command is nested too deeply.
+    """
     try:
         commands: Sequence[Any] = slot.commands.decode(run.items)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BadCommandError(
+    except Exception as error:
+        pass_through(error)
+        text = (
             f"a command for machine {slot.name!r} is not valid: "
             f"{_describe(slot.machine.command_type, run.items, error)}"
-        ) from error
+        )
+        if _TOO_LONG.search(text):
+            raise LimitExceededError(text) from error
+        raise BadCommandError(text) from error
+    if not slot.bounded:
+        check_nesting(run.items)
     return commands
 
 
@@ -64,8 +88,8 @@ def runnable(slot: Slot | None, run: Run) -> Runnable:
         return _give_back, [failure] * len(_split(run))
     try:
         return slot.apply, slot.commands.decode(run.items)
-    except (msgspec.DecodeError, RecursionError):
-        pass
+    except Exception as error:  # noqa: BLE001  a __post_init__ may raise anything
+        pass_through(error)
     real = slot.apply
 
     def apply(command: Any, context: Context) -> Any:  # noqa: ANN401
@@ -78,7 +102,7 @@ def _give_back(command: Any, context: Context) -> Any:  # noqa: ANN401, ARG001
     return command
 
 
-def _list_decoder(item_type: Any) -> msgspec.msgpack.Decoder[Any]:  # noqa: ANN401
+def _list_decoder(item_type: Any) -> Decoder:  # noqa: ANN401
     return msgspec.msgpack.Decoder(GenericAlias(list, (item_type,)))
 
 
@@ -95,10 +119,11 @@ def _split(run: Run) -> list[msgspec.Raw]:
         ) from error
 
 
-def _decode_item(decoder: msgspec.msgpack.Decoder[Any], machine: str, raw: msgspec.Raw) -> Any:  # noqa: ANN401
+def _decode_item(decoder: Decoder, machine: str, raw: msgspec.Raw) -> Any:  # noqa: ANN401
     try:
         return decoder.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except Exception as error:  # noqa: BLE001  a __post_init__ may raise anything
+        pass_through(error)
         return Failure(BadCommandError.code, f"not a command or query of machine {machine!r}")
 
 
@@ -109,16 +134,20 @@ def decode_queries(slot: Slot, run: Run) -> Sequence[Any]:
         return [failure] * len(_split(run))
     try:
         decoded: Sequence[Any] = slot.queries.decode(run.items)
-    except (msgspec.DecodeError, RecursionError):
+    except Exception as error:  # noqa: BLE001  a __post_init__ may raise anything
+        pass_through(error)
         return [_decode_item(slot.query, slot.name, raw) for raw in _split(run)]
     return decoded
 
 
+_TOO_LONG: Final = re.compile(r"^.*: Expected `\w+` of length <= ")
 _PATH: Final = re.compile(r"`\$\[(\d+)\](?:\[(\d+)\])?")
 
 
 def _describe(command_type: Any, items: msgspec.Raw, error: Exception) -> str:  # noqa: ANN401
     """The decoder's complaint, with the command's position and the name of the field."""
+    if not isinstance(error, msgspec.DecodeError):
+        return f"it raised {type(error).__name__}"
     found = _PATH.search(str(error))
     if found is None:
         return str(error)

@@ -48,6 +48,8 @@ from quorate.replication.tables import Table, Tables
 SESSION_UNACKNOWLEDGED_BYTES_MAX: Final = 64 * MIB
 #: Sessions that one entry ends; the rest waits for the next, which is due at once. Some 20 ms.
 SESSIONS_EXPIRED_MAX: Final = 1000
+#: Deadlines of closed sessions that are kept until they come to the top, beside one per live one.
+DEADLINES_STALE_MAX: Final = 1000
 
 OVERLOADED_RETRY_MS: Final = 100
 
@@ -133,9 +135,9 @@ class SessionMachine(Machine):
     # --- the contract ---------------------------------------------------------------------------
 
     def attach(self, tables: Tables) -> None:
-        self._live = tables.table("sessions.live", SessionRecord, ordered=True)
-        self._replies = tables.table("sessions.replies", ReplyRecord)
-        self._last = tables.table("sessions.last", LastRecord)
+        self._live = tables.table("sessions.live", SessionRecord, ordered=True, trusted=True)
+        self._replies = tables.table("sessions.replies", ReplyRecord, trusted=True)
+        self._last = tables.table("sessions.last", LastRecord, trusted=True)
 
     def loaded(self) -> None:
         self._ended.clear()
@@ -198,6 +200,9 @@ class SessionMachine(Machine):
             if session not in self:
                 self._kept.pop(session, None)
         self._ended.clear()
+        if len(self._deadlines) > 2 * len(self._live) + DEADLINES_STALE_MAX:
+            self._deadlines = [each for each in self._deadlines if each[1] in self]
+            heapq.heapify(self._deadlines)
 
     # --- exactly once: called by Machines around the commands of a submission -------------------
 
