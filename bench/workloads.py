@@ -59,9 +59,9 @@ class Window:
 
     __slots__ = ("begins", "ends", "latencies_s", "seconds")
 
-    def __init__(self, seconds: float, warm_up_s: float = WARM_UP_S) -> None:
+    def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.begins = time.perf_counter() + warm_up_s
+        self.begins = time.perf_counter() + WARM_UP_S
         self.ends = self.begins + seconds
         self.latencies_s: list[float] = []
 
@@ -114,6 +114,8 @@ async def paced(
             due = started + next(places) / per_second
             if (early := due - clock()) > 0:
                 await asyncio.sleep(early)
+                if ended.is_set():
+                    return
             await call()
             latencies.append(clock() - due)
 
