@@ -66,17 +66,21 @@ def free_ports(count: int) -> list[int]:
         return ports
 
 
-def start(
-    arguments: Sequence[str], log: Path, environment: dict[str, str] | None = None
-) -> subprocess.Popen[bytes]:
-    """Start a process, its output appended to *log*."""
+def start(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a process, its output appended to *log*. Settings of quorate and etcd in this process's
+    environment are not passed on: what is measured are the defaults."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("QUORATE_", "ETCD_"))
+    }
     with log.open("ab") as output:
         return spawn(
             arguments,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, **(environment or {})},
+            env=environment,
         )
 
 

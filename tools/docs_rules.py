@@ -1,6 +1,6 @@
 """Rules about what is written for readers: links that lead somewhere, examples that run.
 
-A fence marked ``python`` in README.md or docs/ is run by ``tests/test_repo_rules.py``: the fences
+A fence marked ``python`` in README.md or docs/ is run by ``tests/test_docs.py``: the fences
 of one file run in order, in one namespace, in an empty directory, with ``await`` allowed at the top
 level. A fence that cannot run there (it needs a cluster, say) stands under an HTML comment
 ``<!-- not run: REASON -->``, which readers of the rendered page do not see.
