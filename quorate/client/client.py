@@ -177,7 +177,7 @@ class Client:
         """Plan one administrative call; otherwise as ``submit``."""
         return self._calls.add(method, arguments, timeout)
 
-    async def first_welcome(self, timeout: float) -> None:  # noqa: ASYNC109  # its error says more
+    async def first_welcome(self, timeout: float) -> None:  # its error says more
         """Wait until some node has welcomed this client.
 
         Raises:

@@ -1,0 +1,287 @@
+"""The key-value store, as ``db.kv``: typed calls that coalesce by themselves.
+
+Calls made in one turn of the loop leave in one frame, whoever makes them: there is no pipeline to
+open. Keys and values are bytes; a ``str`` is taken as its UTF-8 encoding; what comes back is
+bytes. Every call takes *timeout*, in seconds, instead of the handle's own.
+
+Every call may raise, besides what it names itself:
+
+* ``NotSentError``, ``OverloadedError``, ``ClosedError``: surely without effect;
+* ``DeadlineExceededError``, ``OutcomeUnknownError``, ``SessionExpiredError``: a write may have
+  happened, or may yet (``error.definite`` is False).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, Final
+
+from quorate.base.kv_commands import (
+    Compare,
+    CompareAndSet,
+    CompareAndSetResult,
+    DeleteResult,
+    Get,
+    GetResult,
+    Increment,
+    IncrementResult,
+    KeyValue,
+    KvResult,
+    Operation,
+    Put,
+    PutResult,
+    Range,
+    RangeResult,
+    Status,
+    StatusResult,
+    Txn,
+    TxnResult,
+)
+from quorate.base.limits import KEY_BYTES_MAX, TXN_OPERATIONS_MAX, VALUE_BYTES_MAX
+from quorate.client import operations as ops
+from quorate.client.codec import AnyFuture, MachineCodec
+from quorate.client.operations import Bytes
+from quorate.client.settings import check_timeout
+from quorate.errors import InvalidArgumentError, LimitExceededError
+
+KV_MACHINE: Final = "kv"
+SCAN_PAGE_KEYS: Final = 1000  # keys per query of ``scan``
+
+
+def _finish_get(future: AnyFuture, result: GetResult) -> None:
+    future.set_result(result.item)
+
+
+#: One for all handles: calls share a segment only if they share a codec.
+_CODEC: Final = MachineCodec(KV_MACHINE, KvResult, {GetResult: _finish_get})
+
+Submit = Callable[[MachineCodec, object, float], AnyFuture]
+Ask = Callable[[MachineCodec, object, float, bool], AnyFuture]
+
+
+class Kv:
+    """See the module. Made by ``Database``: *submit* and *ask* plan commands and queries."""
+
+    __slots__ = ("_ask", "_submit", "_timeout")
+
+    def __init__(self, submit: Submit, ask: Ask, timeout: float) -> None:
+        self._submit = submit
+        self._ask = ask
+        self._timeout = timeout
+
+    def bind(self, submit: Submit, ask: Ask) -> None:
+        """Use these from now on; for ``Database``."""
+        self._submit = submit
+        self._ask = ask
+
+    # --- one key -------------------------------------------------------------------------------
+
+    async def put(
+        self, key: Bytes, value: Bytes, *, previous: bool = False, timeout: float | None = None
+    ) -> PutResult:
+        """Set *key* to *value*; with *previous*, the result shows what was there."""
+        if (
+            type(key) is not bytes
+            or type(value) is not bytes
+            or not key
+            or len(key) > KEY_BYTES_MAX
+            or len(value) > VALUE_BYTES_MAX
+        ):
+            key, value = ops.as_key(key), ops.as_value(value)
+        wait_s = self._timeout if timeout is None else check_timeout(timeout)
+        result: PutResult = await self._submit(_CODEC, Put(key, value, previous), wait_s)
+        return result
+
+    async def get(
+        self, key: Bytes, *, linearizable: bool = True, timeout: float | None = None
+    ) -> KeyValue | None:
+        """The value and revisions of *key*, None if there is no such key. Not *linearizable*:
+        as the connected node has it, which may be old."""
+        query = Get(ops.as_key(key))
+        wait_s = self._timeout if timeout is None else check_timeout(timeout)
+        item: KeyValue | None = await self._ask(_CODEC, query, wait_s, linearizable)
+        return item
+
+    async def delete(
+        self, key: Bytes, *, previous: bool = False, timeout: float | None = None
+    ) -> DeleteResult:
+        """Remove *key*; ``count`` of the result is 0 if there was none."""
+        result: DeleteResult = await self._do(ops.delete(key, previous=previous), timeout)
+        return result
+
+    async def compare_and_set(
+        self,
+        key: Bytes,
+        expected: Bytes | int | None,
+        value: Bytes | None,
+        *,
+        timeout: float | None = None,
+    ) -> CompareAndSetResult:
+        """Set *key* to *value* (None: remove it) if it is as *expected*: a value, or the revision
+        that last modified it, or None for "there is no such key"."""
+        command = CompareAndSet(
+            ops.as_key(key),
+            None if value is None else ops.as_value(value),
+            _as_expected(expected),
+        )
+        result: CompareAndSetResult = await self._do(command, timeout)
+        return result
+
+    async def increment(
+        self, key: Bytes, delta: int = 1, *, timeout: float | None = None
+    ) -> IncrementResult:
+        """Add *delta* to the decimal number that *key* holds as text; a missing key counts as 0.
+
+        Raises:
+            CommandError: the value is no such number, or the sum leaves 64 bits.
+        """
+        command: Increment = ops.increment(key, delta)
+        result: IncrementResult = await self._do(command, timeout)
+        return result
+
+    # --- many keys -----------------------------------------------------------------------------
+
+    async def range(
+        self,
+        start: Bytes | None = None,
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        limit: int = 0,
+        reverse: bool = False,
+        keys_only: bool = False,
+        linearizable: bool = True,
+        timeout: float | None = None,
+    ) -> RangeResult:
+        """Keys in order: from *start* up to but not including *end*, or all with *prefix*. If
+        ``more`` is set in the result, it ends before the range does; ``scan`` goes on by itself.
+        """
+        query = ops.span(
+            start, end, prefix=prefix, limit=limit, reverse=reverse, keys_only=keys_only
+        )
+        wait_s = self._timeout if timeout is None else check_timeout(timeout)
+        result: RangeResult = await self._ask(_CODEC, query, wait_s, linearizable)
+        return result
+
+    async def count(
+        self,
+        start: Bytes | None = None,
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        linearizable: bool = True,
+        timeout: float | None = None,
+    ) -> int:
+        """How many keys there are in a range named as in ``range``."""
+        query = ops.span(start, end, prefix=prefix, count_only=True)
+        wait_s = self._timeout if timeout is None else check_timeout(timeout)
+        result: RangeResult = await self._ask(_CODEC, query, wait_s, linearizable)
+        return result.count
+
+    async def scan(
+        self,
+        start: Bytes | None = None,
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        keys_only: bool = False,
+        page: int = SCAN_PAGE_KEYS,
+        linearizable: bool = True,
+        timeout: float | None = None,
+    ) -> AsyncIterator[KeyValue]:
+        """Every key of a range of any size, in order, *page* keys per query. Each page is read
+        from one state, but later pages from later states. *timeout* is that of one page."""
+        if type(page) is not int or page < 1:
+            raise InvalidArgumentError(f"a page has 1 key or more, not {page!r}")
+        query = ops.span(start, end, prefix=prefix, limit=page, keys_only=keys_only)
+        if query.prefix:
+            query = Range(query.start, after_prefix(query.start), limit=page, keys_only=keys_only)
+        wait_s = self._timeout if timeout is None else check_timeout(timeout)
+        while True:
+            found: RangeResult = await self._ask(_CODEC, query, wait_s, linearizable)
+            for item in found.items:
+                yield item
+            if not found.more or not found.items:
+                return
+            query = Range(found.items[-1].key + b"\0", query.end, limit=page, keys_only=keys_only)
+
+    async def delete_range(
+        self,
+        start: Bytes | None = None,
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        limit: int = 0,
+        previous: bool = False,
+        timeout: float | None = None,
+    ) -> DeleteResult:
+        """Remove a range named as in ``range``. *limit* 0: all of it, and the command is refused
+        if that is more than ``RANGE_LIMIT_MAX`` keys; otherwise at most so many, and ``more`` of
+        the result says whether some are left."""
+        command = ops.delete_span(start, end, prefix=prefix, limit=limit, previous=previous)
+        result: DeleteResult = await self._do(command, timeout)
+        return result
+
+    async def txn(
+        self,
+        compare: Iterable[Compare] = (),
+        *,
+        then: Iterable[Operation] = (),
+        otherwise: Iterable[Operation] = (),
+        timeout: float | None = None,
+    ) -> TxnResult:
+        """If all of *compare* hold, do *then*, else *otherwise*: all or nothing, in order, under
+        one revision. Conditions and operations come from ``quorate.ops``.
+
+        Raises:
+            InvalidArgumentError: a branch writes a key twice, or writes and deletes it.
+            LimitExceededError: more than ``TXN_OPERATIONS_MAX`` conditions or operations.
+        """
+        parts = (tuple(compare), tuple(then), tuple(otherwise))
+        for part, what, kind in zip(
+            parts,
+            ("conditions", "operations", "operations"),
+            (Compare, Operation, Operation),
+            strict=True,
+        ):
+            _check_part(part, what, kind)
+        result: TxnResult = await self._do(Txn(*parts), timeout)
+        return result
+
+    async def statistics(
+        self, *, linearizable: bool = True, timeout: float | None = None
+    ) -> StatusResult:
+        """The store's revision and number of keys."""
+        wait_s = self._timeout if timeout is None else check_timeout(timeout)
+        result: StatusResult = await self._ask(_CODEC, Status(), wait_s, linearizable)
+        return result
+
+    def _do(self, command: object, timeout: float | None) -> AnyFuture:
+        wait_s = self._timeout if timeout is None else check_timeout(timeout)
+        return self._submit(_CODEC, command, wait_s)
+
+
+def after_prefix(prefix: bytes) -> bytes | None:
+    """The first key behind all that begin with *prefix*; None if there can be none."""
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes((stem[-1] + 1,)) if stem else None
+
+
+def _as_expected(expected: Bytes | int | None) -> bytes | int | None:
+    if expected is None:
+        return None
+    if isinstance(expected, int):
+        return ops.as_integer(expected, "an expected revision")
+    return ops.as_value(expected)
+
+
+def _check_part(part: tuple[Any, ...], what: str, kind: Any) -> None:  # noqa: ANN401
+    if len(part) > TXN_OPERATIONS_MAX:
+        raise LimitExceededError(
+            f"a transaction has up to {TXN_OPERATIONS_MAX} {what} in one place, not {len(part)}"
+        )
+    for item in part:
+        if not isinstance(item, kind):
+            raise InvalidArgumentError(
+                f"{item!r} is not one of the {what} of a transaction; make them with quorate.ops"
+            )
