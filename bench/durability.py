@@ -197,7 +197,7 @@ class Clients:
             return None  # nothing was written yet
         wanted = 1 if item is None else int(item.value) + 1
         expected = None if item is None else item.value
-        answer = await kv.compare_and_set(name, b"%d" % wanted, expected=expected, **options)
+        answer = await kv.compare_and_set(name, expected=expected, value=b"%d" % wanted, **options)
         return wanted if answer.succeeded else None
 
 

@@ -139,7 +139,7 @@ class FakeKv:
         return Answer(value=value)
 
     async def compare_and_set(
-        self, key: bytes, value: bytes, *, expected: bytes | None, timeout: float = 5
+        self, key: bytes, expected: bytes | None, value: bytes, timeout: float = 5
     ) -> Answer:
         await asyncio.sleep(0)
         if self.data.get(key) != expected:
