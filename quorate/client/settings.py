@@ -11,6 +11,7 @@ from quorate.errors import InvalidArgumentError
 
 TIMEOUT_S_DEFAULT: Final = 5.0  # several elections; users of a service seldom wait longer
 TIMEOUT_S_MAX: Final = 86_400.0  # a day: a call without any bound would be a leak
+CHANGE_TIMEOUT_S_DEFAULT: Final = 65.0  # operators' calls: a little over what a node allows itself
 DEADLINE_RESOLUTION_S: Final = 0.005  # a call ends at most this long after its deadline
 
 CONNECT_TIMEOUT_S_DEFAULT: Final = 1.0  # connecting and being welcomed, one endpoint
@@ -24,6 +25,7 @@ WINDOW_BATCHES_MAX: Final = 64  # unanswered batches: 64 in one 100 ms round tri
 WINDOW_BYTES_MAX: Final = 8 * MIB  # unanswered command bytes: two largest batches
 QUEUE_COMMANDS_MAX: Final = 100_000  # calls that wait for the window, the session or a leader
 QUEUE_BYTES_MAX: Final = 64 * MIB  # bytes of those calls
+MACHINES_MAX: Final = 1024  # different machines one handle speaks to
 CALLS_MAX: Final = 1024  # administrative calls in flight or waiting
 
 must(WINDOW_BATCHES_MAX < SESSION_UNACKNOWLEDGED_MAX, "the cluster keeps every reply of a window")

@@ -1,0 +1,322 @@
+"""``Database``: the one handle, whether the node is in this process or across the network.
+
+``connect`` makes one without touching the network, so it needs neither ``await`` nor a running
+loop. ``async with`` opens it and waits until some node has answered; without, the first call opens
+it. ``Host`` is how an embedded node hands itself in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Any, Final, Protocol, Self, TypeVar, overload
+
+from quorate.base.limits import SESSION_TTL_MS_DEFAULT
+from quorate.client.channel import Dialer
+from quorate.client.client import Client, ClientStatistics
+from quorate.client.codec import AnyFuture, MachineCodec
+from quorate.client.endpoints import Endpoints, parse_endpoints
+from quorate.client.kv import Kv
+from quorate.client.machines import Machine, machine_codec
+from quorate.client.session import Session
+from quorate.client.settings import (
+    CHANGE_TIMEOUT_S_DEFAULT,
+    CONNECT_TIMEOUT_S_DEFAULT,
+    MACHINES_MAX,
+    STALL_TIMEOUT_S_DEFAULT,
+    TIMEOUT_S_DEFAULT,
+    check_timeout,
+)
+from quorate.errors import ClosedError, InvalidArgumentError, LimitExceededError
+
+R = TypeVar("R")
+
+SESSION_TTL_S_DEFAULT: Final = SESSION_TTL_MS_DEFAULT / 1000
+
+
+class Host(Protocol):
+    """A node in this process that the handle starts when it is opened and stops when closed."""
+
+    async def start(self) -> Endpoints: ...
+    async def stop(self) -> None: ...
+
+
+class Database:
+    """A handle on a cluster. Belongs to the loop that it is first used on; not thread-safe.
+
+    *endpoints*: None if *host* says them when it has started. The rest is explained at
+    ``connect``.
+
+    Raises:
+        InvalidArgumentError: an argument has the wrong type or range; nothing was done.
+    """
+
+    def __init__(
+        self,
+        endpoints: Endpoints | None,
+        *,
+        host: Host | None = None,
+        timeout: float = TIMEOUT_S_DEFAULT,
+        connect_timeout: float = CONNECT_TIMEOUT_S_DEFAULT,
+        stall_timeout: float = STALL_TIMEOUT_S_DEFAULT,
+        session_ttl: float = SESSION_TTL_S_DEFAULT,
+        cluster: str = "",
+        name: str = "",
+        tls: ssl.SSLContext | None = None,
+        server_hostname: str | None = None,
+        follow_leader: bool = True,
+    ) -> None:
+        if (endpoints is None) is (host is None):
+            raise InvalidArgumentError("a handle needs endpoints or a host, not both")
+        self._host = host
+        self._endpoints = () if endpoints is None else parse_endpoints(endpoints)
+        if not follow_leader and endpoints is not None and len(self._endpoints) != 1:
+            raise InvalidArgumentError(
+                f"follow_leader=False stays with one node; {len(self._endpoints)} endpoints given"
+            )
+        self._timeout = check_timeout(timeout)
+        self._connect_timeout = check_timeout(connect_timeout)
+        self._stall_timeout = check_timeout(stall_timeout)
+        self._session_ttl_ms = round(check_timeout(session_ttl) * 1000)
+        Session(self._session_ttl_ms, name)  # checks both
+        self._cluster = cluster
+        self._name = name
+        self._dialer = Dialer(_as_tls(tls), server_hostname)
+        self._follow_leader = follow_leader
+        self._client: Client | None = None
+        self._opening = asyncio.Lock()
+        self._closed = False
+        self._codecs: dict[tuple[str, Any], MachineCodec] = {}
+        #: The key-value store.
+        self.kv = Kv(self.submit, self.ask, self._timeout)
+
+    # --- life ----------------------------------------------------------------------------------
+
+    async def open(self) -> Self:
+        """Start the embedded node if there is one, connect, and wait until a node has answered.
+        Harmless when open already. ``async with`` does this and ``close``.
+
+        Raises:
+            UnavailableError: no node answered within the handle's timeout, and why.
+            RefusedError: every node refused this caller.
+            ClosedError: the handle was closed.
+        """
+        async with self._opening:
+            if self._closed:
+                raise ClosedError("the handle was closed; make another one")
+            try:
+                if self._client is None and self._host is not None:
+                    self._endpoints = parse_endpoints(await self._host.start())
+                    self._begin()
+                await self._running().first_welcome(self._timeout)
+            except BaseException:
+                await self.close()
+                raise
+        return self
+
+    async def close(self) -> None:
+        """End the session and the connection, and stop the embedded node if there is one. Calls
+        not yet sent end with ``ClosedError``, those under way with ``OutcomeUnknownError``."""
+        self._closed = True
+        try:
+            if self._client is not None:
+                await self._client.close()
+        finally:
+            host, self._host = self._host, None
+            if host is not None:
+                await host.stop()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self.close()
+
+    def _begin(self) -> None:
+        self._client = client = Client(
+            self._endpoints,
+            dials=self._dialer,
+            cluster=self._cluster,
+            connect_timeout=self._connect_timeout,
+            stall_timeout=self._stall_timeout,
+            session_ttl_ms=self._session_ttl_ms,
+            name=self._name,
+            follow_leader=self._follow_leader,
+        )
+        self.kv.bind(client.submit, client.query)
+
+    def _running(self) -> Client:
+        if self._client is None:
+            if self._closed:
+                raise ClosedError("the handle was closed; make another one")
+            if self._host is not None:
+                raise ClosedError("the node is not started: use `async with`, or await open()")
+            self._begin()
+        client = self._client
+        if client is None:
+            raise ClosedError("the handle was closed; make another one")
+        return client
+
+    # --- machines ------------------------------------------------------------------------------
+
+    @overload
+    def machine(self, name: str) -> Machine[Any]: ...
+    @overload
+    def machine(self, name: str, result_type: type[R]) -> Machine[R]: ...
+    @overload
+    def machine(self, name: str, result_type: Any) -> Machine[Any]: ...  # noqa: ANN401
+    def machine(self, name: str, result_type: Any = None) -> Machine[Any]:
+        """A handle of the machine registered as *name* on the nodes.
+
+        *result_type*: a tagged, array-like struct, or a union of such, that its commands and
+        queries return. Without, results come as plain msgpack values, ``[tag, field, ...]``.
+
+        Raises:
+            InvalidArgumentError: that cannot be a name, or msgspec cannot decode the type.
+            LimitExceededError: more than ``MACHINES_MAX`` different ones were asked for.
+        """
+        codec = self._codecs.get((name, result_type))
+        if codec is None:
+            codec = machine_codec(name, result_type)
+            if len(self._codecs) >= MACHINES_MAX:
+                raise LimitExceededError(f"one handle speaks to up to {MACHINES_MAX} machines")
+            self._codecs[name, result_type] = codec
+        return Machine(self, codec, self._timeout)
+
+    def submit(self, codec: MachineCodec, item: object, timeout: float) -> AnyFuture:
+        """Plan one command; for typed handles. See ``Client.submit``."""
+        return self._running().submit(codec, item, timeout)
+
+    def ask(
+        self,
+        codec: MachineCodec,
+        item: object,
+        timeout: float,
+        linearizable: bool,  # noqa: FBT001
+        /,
+    ) -> AnyFuture:
+        """Plan one query; for typed handles. See ``Client.query``."""
+        return self._running().query(codec, item, timeout, linearizable)
+
+    # --- administration ------------------------------------------------------------------------
+
+    async def status(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """How the connected node stands: role, term, indexes, members, sizes."""
+        return await self._call("status", {}, timeout, self._timeout)
+
+    async def members(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """The members as the connected node knows them: ``{"members": [...], "joint": bool}``."""
+        return await self._call("members.list", {}, timeout, self._timeout)
+
+    async def add_member(
+        self, node: int, address: str, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Let node *node* in as a learner; it is found at *address*, "host:port". Returns, as the
+        other changes do, the members after the change.
+
+        Raises:
+            MembershipError: the change was refused, and by which guard.
+        """
+        return await self._change("members.add", {"node": node, "address": address}, timeout)
+
+    async def promote(self, node: int, *, timeout: float | None = None) -> dict[str, Any]:
+        """Make a learner a voter, once it has caught up."""
+        return await self._change("members.promote", {"node": node}, timeout)
+
+    async def demote(self, node: int, *, timeout: float | None = None) -> dict[str, Any]:
+        """Make a voter a learner."""
+        return await self._change("members.demote", {"node": node}, timeout)
+
+    async def remove_member(self, node: int, *, timeout: float | None = None) -> dict[str, Any]:
+        """Remove a member; its number is never used again."""
+        return await self._change("members.remove", {"node": node}, timeout)
+
+    async def set_address(
+        self, node: int, address: str, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Tell the cluster that a member is now found at *address*."""
+        return await self._change("members.address", {"node": node, "address": address}, timeout)
+
+    async def transfer_leader(
+        self, target: int = 0, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Hand leadership to node *target*, or with 0 to the best one: ``{"leader": node}``.
+
+        Raises:
+            TransferError: it could not be handed over in time.
+        """
+        return await self._change("leader.transfer", {"target": target}, timeout)
+
+    async def checkpoint(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """Have the leader (or the one node that this handle stays with) write its state to disk
+        now: ``{"index": log index}``."""
+        return await self._change("checkpoint", {}, timeout)
+
+    def statistics(self) -> ClientStatistics:
+        """Counters of this handle."""
+        return self._running().statistics()
+
+    async def _change(
+        self, method: str, arguments: dict[str, Any], timeout: float | None
+    ) -> dict[str, Any]:
+        return await self._call(method, arguments, timeout, CHANGE_TIMEOUT_S_DEFAULT)
+
+    async def _call(
+        self, method: str, arguments: dict[str, Any], timeout: float | None, default: float
+    ) -> dict[str, Any]:
+        wait_s = default if timeout is None else check_timeout(timeout)
+        result: dict[str, Any] = await self._running().call(method, arguments, wait_s)
+        return result
+
+
+def connect(
+    endpoints: Endpoints,
+    *,
+    timeout: float = TIMEOUT_S_DEFAULT,
+    connect_timeout: float = CONNECT_TIMEOUT_S_DEFAULT,
+    stall_timeout: float = STALL_TIMEOUT_S_DEFAULT,
+    session_ttl: float = SESSION_TTL_S_DEFAULT,
+    cluster: str = "",
+    name: str = "",
+    tls: ssl.SSLContext | None = None,
+    server_hostname: str | None = None,
+    follow_leader: bool = True,
+) -> Database:
+    """A handle on the cluster at *endpoints*: "host:port,host:port", a list of such, or a node of
+    this process. Touches no network yet: ``async with``, or the first call, does.
+
+    Args:
+        endpoints: any members; the others are learned from them.
+        timeout: seconds each call may take, unless it says otherwise.
+        connect_timeout: seconds one endpoint has to answer a greeting.
+        stall_timeout: seconds a node may be wholly silent while it owes an answer.
+        session_ttl: seconds after which the cluster forgets a silent client, and with it what
+            would make its retries safe; 1 to 86,400.
+        cluster: the cluster's name; nodes of another are refused. "": any.
+        name: shown to operators.
+        tls: from ``tls_context``; None for plain TCP.
+        server_hostname: the name in the nodes' certificates, if it is not the host dialled.
+        follow_leader: False stays with the one endpoint given, whoever leads: reads are served by
+            that node, linearizable all the same, and writes are refused.
+
+    Raises:
+        InvalidArgumentError: an argument has the wrong type or range.
+    """
+    return Database(
+        endpoints,
+        timeout=timeout,
+        connect_timeout=connect_timeout,
+        stall_timeout=stall_timeout,
+        session_ttl=session_ttl,
+        cluster=cluster,
+        name=name,
+        tls=tls,
+        server_hostname=server_hostname,
+        follow_leader=follow_leader,
+    )
+
+
+def _as_tls(tls: object) -> ssl.SSLContext | None:
+    if tls is None or isinstance(tls, ssl.SSLContext):
+        return tls
+    raise InvalidArgumentError(f"tls is an ssl.SSLContext (see tls_context), not {tls!r}")
