@@ -33,7 +33,7 @@ def system_clock() -> Clock:
 
 
 class ClusterClock:
-    """Cluster time as the leader stamps it."""
+    """Cluster time as the leader stamps it: the own clock's pace on top of what the log says."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -41,10 +41,15 @@ class ClusterClock:
         self._since_s = clock.monotonic_s()
 
     def lead(self, last_ms: int) -> None:
-        """A term begins: continue from *last_ms*, the time of the last entry in the own log."""
+        """A term begins: continue from *last_ms*, the time of the last known entry."""
         self._base_ms = last_ms
         self._since_s = self._clock.monotonic_s()
 
-    def now_ms(self) -> int:
-        """For the leader only; never goes back."""
-        return self._base_ms + int((self._clock.monotonic_s() - self._since_s) * 1000)
+    def now_ms(self, last_ms: int) -> int:
+        """For the leader only. *last_ms*: the latest time seen in the log; a leader that is still
+        reading back its log after a restart learns it late, and goes on from there."""
+        now_ms = self._base_ms + int((self._clock.monotonic_s() - self._since_s) * 1000)
+        if now_ms < last_ms:
+            self.lead(last_ms)
+            return last_ms
+        return now_ms

@@ -153,6 +153,8 @@ class LogWriter:
         self._submit(entries, hard_state, last_id)
 
     def _submit(self, entries: list[Entry], hard_state: HardState, last_id: int) -> None:
+        if self._stopped:
+            return
         self.write_count += 1
 
         def done(_: None, error: BaseException | None) -> None:

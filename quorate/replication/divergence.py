@@ -55,8 +55,9 @@ class DivergenceWatch:
             return
         alarm = (
             f"state differs from node {digest.sender} after entry {digest.index}: "
-            f"{own.hex()} here, {digest.state_hash.hex()} there; a machine is not deterministic, or "
-            "memory or a disk is damaged; compare snapshots, then wipe and re-add the node that is wrong"
+            f"{own.hex()} here, {digest.state_hash.hex()} there; a machine is not deterministic, "
+            "or memory or a disk is damaged; compare the nodes, then remove the one that is wrong "
+            "and add it again empty, under a new id"
         )
         if alarm not in self.alarms:
             self.alarms.append(alarm)

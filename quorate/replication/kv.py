@@ -166,6 +166,11 @@ class KvMachine(Machine):
         """Of the store, after the last command."""
         return self._revision
 
+    @property
+    def key_count(self) -> int:
+        """Keys in the store."""
+        return len(self._records)
+
     # --- commands -----------------------------------------------------------------------------
 
     def _apply_delete(self, command: Delete) -> DeleteResult:

@@ -73,7 +73,9 @@ class LogCache:
             return
         drop = 0
         limit = min(applied - self._first + 1, len(self._entries))
-        target = self._size_bytes_max * 3 // 4  # a quarter at once: deleting from a list's head moves it
+        target = (
+            self._size_bytes_max * 3 // 4
+        )  # a quarter at once: deleting from a list's head moves it
         while drop < limit and self.size_bytes > target:
             self.size_bytes -= len(self._entries[drop].payload)
             drop += 1

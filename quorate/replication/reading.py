@@ -27,6 +27,8 @@ ROUND_TRIES_MAX = 8
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):
+    """A query between its arrival and its answer."""
+
     query: Query
     sink: QuerySink
 
@@ -107,7 +109,13 @@ class Reads:
 
     @property
     def any_granted(self) -> bool:
+        """Whether reads wait for nothing but apply."""
         return bool(self._granted)
+
+    @property
+    def any_waiting(self) -> bool:
+        """Whether reads wait for a round to be free."""
+        return bool(self._waiting) and len(self._rounds) < ROUNDS_IN_FLIGHT_MAX
 
     def on_tick(self, now_s: float) -> None:
         """Ask again for rounds that got no answer; give up on hopeless ones; start waiting ones."""

@@ -48,7 +48,9 @@ def decode_saved_membership(data: bytes) -> SavedMembership:
     try:
         return _decoder.decode(data)
     except msgspec.DecodeError as error:
-        raise StoreCorruptionError(f"the checkpoint's membership does not decode: {error}") from error
+        raise StoreCorruptionError(
+            f"the checkpoint's membership does not decode: {error}"
+        ) from error
 
 
 class Recovered(msgspec.Struct, frozen=True):
@@ -96,9 +98,7 @@ def recover(
     core = Core(
         config,
         random,
-        hard_state=HardState(
-            hard.term, hard.vote, LogIndex(max(hard.commit, applied.index))
-        ),
+        hard_state=HardState(hard.term, hard.vote, LogIndex(max(hard.commit, applied.index))),
         floor=recovered.floor,
         terms=[entry.term for entry in recovered.metas],
         sizes_bytes=[entry.size_bytes for entry in recovered.metas],

@@ -132,6 +132,11 @@ class SessionMachine(Machine):
         """*tell* is called with each session that ends, inside the apply that ends it."""
         self._tell = tell
 
+    @property
+    def live_count(self) -> int:
+        """Sessions that have not ended."""
+        return len(self._live)
+
     # --- the contract ---------------------------------------------------------------------------
 
     def attach(self, tables: Tables) -> None:

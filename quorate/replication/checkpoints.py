@@ -1,0 +1,191 @@
+"""When to write the machines' state to the store, and how much log to keep behind it.
+
+A checkpoint starts after so many bytes of applied entries: that bounds what a restart has to
+replay. The log is cut behind the checkpoint *before* the last one, so that a follower that was
+away for less than that catches up from the log, without a snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from quorate.base.limits import MIB
+from quorate.base.types import BEFORE_FIRST, LogIndex, NodeId, Term
+from quorate.consensus.messages import EntryId
+from quorate.errors import ClosedError, DiskFullError, QuorateError
+from quorate.replication.disk import JobRunner, run_job
+from quorate.replication.recovery import encode_saved_membership
+from quorate.replication.replica import Replica
+from quorate.storage.interfaces import LogStore, StateStore, StoreMeta
+
+_logger = logging.getLogger("quorate.checkpoints")
+
+#: A follower, or a snapshot stream, may hold back the cutting of the log up to this size.
+LOG_HELD_BYTES_MAX = 512 * MIB
+#: After a failed checkpoint (a full disk), applied bytes must not ask for the next one at once.
+RETRY_S = 5.0
+#: How often a capture looks whether the log is durable as far as it is applied.
+DURABLE_POLL_S = 0.002
+
+
+class CheckpointStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts since the start; *last_s*: how long the last one took."""
+
+    written: int
+    failed: int
+    last_index: LogIndex
+    last_s: float
+
+
+class Checkpointer:
+    """Writes checkpoints off the loop, one at a time, and cuts the log.
+
+    *lock* is held while the store is written or replaced: a snapshot's install takes it too.
+    *on_disk_full*: a checkpoint found no space; nothing was lost.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        *,
+        log: LogStore,
+        store: StateStore,
+        meta: StoreMeta | None,
+        store_runner: JobRunner,
+        log_runner: JobRunner,
+        interval_bytes: int,
+        on_disk_full: Callable[[str], None],
+    ) -> None:
+        self.lock = asyncio.Lock()
+        self._replica = replica
+        self._log = log
+        self._store = store
+        self._store_runner = store_runner
+        self._log_runner = log_runner
+        self._interval_bytes = interval_bytes
+        self._on_disk_full = on_disk_full
+        nothing = EntryId(BEFORE_FIRST, Term(0))
+        self._last = nothing if meta is None else meta.applied
+        self._before_last = nothing
+        self._at_bytes = 0
+        self._holds: dict[NodeId, LogIndex] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._retry_at_s = 0.0
+        self._written = 0
+        self._failed = 0
+        self._last_s = 0.0
+
+    def on_applied(self) -> None:
+        """Called after every applied slice: is one due?"""
+        due = self._replica.applied_bytes - self._at_bytes >= self._interval_bytes
+        if not due or self._task is not None or self._replica.stopped:
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._retry_at_s:
+            self._task = loop.create_task(self._run_due())
+
+    def hold(self, node: NodeId, index: LogIndex) -> None:
+        """Keep the log after *index* for *node* (a snapshot is on its way to it)."""
+        self._holds[node] = index
+
+    def release(self, node: NodeId) -> None:
+        """*node* needs no more than the rest."""
+        self._holds.pop(node, None)
+
+    def installed(self, floor: EntryId) -> None:
+        """A snapshot replaced store and log."""
+        self._last = self._before_last = floor
+        self._at_bytes = self._replica.applied_bytes
+
+    def statistics(self) -> CheckpointStatistics:
+        """Counters for metrics."""
+        return CheckpointStatistics(
+            written=self._written,
+            failed=self._failed,
+            last_index=self._last.index,
+            last_s=self._last_s,
+        )
+
+    async def stop(self) -> None:
+        """Wait for the one under way; it is short, and its transaction whole or not at all."""
+        if self._task is not None:
+            await asyncio.wait((self._task,))
+
+    async def checkpoint(self) -> LogIndex:
+        """Write one now; returns the index it covers.
+
+        Raises:
+            ClosedError: the node is stopping.
+            DiskFullError, StorageError: nothing was written.
+        """
+        async with self.lock:
+            if self._replica.stopped or not self._replica.ready:
+                raise ClosedError("the node is stopping, or is loading a snapshot")
+            if self._replica.applied != self._last.index:
+                await self._write()
+            return self._last.index
+
+    async def _run_due(self) -> None:
+        try:
+            await self.checkpoint()
+        except QuorateError as error:
+            if not self._replica.stopped:
+                _logger.warning("checkpoint failed, the log stays whole: %s", error)
+        finally:
+            self._task = None
+
+    async def _write(self) -> None:
+        replica = self._replica
+        loop = asyncio.get_running_loop()
+        # A checkpoint must not run ahead of the own log: a restart would find a hole between them.
+        while replica.core.state.persisted < replica.applied:
+            await asyncio.sleep(DURABLE_POLL_S)
+            if replica.stopped:
+                raise ClosedError("the node is stopping")
+        began_s = loop.time()
+        index, membership = replica.core.state.members.step_at(replica.applied)
+        captured = replica.machines.take_checkpoint(encode_saved_membership(index, membership))
+        at_bytes = replica.applied_bytes
+        try:
+            await run_job(
+                self._store_runner,
+                lambda: self._store.checkpoint(captured.meta, captured.changes()),
+            )
+        except BaseException as error:
+            replica.machines.checkpoint_failed(captured)
+            self._failed += 1
+            self._retry_at_s = loop.time() + RETRY_S
+            if isinstance(error, DiskFullError):
+                self._on_disk_full(str(error))
+            raise
+        self._written += 1
+        self._last_s = loop.time() - began_s
+        self._at_bytes = at_bytes
+        self._before_last, self._last = self._last, captured.meta.applied
+        await self._cut()
+
+    async def _cut(self) -> None:
+        target = self._cut_target()
+        floor = self._replica.core.state.log.floor
+        if target.index <= floor.index or self._replica.stopped:
+            return
+        new_floor = await run_job(self._log_runner, lambda: self._log.cut(target))
+        if new_floor.index > floor.index:
+            self._replica.compacted(new_floor)
+
+    def _cut_target(self) -> EntryId:
+        """Behind the checkpoint before the last one, and behind what somebody still needs, unless
+        that would keep too much."""
+        target = self._before_last
+        needed = self._replica.core.first_index_needed()
+        wanted = [*self._holds.values(), *([LogIndex(needed - 1)] if needed else [])]
+        lowest = min(wanted, default=target.index)
+        if lowest < target.index and self._log.size_bytes() < LOG_HELD_BYTES_MAX:
+            log = self._replica.core.state.log
+            term = log.term_at(lowest)
+            return log.floor if term is None else EntryId(lowest, term)
+        return target

@@ -1,0 +1,74 @@
+"""The machine that remembers which data directory stands behind each member's number.
+
+A member whose disk was wiped forgets its votes and acknowledgements; under its old number it could
+elect a leader that lacks committed entries (trap "wiped node"). So the leader pins the incarnation
+of each member's data directory in the log, and every node refuses connections from another one.
+A pin outlives the member: a number is never used twice.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from quorate.errors import CommandError
+from quorate.replication.machine import Context, Machine
+from quorate.replication.tables import Table, Tables
+
+INCARNATION_LENGTH_MAX = 64
+PINS_MAX = 10_000  # numbers ever used by a cluster
+
+
+class Pin(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Member *node* keeps its data under *incarnation*, from now on for ever."""
+
+    node: int
+    incarnation: str
+
+
+class Pinned(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """The incarnation in force, which is an earlier one if *node* was pinned before."""
+
+    incarnation: str
+
+
+class PinRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One row: what stands behind a number."""
+
+    incarnation: str
+
+
+class ClusterMachine(Machine):
+    """Version history: 1, first release."""
+
+    name: ClassVar[str] = "cluster"
+    command_type = Pin
+
+    def attach(self, tables: Tables) -> None:
+        """One table: number, eight bytes big-endian, to ``PinRecord``."""
+        self._pins: Table[PinRecord] = tables.table("cluster.pins", PinRecord)
+
+    def apply(self, command: Pin, context: Context) -> Pinned:  # noqa: ARG002
+        """Pin, unless the number has a pin already."""
+        if not 0 < command.node < 2**31 or not (
+            0 < len(command.incarnation) <= INCARNATION_LENGTH_MAX
+        ):
+            raise CommandError("a pin names a member and an incarnation")
+        key = _key(command.node)
+        known = self._pins.get(key)
+        if known is not None:
+            return Pinned(known.incarnation)
+        if len(self._pins) >= PINS_MAX:
+            raise CommandError(f"a cluster uses at most {PINS_MAX} numbers")
+        self._pins.put(key, PinRecord(command.incarnation))
+        return Pinned(command.incarnation)
+
+    def incarnation(self, node: int) -> str:
+        """What is pinned for *node*, "" if nothing is."""
+        known = self._pins.get(_key(node))
+        return "" if known is None else known.incarnation
+
+
+def _key(node: int) -> bytes:
+    return node.to_bytes(8, "big")

@@ -1,0 +1,208 @@
+"""Operators' calls: status, members, leadership, checkpoints. Methods of ``AdminRequest``.
+
+====================  ===============================  ==========================================
+method                arguments                        result
+====================  ===============================  ==========================================
+status                                                 see ``Node.status``
+members.list                                           {"members": [...], "joint": bool}
+members.add           node, address                    the list, once the learner is committed
+members.promote       node                             likewise; waits until it has caught up
+members.demote        node                             likewise
+members.remove        node                             likewise
+members.address       node, address                    likewise
+leader.transfer       target (0: the best one)         {"leader": node}
+checkpoint                                             {"index": log index}
+====================  ===============================  ==========================================
+
+Changes work at the leader only; elsewhere the error names it, and the client goes there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from quorate.base.frames import AdminRequest
+from quorate.base.types import NO_NODE, LogIndex, NodeId, Term
+from quorate.client.endpoints import parse_endpoint
+from quorate.consensus.events import ChangeMembership, TransferLeadership
+from quorate.consensus.membership import ChangeKind, MemberChange
+from quorate.consensus.output import Refusal
+from quorate.errors import (
+    InvalidArgumentError,
+    MembershipError,
+    NotLeaderError,
+    OutcomeUnknownError,
+    TransferError,
+)
+from quorate.server.clients import describe_members
+
+if TYPE_CHECKING:
+    from quorate.server.node import Node
+
+#: How long a change may take, its learner's catching up included, before its caller is told that
+#: it has not finished (it may still).
+CHANGE_TIMEOUT_S: Final = 60.0
+TRANSFER_TIMEOUT_S: Final = 5.0
+POLL_S: Final = 0.01
+
+#: Refusals that pass by themselves in a moment.
+_PASSING: Final = (
+    Refusal.TERM_NOT_COMMITTED,
+    Refusal.CHANGE_PENDING,
+    Refusal.LEARNER_BEHIND,
+    Refusal.TRANSFERRING,
+)
+
+
+class Admin:
+    """Implements ``clients.Operations`` for one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._methods: Mapping[str, Callable[[dict[str, Any]], Awaitable[object]]] = {
+            "status": self._status,
+            "members.list": self._members,
+            "members.add": self._add,
+            "members.promote": lambda given: self._change(ChangeKind.PROMOTE, given),
+            "members.demote": lambda given: self._change(ChangeKind.DEMOTE, given),
+            "members.remove": lambda given: self._change(ChangeKind.REMOVE, given),
+            "members.address": lambda given: self._change(ChangeKind.ADDRESS, given),
+            "leader.transfer": self._transfer,
+            "checkpoint": self._checkpoint,
+        }
+
+    async def call(self, request: AdminRequest) -> object:
+        """Run one call; returns plain msgpack values.
+
+        Raises:
+            InvalidArgumentError: no such method, or wrong arguments.
+            QuorateError: as the method says.
+        """
+        method = self._methods.get(request.method)
+        if method is None:
+            raise InvalidArgumentError(
+                f"no method {request.method[:64]!r}; there are {', '.join(self._methods)}"
+            )
+        return await method(request.arguments)
+
+    async def _status(self, _given: dict[str, Any]) -> object:
+        return self._node.status()
+
+    async def _members(self, _given: dict[str, Any]) -> object:
+        return self._member_list()
+
+    def _member_list(self) -> dict[str, Any]:
+        membership = self._node.replica.core.state.membership
+        return {
+            "members": [
+                {"node": member.node, "address": member.address, "role": member.role}
+                for member in describe_members(membership)
+            ],
+            "joint": membership.joint,
+        }
+
+    # --- membership ------------------------------------------------------------------------------
+
+    async def _add(self, given: dict[str, Any]) -> object:
+        node = _node_argument(given, "node")
+        if self._node.pinned(node):
+            raise MembershipError(
+                f"number {node} was used before in this cluster, by a member with its own votes "
+                "and log; give the new node a number never used"
+            )
+        return await self._change(ChangeKind.ADD_LEARNER, given)
+
+    async def _change(self, kind: ChangeKind, given: dict[str, Any]) -> object:
+        node = _node_argument(given, "node")
+        address = ""
+        if kind in (ChangeKind.ADD_LEARNER, ChangeKind.ADDRESS):
+            address = str(given.get("address", ""))
+            parse_endpoint(address)
+        change = MemberChange(kind, node, address)
+        deadline_s = asyncio.get_running_loop().time() + CHANGE_TIMEOUT_S
+        index, term = await self._propose_change(change, deadline_s)
+        await self._committed(index, term, deadline_s)
+        return self._member_list()
+
+    async def _propose_change(
+        self, change: MemberChange, deadline_s: float
+    ) -> tuple[LogIndex, Term]:
+        """Once the guards let it through; what passes by itself is waited for."""
+        replica = self._node.replica
+        loop = asyncio.get_running_loop()
+        while True:
+            output = replica.step(ChangeMembership((change,)))
+            if output.refusal is None:
+                if replica.stopped:
+                    raise NotLeaderError("the node is stopping")
+                return output.proposed, replica.core.state.term
+            reason = output.refusal_detail or output.refusal.value
+            if output.refusal is Refusal.NOT_LEADER:
+                raise NotLeaderError(
+                    f"node {replica.node_id} does not lead; node {replica.leader} may"
+                )
+            if output.refusal not in _PASSING or loop.time() > deadline_s:
+                raise MembershipError(f"the change was refused: {reason}")
+            await asyncio.sleep(POLL_S)
+
+    async def _committed(self, index: LogIndex, term: Term, deadline_s: float) -> None:
+        """Until the change is in force, and the joint configuration it needed is left."""
+        replica = self._node.replica
+        state = replica.core.state
+        loop = asyncio.get_running_loop()
+        while True:
+            if replica.stopped or loop.time() > deadline_s:
+                raise OutcomeUnknownError("the change was proposed, but not seen to finish")
+            in_log = index <= state.log.floor.index or state.log.term_at(index) == term
+            if not in_log:
+                raise OutcomeUnknownError("another leader took over; look at the list of members")
+            if state.commit >= index and not (
+                state.membership.joint and state.members.index == index
+            ):
+                return
+            await asyncio.sleep(POLL_S)
+
+    # --- leadership and checkpoints --------------------------------------------------------------
+
+    async def _transfer(self, given: dict[str, Any]) -> object:
+        target = NodeId(NO_NODE)
+        if given.get("target"):
+            target = _node_argument(given, "target")
+        return {"leader": await self.transfer(target)}
+
+    async def transfer(self, target: NodeId) -> NodeId:
+        """Hand leadership over to *target*, 0: to the best follower; returns the new leader.
+
+        Raises:
+            NotLeaderError: this node does not lead.
+            TransferError: refused, or not finished in time.
+        """
+        replica = self._node.replica
+        if target == replica.node_id and replica.is_leader:
+            return target
+        output = replica.step(TransferLeadership(target))
+        if output.refusal is Refusal.NOT_LEADER:
+            raise NotLeaderError(f"node {replica.node_id} does not lead; node {replica.leader} may")
+        if output.refusal is not None:
+            raise TransferError(f"not handed over: {output.refusal_detail or output.refusal.value}")
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + TRANSFER_TIMEOUT_S
+        while loop.time() < end_s and not replica.stopped:
+            if not replica.is_leader and replica.leader != NO_NODE:
+                return replica.leader
+            if replica.is_leader and replica.core.state.transfer_target == NO_NODE:
+                raise TransferError("the target did not take over in time; this node leads on")
+            await asyncio.sleep(POLL_S)
+        raise TransferError("this node gave up leading, and knows of no new leader yet")
+
+    async def _checkpoint(self, _given: dict[str, Any]) -> object:
+        return {"index": await self._node.checkpoint()}
+
+
+def _node_argument(given: dict[str, Any], name: str) -> NodeId:
+    value = given.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
+        raise InvalidArgumentError(f"{name} must be the number of a node, not {value!r}")
+    return NodeId(value)

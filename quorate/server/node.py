@@ -1,0 +1,648 @@
+"""One member of a cluster, whole: disk, core, machines, network, clients.
+
+``start`` opens the data directory, recovers, and serves; ``stop`` hands leadership over, finishes
+what is under way, writes a checkpoint and closes. This module only puts the parts together: each
+decision is made in one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import ssl
+from collections.abc import Callable, Coroutine, Sequence
+from random import Random
+from typing import Any, Final, Self
+
+import msgspec
+
+from quorate.base.frames import (
+    ROLE_CLIENT,
+    ROLE_SNAPSHOT,
+    WIRE_VERSION,
+    Hello,
+    Run,
+    Submit,
+    SubmitFailed,
+    SubmitReply,
+)
+from quorate.base.limits import MIB
+from quorate.base.types import NO_NODE, LogIndex, NodeId
+from quorate.base.version import VERSION
+from quorate.consensus.config import CoreConfig
+from quorate.consensus.events import ChangeMembership, Tick
+from quorate.consensus.membership import ChangeKind, MemberChange, Membership
+from quorate.consensus.output import Role, RoleChange
+from quorate.errors import (
+    ClosedError,
+    ConfigError,
+    QuorateError,
+    RefusedError,
+    StorageError,
+    UnavailableError,
+)
+from quorate.replication.checkpoints import Checkpointer
+from quorate.replication.clock import Clock, system_clock
+from quorate.replication.cluster import ClusterMachine, Pin
+from quorate.replication.disk import DiskThread, JobRunner, run_job
+from quorate.replication.kv import KvMachine
+from quorate.replication.machine import Machine
+from quorate.replication.machines import Machines
+from quorate.replication.recovery import recover
+from quorate.replication.replica import Replica, ReplicaConfig, ReplicaStatistics
+from quorate.replication.snapshots import SnapshotChannel, SnapshotReceiver, SnapshotSender
+from quorate.server.admin import Admin
+from quorate.server.channel import FrameChannel
+from quorate.server.clients import ClientService, describe_members
+from quorate.server.config import TICK_MS, NodeConfig, parse_listen
+from quorate.server.connection import Connection
+from quorate.server.greeting import greet
+from quorate.server.identity import Gate, open_identity
+from quorate.server.listener import Listener, Routes
+from quorate.server.peers import PeerEvents, PeerTransport
+from quorate.server.relay import Relays
+from quorate.server.tls import peer_context, server_context
+from quorate.storage.directory import DataDirectory, Identity
+from quorate.storage.store import LmdbStateStore
+from quorate.storage.wal import WriteAheadLog
+
+_logger = logging.getLogger("quorate.node")
+
+GUARD_PERIOD_S: Final = 0.5
+#: Free space must exceed the reserve by this factor before a read-only node takes writes again.
+RESERVE_HYSTERESIS: Final = 1.25
+JOIN_TIMEOUT_S: Final = 60.0
+JOIN_RETRY_S: Final = 0.5
+DIAL_TIMEOUT_S: Final = 2.0
+FINISH_TIMEOUT_S: Final = 2.0
+
+
+class Node:
+    """A member that runs in this process and on this event loop.
+
+    *config*: see ``NodeConfig``. *machines*: machines of the user's own, beside the built-in ones;
+    the same on every member, in the same order. Use ``async with``, or ``start`` and ``stop``.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        machines: Sequence[Machine] = (),
+        *,
+        clock: Clock | None = None,
+        random: Random | None = None,
+    ) -> None:
+        self.config = config
+        self._clock = clock or system_clock()
+        self._random = random or Random(os.urandom(16))  # noqa: S311  spreads timeouts, no secrets
+        self._cluster_machine = ClusterMachine()
+        self.kv_machine = KvMachine()
+        self.machines = Machines((self.kv_machine, self._cluster_machine, *machines))
+        self.address = config.advertised  #: how others reach this node, once started
+        self.port = 0  #: of the listener, once started; 0: none
+        self._started_s = 0.0
+        self._failure: BaseException | None = None
+        self._ended = asyncio.Event()
+        self._stopping = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closers: list[Callable[[], object]] = []
+        self._shown: dict[NodeId, str] = {}
+        self._pinning = False
+        self._disk_note = ""
+        self._parts: _Parts | None = None
+
+    # --- life ------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Recover from disk and serve.
+
+        Raises:
+            ConfigError: settings that cannot work here (address in use, data of another node).
+            StorageError: the data directory is in use, damaged, of a newer format, not writable.
+            UnavailableError: no node of ``join`` answered.
+        """
+        if self._parts is not None or self._ended.is_set():
+            raise ClosedError("a node is started once; make a new one")
+        try:
+            self._parts = await self._build()
+        except BaseException:
+            await self._close_files()
+            raise
+        parts = self._parts
+        self._started_s = self._clock.monotonic_s()
+        parts.replica.start()
+        if parts.replica.core.state.membership.voters == (self.node_id,):
+            # Alone, there is nobody to wait for: campaign at once.
+            parts.replica.step(Tick(parts.core_config.election_ticks_max, 0))
+        await parts.listener.serve()
+        self._spawn(self._guard())
+
+    async def stop(self) -> None:
+        """Hand leadership over, finish what is under way, write a checkpoint, close. Idempotent."""
+        if self._stopping:
+            await self._ended.wait()
+            return
+        self._stopping = True
+        parts = self._parts
+        if parts is not None:
+            parts.listener.stop_accepting()
+            if self._failure is None:
+                await self._leave(parts)
+            await self._shut(parts)
+        await self._close_files()
+        self._ended.set()
+
+    async def wait_stopped(self) -> None:
+        """Until the node has stopped.
+
+        Raises:
+            QuorateError, InvariantViolationError: why it stopped by itself.
+        """
+        await self._ended.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def _on_failure(self, error: BaseException) -> None:
+        """The disk failed or a claim was wrong: nothing this node says can be trusted any more."""
+        if self._failure is None:
+            self._failure = error
+            self._spawn(self.stop())
+
+    async def _leave(self, parts: _Parts) -> None:
+        replica = parts.replica
+        others = set(replica.core.state.membership.voters) - {self.node_id}
+        if replica.is_leader and others:
+            try:
+                await parts.admin.transfer(NodeId(NO_NODE))
+            except QuorateError as error:
+                _logger.info("stopping without handing over: %s", error)
+        await parts.clients.finish(FINISH_TIMEOUT_S)
+        try:
+            await parts.checkpointer.checkpoint()
+        except QuorateError as error:
+            _logger.warning("stopping without a checkpoint: %s", error)
+
+    async def _shut(self, parts: _Parts) -> None:
+        await parts.sender.stop()
+        await parts.checkpointer.stop()
+        parts.replica.stop()
+        parts.clients.stop()
+        parts.relays.stop()
+        await parts.peers.stop()
+        parts.listener.stop()
+        current = asyncio.current_task()
+        tasks = [task for task in self._tasks if task is not current]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _close_files(self) -> None:
+        """In the reverse order of opening."""
+        loop = asyncio.get_running_loop()
+        while self._closers:
+            await loop.run_in_executor(None, self._closers.pop())
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # --- putting it together ---------------------------------------------------------------------
+
+    async def _build(self) -> _Parts:
+        config = self.config
+        loop = asyncio.get_running_loop()
+        inside, outside = server_context(config), peer_context(config)
+        directory = await loop.run_in_executor(None, DataDirectory, config.data)
+        self._closers.append(directory.close)
+        gate = Gate(await self._identify(directory, outside))
+        listener = Listener(gate, self._routes(), inside)
+        await self._bind(listener)
+        log_runner, store_runner, read_runner = runners = [
+            DiskThread(name, loop) for name in ("log", "store", "read")
+        ]
+        self._closers.extend(runner.stop for runner in runners)
+        log = WriteAheadLog(
+            directory.log_path,
+            identity=int(gate.identity.incarnation[:16], 16),
+            spawn=lambda job: read_runner.run(job, _ignore_result),
+        )
+        self._closers.insert(1, log.close)  # closed after the threads have ended
+        store = await run_job(store_runner, lambda: LmdbStateStore(directory.state_path))
+        self._closers.insert(1, store.close)
+        core_config = _core_config(config)
+        recovered = await run_job(
+            log_runner, lambda: recover(log, store, core_config, self._random, self._founders())
+        )
+        await self._load(store, store_runner)
+        peers = PeerTransport(
+            gate,
+            PeerEvents(self.pinned, self._on_peer_reached, self._on_peer_lost),
+            self._random,
+            outside,
+        )
+        replica = Replica(
+            ReplicaConfig(tick_ms=TICK_MS),
+            recovered,
+            log=log,
+            machines=self.machines,
+            transport=peers,
+            log_runner=log_runner,
+            read_runner=read_runner,
+            clock=self._clock,
+            random=self._random,
+            on_role=self._on_role,
+            on_membership=self._on_membership,
+            on_snapshot_needed=lambda node: sender.request(node),  # noqa: PLW0108  made below
+            on_applied=lambda: checkpointer.on_applied(),  # noqa: PLW0108  likewise
+            on_failure=self._on_failure,
+        )
+        checkpointer = Checkpointer(
+            replica,
+            log=log,
+            store=store,
+            meta=recovered.meta,
+            store_runner=store_runner,
+            log_runner=log_runner,
+            interval_bytes=config.checkpoint_mib * MIB,
+            on_disk_full=self._on_disk_full,
+        )
+        pace = config.snapshot_mib_per_s * MIB
+        sender = SnapshotSender(
+            replica, checkpointer, store, read_runner, self._dial_snapshot, pace
+        )
+        admin = Admin(self)
+        return _Parts(
+            gate=gate,
+            core_config=core_config,
+            log=log,
+            store=store,
+            replica=replica,
+            checkpointer=checkpointer,
+            peers=peers,
+            listener=listener,
+            admin=admin,
+            clients=ClientService(gate, replica, admin),
+            relays=Relays(self._leader_address, outside),
+            sender=sender,
+            receiver=SnapshotReceiver(replica, checkpointer, store, store_runner, self._on_failure),
+            tls=outside,
+        )
+
+    def _founders(self) -> Membership | None:
+        """The first configuration, or None for a node that joins a cluster."""
+        if self.config.join:
+            return None
+        founders = {**self.config.founders}
+        if not self.config.initial:
+            founders[self.config.node_id] = self.address
+        pairs = tuple((NodeId(node), founders[node]) for node in sorted(founders))
+        return Membership(voters=tuple(node for node, _ in pairs), addresses=pairs)
+
+    async def _identify(self, directory: DataDirectory, context: ssl.SSLContext | None) -> Identity:
+        joined = ""
+        if self.config.join and directory.identity() is None:
+            joined = await self._find_cluster(context)
+        return open_identity(directory, self.config, joined)
+
+    async def _find_cluster(self, context: ssl.SSLContext | None) -> str:
+        """Ask the nodes of ``join`` which cluster they are."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + JOIN_TIMEOUT_S
+        problems: dict[str, str] = {}
+        while loop.time() < end_s:
+            for address in self.config.join:
+                try:
+                    connection, welcome = await greet(
+                        address,
+                        Hello(WIRE_VERSION, ROLE_CLIENT),
+                        context=context,
+                        timeout_s=DIAL_TIMEOUT_S,
+                    )
+                except QuorateError as error:
+                    problems[address] = str(error)
+                    continue
+                connection.close()
+                name = welcome.cluster.rpartition("-")[0]
+                if name != self.config.cluster:
+                    raise ConfigError(
+                        f"join: {address} is of cluster {name!r}, not {self.config.cluster!r}"
+                    )
+                return welcome.cluster
+            await asyncio.sleep(JOIN_RETRY_S)
+        reasons = "; ".join(f"{address}: {problem}" for address, problem in problems.items())
+        raise UnavailableError(f"join: no node answered in {JOIN_TIMEOUT_S:g} s: {reasons}")
+
+    async def _bind(self, listener: Listener) -> None:
+        """Take the port before the log is read: its number may be part of the membership."""
+        if not self.config.listen:
+            return
+        place = parse_listen("listen", self.config.listen)
+        self.port = await listener.bind(place.host, place.port)
+        if self.address.endswith(":0"):
+            self.address = f"{self.address[:-1]}{self.port}"
+
+    async def _load(self, store: LmdbStateStore, runner: JobRunner) -> None:
+        for _ in self.machines.restore(store):
+            await asyncio.sleep(0)
+        await run_job(runner, store.release_pages)
+
+    def _routes(self) -> Routes:
+        return Routes(
+            client=lambda connection: self.parts.clients.accept(connection),  # noqa: PLW0108  no parts yet
+            relay=self._accept_relay,
+            snapshot=self._accept_snapshot,
+            peer_frame=lambda frame: self.parts.replica.receive(frame),  # noqa: PLW0108
+            peer_lost=self._on_peer_lost,
+            member_known=self._check_member,
+            welcome=lambda: self.parts.clients.welcome(),  # noqa: PLW0108
+        )
+
+    # --- what others ask of it -------------------------------------------------------------------
+
+    @property
+    def node_id(self) -> NodeId:
+        """The number of this member."""
+        return NodeId(self.config.node_id)
+
+    @property
+    def parts(self) -> _Parts:
+        """The parts of a started node.
+
+        Raises:
+            ClosedError: it has not been started.
+        """
+        if self._parts is None:
+            raise ClosedError("the node has not been started")
+        return self._parts
+
+    @property
+    def replica(self) -> Replica:
+        """The engine of a started node."""
+        return self.parts.replica
+
+    @property
+    def local_server(self) -> ClientService:
+        """For clients in this process (``client.endpoints.LocalServer``)."""
+        return self.parts.clients
+
+    def pinned(self, node: NodeId) -> str:
+        """The incarnation known for member *node*, "" if none is."""
+        return self._cluster_machine.incarnation(node)
+
+    async def checkpoint(self) -> LogIndex:
+        """Write the state to the store now; returns the log index it covers.
+
+        Raises:
+            ClosedError, DiskFullError, StorageError: nothing was written.
+        """
+        return await self.parts.checkpointer.checkpoint()
+
+    def statistics(self) -> ReplicaStatistics:
+        """Counters of the replica; ``loop_lag_ms_max`` is since the last call."""
+        return self.replica.statistics()
+
+    def status(self) -> dict[str, Any]:
+        """Everything an operator may want to see, as plain values."""
+        parts = self.parts
+        replica, identity = parts.replica, parts.gate.identity
+        core = replica.core.status()
+        return {
+            "node": identity.node,
+            "cluster": identity.cluster,
+            "incarnation": identity.incarnation,
+            "version": VERSION,
+            "address": self.address,
+            "role": core.role.value,
+            "term": core.term,
+            "leader": core.leader,
+            "commit": core.commit,
+            "applied": replica.applied,
+            "last_index": core.last_index,
+            "persisted": core.persisted,
+            "floor": core.floor,
+            "ready": replica.ready,
+            "members": [msgspec.to_builtins(member) for member in self._members()],
+            "followers": [msgspec.to_builtins(follower) for follower in core.followers],
+            "connected": parts.peers.connected(),
+            "problems": {str(node): text for node, text in parts.peers.problems().items()},
+            "alarms": list(replica.divergence.alarms),
+            "read_only": replica.read_only,
+            "sessions": self.machines.sessions.live_count,
+            "clients": len(parts.clients),
+            "keys": self.kv_machine.key_count,
+            "revision": self.kv_machine.revision,
+            "checkpoint": parts.checkpointer.statistics().last_index,
+            "log_bytes": parts.log.size_bytes(),
+            "store_bytes": parts.store.size_bytes(),
+            "state_hash": self.machines.state_hash.hex(),
+            "cluster_time_ms": self.machines.time_ms,
+            "uptime_s": round(self._clock.monotonic_s() - self._started_s, 3),
+            "resident_bytes": resident_bytes(),
+        }
+
+    def _members(self) -> list[dict[str, Any]]:
+        membership = self.replica.core.state.membership
+        return [
+            {"node": member.node, "address": member.address, "role": member.role}
+            for member in describe_members(membership)
+        ]
+
+    # --- events ----------------------------------------------------------------------------------
+
+    def _on_role(self, change: RoleChange) -> None:
+        _logger.info(
+            "node %d: %s in term %d, leader %d",
+            self.node_id,
+            change.role.value,
+            change.term,
+            change.leader,
+        )
+        self._news()
+
+    def _on_membership(self, membership: Membership) -> None:
+        _logger.info("members: %s", membership)
+        self._news()
+
+    def _news(self) -> None:
+        """Tell the clients, in a later turn: the core is in the middle of a step."""
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self.parts.clients.tell_all)
+        loop.call_soon(self._tend)
+
+    def _on_peer_reached(self, node: NodeId, incarnation: str) -> None:
+        self._shown[node] = incarnation
+        self.replica.peer_reached(node)
+        self._tend()
+
+    def _on_peer_lost(self, node: NodeId) -> None:
+        if self._parts is not None:
+            self.replica.peer_lost(node)
+
+    def _check_member(self, node: NodeId, incarnation: str) -> None:
+        """The hello of a member: may it come in?"""
+        parts = self.parts
+        parts.gate.check_member(node, incarnation, self.pinned(node))
+        state = parts.replica.core.state
+        if state.role is Role.LEADER and node not in state.membership.members():
+            raise RefusedError(
+                f"node {node} is not a member of this cluster (any more): add it with "
+                f"`quorate members add {node}=HOST:PORT`"
+            )
+
+    def _accept_relay(self, connection: Connection, hello: Hello) -> None:
+        if self.replica.is_leader:
+            self.parts.clients.accept(connection)
+        else:
+            self.parts.relays.accept(connection, hello)
+
+    def _accept_snapshot(self, connection: Connection) -> None:
+        self._spawn(self.parts.receiver.serve(FrameChannel(connection)))
+
+    async def _dial_snapshot(self, node: NodeId) -> SnapshotChannel:
+        parts = self.parts
+        address = parts.replica.addresses().get(node)
+        if address is None:
+            raise UnavailableError(f"node {node} is not a member any more")
+        identity = parts.gate.identity
+        hello = Hello(
+            WIRE_VERSION, ROLE_SNAPSHOT, identity.cluster, identity.node, identity.incarnation
+        )
+        connection, welcome = await greet(
+            address, hello, context=parts.tls, timeout_s=DIAL_TIMEOUT_S
+        )
+        try:
+            parts.gate.check_member(node, welcome.incarnation, self.pinned(node))
+        except QuorateError:
+            connection.close()
+            raise
+        return FrameChannel(connection)
+
+    def _leader_address(self) -> str:
+        replica = self.replica
+        return "" if replica.is_leader else replica.addresses().get(replica.leader, "")
+
+    # --- housekeeping ----------------------------------------------------------------------------
+
+    async def _guard(self) -> None:
+        """Look after what nobody else is told of: free space, pins, the own address."""
+        while True:
+            self._watch_disk()
+            self._tend()
+            await asyncio.sleep(GUARD_PERIOD_S)
+
+    def _watch_disk(self) -> None:
+        replica = self.replica
+        try:
+            room = os.statvfs(self.config.data)
+        except OSError as error:
+            self._on_failure(StorageError(f"the data directory cannot be read: {error}"))
+            return
+        free_bytes = room.f_bavail * room.f_frsize
+        reserve_bytes = self.config.disk_reserve_mib * MIB
+        if free_bytes < reserve_bytes:
+            self._on_disk_full(
+                f"{free_bytes // MIB} MiB are free on the disk of node {self.node_id}, less than "
+                f"the reserve of {self.config.disk_reserve_mib} MiB"
+            )
+        elif replica.read_only and free_bytes > reserve_bytes * RESERVE_HYSTERESIS:
+            _logger.warning("node %d takes writes again", self.node_id)
+            replica.read_only = ""
+
+    def _on_disk_full(self, reason: str) -> None:
+        replica = self.replica
+        if not replica.read_only:
+            _logger.error("node %d is read-only: %s", self.node_id, reason)
+        replica.read_only = f"{reason}; deletes still work: free space, or move the leadership"
+
+    def _tend(self) -> None:
+        """The leader records in the log what only it may: incarnations, and its own address."""
+        parts = self._parts
+        if parts is None or not parts.replica.is_leader or parts.replica.stopped:
+            return
+        state = parts.replica.core.state
+        if state.log.term_at(state.commit) != state.term:
+            return
+        own = state.membership.address(self.node_id)
+        if own is not None and own != self.address and not state.membership.joint:
+            change = MemberChange(ChangeKind.ADDRESS, self.node_id, self.address)
+            parts.replica.step(ChangeMembership((change,)))
+        shown = {**self._shown, self.node_id: parts.gate.identity.incarnation}
+        members = state.membership.members()
+        pins = [
+            Pin(node, incarnation)
+            for node, incarnation in sorted(shown.items())
+            if node in members and not self.pinned(node)
+        ]
+        if pins and not self._pinning:
+            self._pin(pins)
+
+    def _pin(self, pins: list[Pin]) -> None:
+        run = Run(ClusterMachine.name, msgspec.Raw(msgspec.msgpack.encode(pins)))
+
+        def sink(answer: SubmitReply | SubmitFailed) -> None:
+            self._pinning = False
+            if isinstance(answer, SubmitFailed):
+                _logger.info("members not pinned yet: %s", answer.message)
+
+        try:
+            self.replica.submit(Submit(0, 0, 0, (run,)), sink)
+            self._pinning = True
+        except QuorateError as error:
+            _logger.info("members not pinned yet: %s", error)
+
+
+class _Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a started node is made of."""
+
+    gate: Gate
+    core_config: CoreConfig
+    log: WriteAheadLog
+    store: LmdbStateStore
+    replica: Replica
+    checkpointer: Checkpointer
+    peers: PeerTransport
+    listener: Listener
+    admin: Admin
+    clients: ClientService
+    relays: Relays
+    sender: SnapshotSender
+    receiver: SnapshotReceiver
+    tls: ssl.SSLContext | None
+
+
+def _ignore_result(_result: object, _error: BaseException | None) -> None:
+    """Preparing a segment reports nothing: without it, the next append does the work."""
+
+
+def _core_config(config: NodeConfig) -> CoreConfig:
+    ticks = config.election_timeout_ms // TICK_MS
+    return CoreConfig(
+        node_id=NodeId(config.node_id),
+        election_ticks_min=ticks,
+        election_ticks_max=2 * ticks,
+        heartbeat_ticks=config.heartbeat_ms // TICK_MS,
+        lease_reads=config.lease_reads,
+        lease_ms=config.election_timeout_ms * 3 // 4,
+        tick_ms=TICK_MS,
+        fast_failover=config.fast_failover and not config.lease_reads,
+    )
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM now (Linux), or at most was (elsewhere)."""
+    try:
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123  half the time of a Path
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
