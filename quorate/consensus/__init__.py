@@ -1,1 +1,1 @@
-"""Raft as a pure function: no clock, no socket, no disk, no async. ``Core.step(event) -> Output``."""
+"""Raft as a pure function, ``Core.step(event) -> Output``: no clock, socket, disk or async."""

@@ -46,13 +46,13 @@ def _guard(state: State) -> Refusal | None:
 
 
 def _learner_behind(state: State, event: ChangeMembership) -> str:
-    """A learner that is promoted too early stalls the commits of the new majority (thesis 4.2.1)."""
+    """A learner promoted too early stalls the commits of the new majority (thesis 4.2.1)."""
     for change in event.changes:
         if change.kind is not ChangeKind.PROMOTE:
             continue
         progress = state.progress.get(change.node)
         if progress is None:
-            continue
+            return f"node {change.node} is new; add it as a learner first and let it catch up"
         lag = state.log.last_index - progress.match
         if lag > state.config.promote_lag_entries_max:
             return f"node {change.node} is {lag} entries behind; wait until it has caught up"

@@ -139,8 +139,7 @@ class Core:
             case TransferLeadership():
                 transfer.on_transfer(state, event.target)
             case Compacted():
-                state.log.compact(event.floor)
-                state.members.compact(event.floor.index)
+                self._on_compacted(event.floor)
             case SnapshotSent():
                 leader.on_snapshot_sent(state, event.node, event.index, ok=event.ok)
             case SnapshotOffered():
@@ -193,6 +192,20 @@ class Core:
             state.votes[state.node_id] = True
             election.count_votes(state)
 
+    def _on_compacted(self, floor: EntryId) -> None:
+        state = self.state
+        if floor.index <= state.log.floor.index:
+            return  # a snapshot that was installed meanwhile left nothing to cut
+        must(
+            floor.index <= min(state.commit, state.persisted),
+            "only what is committed and durable is cut",
+            floor=floor,
+            commit=state.commit,
+            persisted=state.persisted,
+        )
+        state.log.compact(floor)
+        state.members.compact(floor.index)
+
     def _on_message(self, message: Message) -> None:
         """Raft 5.1: a newer term makes a follower of anybody; an older one is answered so that
         its sender learns, or dropped."""
@@ -227,11 +240,20 @@ class Core:
         state = self.state
         match message:
             case VoteRequest():
-                state.send(VoteReply(state.term, state.node_id, message.sender, False, message.pre))
+                state.send(
+                    VoteReply(
+                        state.term, state.node_id, message.sender, granted=False, pre=message.pre
+                    )
+                )
             case AppendRequest() | Heartbeat():
                 state.send(
                     HeartbeatReply(
-                        state.term, state.node_id, message.sender, message.round, LogIndex(0), False
+                        term=state.term,
+                        sender=state.node_id,
+                        target=message.sender,
+                        round=message.round,
+                        verified=LogIndex(0),
+                        sticky=False,
                     )
                 )
             case _:

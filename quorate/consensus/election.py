@@ -68,18 +68,13 @@ def _result(state: State) -> VoteResult:
 
 def sticky(state: State) -> bool:
     """Heard from a live leader lately: nobody needs an election (thesis 4.2.3). A leader is sure
-    of itself until check-quorum says otherwise."""
-    if state.role is Role.LEADER:
-        return True
-    return (
-        state.leader != NO_NODE
-        and not state.leader_lost
-        and state.elapsed < state.config.election_ticks_min
-    )
+    of itself until check-quorum says otherwise. A newer term that some message brings does not end
+    the promise: a lease counts on it (thesis 6.4.1)."""
+    return state.role is Role.LEADER or state.tick < state.sticky_until
 
 
 def on_vote_request(state: State, request: VoteRequest) -> None:
-    """Raft figure 2, RequestVote. The caller has adopted a newer term, unless this is a pre-vote."""
+    """Raft figure 2, RequestVote. The caller has adopted a newer term, but not a pre-vote's."""
     free = (
         state.vote == request.sender
         or (state.vote == NO_NODE and state.leader == NO_NODE)
@@ -110,6 +105,8 @@ def on_vote_reply(state: State, reply: VoteReply) -> None:
 
 
 def count_votes(state: State) -> None:
+    if state.role is Role.CANDIDATE and state.node_id not in state.votes:
+        return  # the vote for itself is not on disk yet
     match _result(state):
         case VoteResult.WON if state.role is Role.PRE_CANDIDATE:
             campaign(state, transfer=False)
@@ -140,6 +137,6 @@ def on_leader_lost(state: State, node: NodeId) -> None:
         and config.fast_failover
         and not config.lease_reads
     ):
-        state.leader_lost = True
+        state.sticky_until = state.tick
         soon = state.random.randrange(1, config.heartbeat_ticks + 1)
         state.elapsed = max(state.elapsed, state.election_timeout - soon)

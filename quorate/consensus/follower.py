@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from quorate.base.invariants import must
 from quorate.base.types import LogIndex, NodeId, Term
-from quorate.consensus.election import sticky
 from quorate.consensus.events import SnapshotOffered
 from quorate.consensus.membership import decode_membership
 from quorate.consensus.messages import (
@@ -27,6 +26,7 @@ def _follow(state: State, leader: NodeId, term: Term) -> None:
         become_follower(state, term, leader)
     else:
         restart_election_timer(state)
+    state.sticky_until = state.tick + state.config.election_ticks_min
 
 
 def on_append_request(state: State, request: AppendRequest) -> None:
@@ -118,6 +118,7 @@ def on_heartbeat(state: State, heartbeat: Heartbeat) -> None:
             round=heartbeat.round,
             verified=state.verified,
             sticky=config.lease_reads or not config.fast_failover,
+            durable=LogIndex(min(state.verified, state.persisted)),
         )
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from quorate.base.invariants import must
 from quorate.base.types import BEFORE_FIRST, NO_NODE, LogIndex, NodeId
 from quorate.consensus import changes, reads, transfer
@@ -18,6 +20,9 @@ from quorate.consensus.progress import Progress, ProgressState
 from quorate.consensus.quorum import has_quorum, quorum_index
 from quorate.consensus.roles import become_follower, follow_membership
 from quorate.consensus.state import State
+
+#: Heartbeat rounds whose time of sending is kept; when nobody answers, no lease is to be dated.
+ROUNDS_DATED_MAX: Final = 1024
 
 
 def begin_term(state: State) -> None:
@@ -69,6 +74,7 @@ def propose(state: State, payloads: tuple[bytes, ...]) -> None:
     if state.transfer_target != NO_NODE:
         state.refuse(Refusal.TRANSFERRING)
         return
+    must(bool(payloads), "a proposal proposes something")
     size = sum(map(len, payloads))
     # One proposal is always let in when nothing waits: a single large one must not starve.
     if state.uncommitted_bytes and (
@@ -154,31 +160,33 @@ def on_append_reply(state: State, reply: AppendReply) -> None:
     if progress is None:
         return
     if reply.ok:
-        _on_accepted(state, reply, progress)
+        _on_accepted(state, reply.sender, reply.index, progress)
     else:
         _on_rejected(state, reply, progress)
 
 
-def _on_accepted(state: State, reply: AppendReply, progress: Progress) -> None:
-    if reply.index > state.log.last_index:
+def _on_accepted(state: State, node: NodeId, index: LogIndex, progress: Progress) -> None:
+    """*node* has everything up to *index* on disk, and it matches this leader's log."""
+    if index > state.log.last_index:
         must(
             condition=False,
             claim="nobody holds more of this term than its leader",
-            reply=reply,
+            node=node,
+            index=index,
             last=state.log.last_index,
         )
-    advanced = progress.acked(reply.index)
-    if progress.state is ProgressState.PROBE and (advanced or reply.index >= progress.next - 1):
-        progress.become_replicate()
-    elif progress.state is ProgressState.SNAPSHOT and reply.index >= progress.snapshot_index:
+    advanced = progress.acked(index)
+    if (progress.state is ProgressState.PROBE and (advanced or index >= progress.next - 1)) or (
+        progress.state is ProgressState.SNAPSHOT and index >= progress.snapshot_index
+    ):
         progress.become_replicate()
     if advanced:
-        state.match[reply.sender] = progress.match
+        state.match[node] = progress.match
         advance_commit(state)
-        if state.role is not Role.LEADER:
-            return
-        transfer.on_progress(state, reply.sender, progress)
-    send_appends(state, reply.sender, progress)
+        if state.progress.get(node) is not progress:
+            return  # that commit made this leader resign, or the node no member
+        transfer.on_progress(state, node, progress)
+    send_appends(state, node, progress)
 
 
 def _on_rejected(state: State, reply: AppendReply, progress: Progress) -> None:
@@ -217,7 +225,7 @@ def broadcast_heartbeat(state: State) -> None:
     state.round += 1
     if state.config.lease_reads:
         state.round_sent_ms.append((state.round, state.now_ms))
-        if len(state.round_sent_ms) > 1024:  # nobody answers: no lease to be dated
+        if len(state.round_sent_ms) > ROUNDS_DATED_MAX:
             state.round_sent_ms.popleft()
     for node, progress in state.progress.items():
         progress.mark_round(state.round)
@@ -231,13 +239,16 @@ def on_heartbeat_reply(state: State, reply: HeartbeatReply) -> None:
     if reply.sticky:
         state.lease_rounds[reply.sender] = max(state.lease_rounds.get(reply.sender, 0), reply.round)
         reads.renew_lease(state)
+    if reply.durable > progress.match:  # the answer that said so was lost, or comes after this one
+        _on_accepted(state, reply.sender, reply.durable, progress)
+        if state.progress.get(reply.sender) is not progress:
+            return
     if progress.state is ProgressState.PROBE:
         progress.probe_sent = False
         send_appends(state, reply.sender, progress)
-    elif progress.state is ProgressState.REPLICATE and reply.verified < progress.expected_at(
-        reply.round
+    elif progress.state is ProgressState.REPLICATE and progress.lost_before(
+        reply.round, reply.verified
     ):
-        # What was sent before this heartbeat did not arrive before it: an append was lost.
         progress.become_probe(LogIndex(reply.verified + 1))
         send_appends(state, reply.sender, progress)
 
@@ -269,7 +280,6 @@ def on_peer_reached(state: State, node: NodeId) -> None:
     progress = state.progress.get(node)
     if progress is not None and progress.state is ProgressState.PROBE:
         progress.probe_sent = False
-        progress.heard_tick = state.tick
         send_appends(state, node, progress)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from quorate.base.invariants import must
 from quorate.base.types import LogIndex, Term
-from quorate.consensus.messages import Entry, EntryId
+from quorate.consensus.messages import APPEND_ENTRIES_MAX, Entry, EntryId
 
 
 class LogView:
@@ -69,14 +69,15 @@ class LogView:
 
     def end_of_run(self, first: LogIndex, size_bytes_max: int) -> tuple[LogIndex, int]:
         """Last index to send with *first* so that payloads stay within the bound (always at least
-        one entry, if there is one), and their size in bytes."""
+        one entry, if there is one) and entries within theirs, and their size in bytes."""
         at = first - self.floor.index - 1
+        end = min(at + APPEND_ENTRIES_MAX, len(self._sizes))
         size = 0
-        for offset in range(at, len(self._sizes)):
+        for offset in range(at, end):
             if size + self._sizes[offset] > size_bytes_max and offset > at:
                 return LogIndex(self.floor.index + offset), size
             size += self._sizes[offset]
-        return self.last_index, size
+        return LogIndex(self.floor.index + end), size
 
     def size_between(self, after: LogIndex, last: LogIndex) -> int:
         """Bytes of payload of the entries in ``(after, last]``."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -84,6 +85,10 @@ def changed(now: Membership, changes: Sequence[MemberChange]) -> Membership:
         MembershipError: a change that makes no sense, or would leave no voter.
     """
     must(not now.joint, "changes start from a plain configuration", now=now)
+    if not changes:
+        raise MembershipError("no change is named")
+    if len({change.node for change in changes}) != len(changes):
+        raise MembershipError("each node may be named once; do the second change after the first")
     voters, learners, addresses = set(now.voters), set(now.learners), dict(now.addresses)
     for change in changes:
         _apply_change(change, voters, learners, addresses)
@@ -123,9 +128,7 @@ def _apply_change(
             raise MembershipError(f"a node id is 1 or more, not {node}")
         if known:
             raise MembershipError(f"node {node} is a member already")
-        for other, address in sorted(addresses.items()):
-            if address == change.address and other in voters | learners:
-                raise MembershipError(f"{address} is the address of node {other} already")
+        _refuse_taken(change, addresses)
         learners.add(node)
         addresses[node] = change.address
         return
@@ -147,7 +150,14 @@ def _apply_change(
             learners.discard(node)
             addresses.pop(node, None)
         case ChangeKind.ADDRESS:
+            _refuse_taken(change, addresses)
             addresses[node] = change.address
+
+
+def _refuse_taken(change: MemberChange, addresses: dict[NodeId, str]) -> None:
+    for other, address in sorted(addresses.items()):
+        if address == change.address and other != change.node:
+            raise MembershipError(f"{address} is the address of node {other} already")
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -164,6 +174,32 @@ def decode_membership(payload: bytes) -> Membership:
         return _decoder.decode(payload)
     except msgspec.DecodeError as error:
         raise WireFormatError(f"not a membership: {error}") from error
+
+
+def invalid_membership(payload: bytes) -> str | None:
+    """Why *payload*, from another member, is no configuration to follow, or None."""
+    try:
+        membership = decode_membership(payload)
+    except WireFormatError as error:
+        return str(error)
+    voters, old = membership.voters, membership.voters_old
+    learners, following = membership.learners, membership.learners_next
+    addressed = tuple(node for node, _address in membership.addresses)
+    for ids in (voters, old, learners, following, addressed):
+        if any(node < 1 for node in ids) or any(a >= b for a, b in pairwise(ids)):
+            return f"node ids do not ascend from 1: {membership}"
+    if not voters:
+        return f"no voter is left: {membership}"
+    if any(membership.is_voter(node) for node in learners):
+        return f"a learner votes: {membership}"
+    if any(node in voters or node not in old for node in following):
+        return f"only a leaving voter becomes a learner next: {membership}"
+    members = membership.members()
+    if any(node not in members for node in addressed):
+        return f"an address of a stranger: {membership}"
+    if len(voters) + len(learners) + len(following) > MEMBERS_MAX or len(old) > MEMBERS_MAX:
+        return f"more than {MEMBERS_MAX} members: {membership}"
+    return None
 
 
 class MembershipHistory:

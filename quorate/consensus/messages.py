@@ -7,9 +7,19 @@ changes its meaning; nothing may inherit fields, or one addition would shift eve
 from __future__ import annotations
 
 import enum
+from typing import Final, assert_never
+
 import msgspec
 
+from quorate.base.limits import ENTRY_BYTES_MAX
 from quorate.base.types import LogIndex, NodeId, Term
+from quorate.consensus.membership import invalid_membership
+
+#: Entries in one append message. Bounds what a step does at once and, with ``append_bytes_max``,
+#: the frame: an entry costs some 20 bytes beside its payload.
+APPEND_ENTRIES_MAX: Final = 4096
+#: Numbers beyond this are damage, not terms or indexes: no cluster lives so long.
+NUMBER_MAX: Final = (1 << 63) - 1
 
 
 class EntryKind(enum.IntEnum):
@@ -18,6 +28,9 @@ class EntryKind(enum.IntEnum):
     NOOP = 0  # the first entry of every term (thesis 6.4)
     BATCH = 1  # commands, opaque to the core
     MEMBERSHIP = 2  # an encoded ``membership.Membership``
+
+
+KINDS: Final = tuple(int(kind) for kind in EntryKind)
 
 
 class EntryId(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
@@ -108,6 +121,8 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False):
 
 class HeartbeatReply(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):
     """*verified*: last index known to match this leader's log, durable or not: shows lost appends.
+    *durable*: the part of it that is on the sender's disk; says again what a lost
+    ``AppendReply`` said, so that a commit never waits for the next append.
     *sticky*: this voter refuses votes for an election timeout after hearing a leader, so its
     echo may count towards a leader lease."""
 
@@ -117,6 +132,7 @@ class HeartbeatReply(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=Fal
     round: int
     verified: LogIndex
     sticky: bool
+    durable: LogIndex = LogIndex(0)
 
 
 class ReadIndexRequest(msgspec.Struct, frozen=True, array_like=True, tag=7, gc=False):
@@ -157,3 +173,108 @@ Message = (
     | ReadIndexReply
     | TimeoutNow
 )
+
+
+def validate(message: Message, *, sender: NodeId, target: NodeId) -> str | None:
+    """Why a decoded message must not reach the core, or None. For the gateway to peers: everything
+    behind it trusts what is checked here. *sender*: whom the connection belongs to; *target*: this
+    node. Costs a microsecond, and a fraction of one per entry.
+
+    Not checked: whether the message is *true*. A member that lies within the format can break the
+    cluster (Raft assumes honest members); that it is a member is what the handshake proves.
+    """
+    if message.sender != sender or sender < 1:
+        return f"it says it comes from node {message.sender}, on the connection of node {sender}"
+    if message.target != target:
+        return f"it is for node {message.target}, and this is node {target}"
+    if sender == target:
+        return f"node {sender} sends to itself"
+    if not 1 <= message.term <= NUMBER_MAX:
+        return f"term {message.term} is not in 1..{NUMBER_MAX}"
+    match message:
+        case AppendRequest():
+            return _invalid_append(message)
+        case AppendReply():
+            return _invalid_append_reply(message)
+        case VoteRequest():
+            return _invalid_number("last_index", message.last_index) or _invalid_term(
+                "last_term", message.last_term, message.term
+            )
+        case Heartbeat():
+            return _invalid_number("commit", message.commit) or _invalid_number(
+                "round", message.round
+            )
+        case HeartbeatReply():
+            if message.durable > message.verified:
+                return f"durable {message.durable} is after verified {message.verified}"
+            return (
+                _invalid_number("round", message.round)
+                or _invalid_number("verified", message.verified)
+                or _invalid_number("durable", message.durable)
+            )
+        case ReadIndexRequest():
+            return _invalid_number("context", message.context)
+        case ReadIndexReply():
+            return _invalid_number("context", message.context) or _invalid_number(
+                "index", message.index
+            )
+        case VoteReply() | TimeoutNow():
+            return None
+        case _:
+            assert_never(message)
+
+
+def _invalid_number(name: str, value: int) -> str | None:
+    return None if 0 <= value <= NUMBER_MAX else f"{name} {value} is not in 0..{NUMBER_MAX}"
+
+
+def _invalid_term(name: str, term: Term, message_term: Term) -> str | None:
+    if 0 <= term <= message_term:
+        return None
+    return f"{name} {term} is not in 0..{message_term}, the term of the message"
+
+
+def _invalid_append(message: AppendRequest) -> str | None:
+    if len(message.entries) > APPEND_ENTRIES_MAX:
+        return f"{len(message.entries)} entries are over the limit of {APPEND_ENTRIES_MAX}"
+    index, term = message.prev_index, message.prev_term
+    complaint = (
+        _invalid_number("prev_index", index)
+        or _invalid_term("prev_term", term, message.term)
+        or _invalid_number("commit", message.commit)
+        or _invalid_number("round", message.round)
+    )
+    if complaint is not None:
+        return complaint
+    if (index == 0) != (term == 0):
+        return f"prev_index {index} with prev_term {term}: only before the first are both 0"
+    for entry in message.entries:
+        index = LogIndex(index + 1)
+        if entry.index != index:
+            return f"entry {entry.index} stands where entry {index} should"
+        if not max(term, 1) <= entry.term <= message.term:
+            return (
+                f"entry {index} has term {entry.term}, not in {max(term, 1)}..{message.term}: "
+                "terms never fall along a log, nor pass the leader's"
+            )
+        term = entry.term
+        if len(entry.payload) > ENTRY_BYTES_MAX:
+            return f"entry {index} has {len(entry.payload)} bytes, the limit is {ENTRY_BYTES_MAX}"
+        if entry.kind not in KINDS:
+            return f"entry {index} is of the unknown kind {entry.kind}"
+        if entry.kind == EntryKind.MEMBERSHIP:
+            complaint = invalid_membership(entry.payload)
+            if complaint is not None:
+                return f"entry {index}: {complaint}"
+    return None
+
+
+def _invalid_append_reply(message: AppendReply) -> str | None:
+    if not message.ok and message.hint_index > message.index:
+        return f"hint_index {message.hint_index} is after the refused {message.index}"
+    return (
+        _invalid_number("index", message.index)
+        or _invalid_number("hint_index", message.hint_index)
+        or _invalid_term("hint_term", message.hint_term, message.term)
+        or _invalid_number("round", message.round)
+    )

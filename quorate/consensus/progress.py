@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from typing import Final
 
 from quorate.base.invariants import must
 from quorate.base.types import LogIndex
+
+#: Heartbeat rounds remembered per follower; one that answers later than so many tells nothing.
+MARKS_MAX: Final = 64
 
 
 class ProgressState(enum.Enum):
@@ -25,7 +29,7 @@ class Progress:
 
     __slots__ = (
         "_inflight",
-        "acked_round",
+        "behind_at",
         "heard_tick",
         "inflight_bytes",
         "marks",
@@ -45,7 +49,7 @@ class Progress:
         )
         self.snapshot_index = LogIndex(0)
         self.heard_tick = tick  # a fresh leader gives everybody one election timeout to speak
-        self.acked_round = 0
+        self.behind_at = LogIndex(0)  # first entry that a heartbeat's answer missed, 0: none
         self.inflight_bytes = 0
         self._inflight: deque[tuple[LogIndex, int]] = deque()
         self.marks: deque[tuple[int, LogIndex]] = deque()  # heartbeat round -> last index sent then
@@ -71,7 +75,13 @@ class Progress:
     def _forget_inflight(self) -> None:
         self._inflight.clear()
         self.marks.clear()
+        self.behind_at = LogIndex(0)
         self.inflight_bytes = 0
+
+    @property
+    def inflight_count(self) -> int:
+        """Appends sent and not answered."""
+        return len(self._inflight)
 
     def sent(self, last: LogIndex, size_bytes: int) -> None:
         """An append up to *last* is on its way."""
@@ -106,7 +116,7 @@ class Progress:
     def mark_round(self, round_number: int) -> None:
         """A heartbeat of *round_number* leaves: what was sent before it should arrive before it."""
         if self.state is ProgressState.REPLICATE:
-            if len(self.marks) >= 64:  # answers are this far behind: older marks tell nothing more
+            if len(self.marks) >= MARKS_MAX:
                 self.marks.popleft()
             self.marks.append((round_number, LogIndex(self.next - 1)))
 
@@ -118,3 +128,15 @@ class Progress:
             if at == round_number:
                 expected = last
         return expected
+
+    def lost_before(self, round_number: int, verified: LogIndex) -> bool:
+        """Whether appends sent before that round's heartbeat were lost: two answers in a row find
+        the follower at the same entry, short of them. One alone may only mean that the appends
+        were read back from disk more slowly than the heartbeat travelled."""
+        if verified >= self.expected_at(round_number):
+            self.behind_at = LogIndex(0)
+            return False
+        if self.behind_at == verified + 1:
+            return True
+        self.behind_at = LogIndex(verified + 1)
+        return False

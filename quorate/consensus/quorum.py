@@ -60,7 +60,7 @@ def _tally_one(voters: Sequence[NodeId], votes: Mapping[NodeId, bool]) -> VoteRe
 def tally(
     voters: Sequence[NodeId], voters_old: Sequence[NodeId], votes: Mapping[NodeId, bool]
 ) -> VoteResult:
-    """Outcome of an election. *votes* is one answer per voter: a repeated message changes nothing."""
+    """Outcome of an election. *votes*: one answer per voter, so that repeats change nothing."""
     if not voters:
         return VoteResult.LOST
     result = _tally_one(voters, votes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from quorate.base.types import NO_NODE, LogIndex, NodeId
 from quorate.consensus import leader
 from quorate.consensus.events import ReadIndex
@@ -10,6 +12,9 @@ from quorate.consensus.output import ReadState, Role
 from quorate.consensus.quorum import quorum_value
 from quorate.consensus.roles import refuse_read
 from quorate.consensus.state import PendingRead, State
+
+#: Reads that wait for a round. Members batch theirs, one round at a time, so that more are a flood.
+READS_PENDING_MAX: Final = 4096
 
 
 def on_read_index(state: State, event: ReadIndex) -> None:
@@ -43,6 +48,9 @@ def on_reply(state: State, reply: ReadIndexReply) -> None:
 def _lead_read(state: State, context: int, requester: NodeId) -> None:
     """Thesis 6.4, steps 1 to 3: an own-term commit first, then the commit index is saved, then a
     round of heartbeats *started after that* must come back from a quorum."""
+    if len(state.reads) + len(state.reads_early) >= READS_PENDING_MAX:
+        refuse_read(state, context, requester)
+        return
     if state.log.term_at(state.commit) != state.term:
         state.reads_early.append((context, requester))
         return

@@ -54,7 +54,6 @@ def become_leader(state: State) -> None:
     must(state.persisted_term == state.term, "and has that vote on disk", term=state.term)
     state.role = Role.LEADER
     state.leader = state.node_id
-    state.leader_lost = False
     state.votes.clear()
     state.progress = {}
     state.match = {state.node_id: state.persisted}
@@ -87,7 +86,6 @@ def restart_election_timer(state: State) -> None:
     """Randomised anew each time, so that split votes do not repeat (Raft 5.2)."""
     config = state.config
     state.elapsed = 0
-    state.leader_lost = False
     state.election_timeout = state.random.randrange(
         config.election_ticks_min, config.election_ticks_max
     )
@@ -103,6 +101,7 @@ def _resign(state: State) -> None:
     state.reads_early.clear()
     state.progress = {}
     state.match = {}
+    state.uncommitted_bytes = 0
     state.transfer_target = NO_NODE
 
 

@@ -12,7 +12,7 @@ from random import Random
 
 import msgspec
 
-from quorate.base.types import BEFORE_FIRST, NO_NODE, NO_TERM, LogIndex, NodeId, Term
+from quorate.base.types import BEFORE_FIRST, NO_NODE, LogIndex, NodeId
 from quorate.consensus.config import CoreConfig
 from quorate.consensus.log_view import LogView
 from quorate.consensus.membership import Membership, MembershipHistory
@@ -88,7 +88,9 @@ class State:
         self.now_ms = 0
         self.elapsed = 0  # ticks since a leader was heard, or an election began
         self.election_timeout = 0
-        self.leader_lost = False  # the leader's connection broke: do not wait for it
+        # Until then no votes are given: a leader was heard. A member that may just have forgotten
+        # that it heard one, because it restarted, must assume so if leases rely on it.
+        self.sticky_until = config.election_ticks_min if config.lease_reads else 0
         # Followers: last index known to match this term's leader; no commit index passes it.
         self.verified = self.commit
         # Candidates.
