@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import importlib
 import importlib.util
-import inspect
 import socket
 from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
@@ -33,6 +32,8 @@ from quorate.base.frames import (
     encode_frame,
 )
 from quorate.base.kv_commands import KeyValue, KvQuery, KvResult, Range, RangeResult
+from quorate.client import database
+from quorate.client.database import Database
 from quorate.errors import QuorateError, error_from_code
 
 T = TypeVar("T")
@@ -50,19 +51,14 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
-async def connect(endpoints: Sequence[str]) -> Any:  # noqa: ANN401 - any client with db.kv, db.admin
+async def connect(endpoints: Sequence[str]) -> Database:
     """An open handle of quorate's client on these endpoints."""
-    handle = importlib.import_module("quorate").connect(",".join(endpoints))
-    if inspect.isawaitable(handle):
-        handle = await handle
-    if hasattr(handle, "__aenter__"):
-        handle = await handle.__aenter__()
-    return handle
+    return await database.connect(endpoints).open()
 
 
-async def close(handle: Any) -> None:  # noqa: ANN401
+async def close(handle: Database) -> None:
     """Close a handle from ``connect``."""
-    await handle.__aexit__(None, None, None)
+    await handle.close()
 
 
 class Link:
