@@ -59,7 +59,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     data: str
     #: Name that all nodes of the cluster carry; a node of another cluster is refused.
     cluster: str = "quorate"
-    #: Where to accept members and clients; port 0 takes a free one.
+    #: Where to accept members and clients; port 0 takes a free one. "": nowhere, for a node that
+    #: is alone and serves only its own process.
     listen: str = LISTEN_DEFAULT
     #: The address that others use; "": as in ``initial``, or else ``listen``.
     advertise: str = ""
@@ -155,11 +156,15 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
             )
 
     def _check_addresses(self) -> None:
-        listen = parse_listen("listen", self.listen)
         if self.metrics_listen:
             parse_listen("metrics_listen", self.metrics_listen)
-            if self.metrics_listen == self.listen and listen.port != 0:
-                _refuse("metrics_listen", f"{self.listen} is taken by listen; take another port")
+        if not self.listen:
+            if self.initial or self.join or self.advertise:
+                _refuse("listen", "is needed by a node that others are to reach")
+            return
+        listen = parse_listen("listen", self.listen)
+        if self.metrics_listen == self.listen and listen.port != 0:
+            _refuse("metrics_listen", f"{self.listen} is taken by listen; take another port")
         if self.advertise:
             _parse("advertise", self.advertise)
         for number, address in self.initial.items():

@@ -31,6 +31,7 @@ from quorate.base.frames import (
 from quorate.base.limits import MIB
 from quorate.base.types import NO_NODE, LogIndex, NodeId
 from quorate.base.version import VERSION
+from quorate.client.database import Database
 from quorate.consensus.config import CoreConfig
 from quorate.consensus.events import ChangeMembership, Tick
 from quorate.consensus.membership import ChangeKind, MemberChange, Membership
@@ -112,6 +113,7 @@ class Node:
         self._pinning = False
         self._disk_note = ""
         self._parts: _Parts | None = None
+        self._db: Database | None = None
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -155,6 +157,8 @@ class Node:
         parts = self._parts
         if parts is not None:
             parts.listener.stop_accepting()
+            if self._db is not None:
+                await self._db.close()
             if self._failure is None:
                 await self._leave(parts)
             await self._shut(parts)
@@ -395,6 +399,13 @@ class Node:
     def local_server(self) -> ClientService:
         """For clients in this process (``client.endpoints.LocalServer``)."""
         return self.parts.clients
+
+    @property
+    def db(self) -> Database:
+        """A handle on the cluster through this node; it lives as long as the node."""
+        if self._db is None:
+            self._db = Database(self.local_server, tls=self.parts.tls)
+        return self._db
 
     def pinned(self, node: NodeId) -> str:
         """The incarnation known for member *node*, "" if none is."""
