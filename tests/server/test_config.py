@@ -29,6 +29,8 @@ def make(**settings: Any) -> NodeConfig:  # noqa: ANN401  # also wrong types, on
         pytest.param({"cluster": "a b"}, "cluster must be", id="cluster names are plain"),
         pytest.param({"cluster": ""}, "cluster must be", id="a cluster has a name"),
         pytest.param({"listen": "7400"}, "listen: '7400' is not", id="a port is no address"),
+        pytest.param({"listen": "", "initial": TRIO}, "not alone", id="members listen"),
+        pytest.param({"listen": "", "join": ("a:1",)}, "not alone", id="joiners listen"),
         pytest.param({"listen": "127.0.0.1:99999"}, "not an endpoint", id="ports end at 65535"),
         pytest.param({"listen": "10.0.0.1:1"}, "set tls_cert", id="no clear text off loopback"),
         pytest.param({"listen": "db1:1"}, "set tls_cert", id="a host name may be off loopback"),
@@ -74,6 +76,7 @@ def test_defaults_make_a_loopback_node_that_founds_its_own_cluster() -> None:
     assert config.founders == {1: "127.0.0.1:7400"}
     assert config.advertised == "127.0.0.1:7400"
     assert not config.tls
+    assert make(listen="").advertised == ""
 
 
 def test_founders_and_advertised_address_follow_initial() -> None:

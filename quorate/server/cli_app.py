@@ -1,0 +1,69 @@
+"""The tree of commands, and how one command line becomes an exit status."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from quorate.base.version import VERSION
+from quorate.server import cli_certs, cli_demo, cli_kv, cli_members, cli_serve, cli_status
+from quorate.server.cli_common import Exit, JsonOption, emit, say
+
+HELP = """A replicated key-value store that keeps its promises: run nodes, tend them, use them.
+
+Commands that talk to a cluster find it by --endpoints or QUORATE_ENDPOINTS. Exit status: 0 done,
+1 failed and nothing happened, 2 wrong arguments or configuration, 3 the outcome is unknown,
+4 the answer is no, 5 the node's data or disk is damaged.
+"""
+
+app = typer.Typer(
+    help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+app.command("serve")(cli_serve.serve)
+app.command("status")(cli_status.status)
+app.add_typer(cli_kv.app, name="kv")
+app.add_typer(cli_members.app, name="members")
+app.command("transfer-leader")(cli_members.transfer_leader)
+app.command("snapshot")(cli_members.snapshot)
+app.add_typer(cli_certs.app, name="certs")
+app.command("demo")(cli_demo.demo)
+
+
+@app.command("version")
+def version(*, json: JsonOption = False) -> None:
+    """Print the version."""
+    if json:
+        emit({"quorate": VERSION, "python": platform.python_version()})
+    else:
+        say(f"quorate {VERSION} (Python {platform.python_version()})")
+
+
+def dispatch(arguments: Sequence[str]) -> int:
+    """Run one command line.
+
+    Raises:
+        QuorateError: what the command could not do.
+    """
+    try:
+        result: Any = app(list(arguments), prog_name="quorate", standalone_mode=False)
+    except RuntimeError as error:
+        if type(error).__name__ != "Abort":  # not the same class in all versions of typer
+            raise
+        return Exit.INTERRUPTED
+    except Exception as error:
+        # Wrong usage. Its class has no public name that all versions of typer share.
+        if not hasattr(error, "format_message"):
+            raise
+        text, context = str(error.format_message()), getattr(error, "ctx", None)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stderr.write(f"{text}\n")
+        else:
+            path = context.command_path if context is not None else "quorate"
+            sys.stderr.write(f"quorate: {' '.join(text.split())} See `{path} --help`.\n")
+        return Exit.USAGE
+    return result if isinstance(result, int) else Exit.OK
