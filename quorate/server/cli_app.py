@@ -64,6 +64,6 @@ def dispatch(arguments: Sequence[str]) -> int:
             sys.stderr.write(f"{text}\n")
         else:
             path = context.command_path if context is not None else "quorate"
-            sys.stderr.write(f"quorate: {' '.join(text.split())} See `{path} --help`.\n")
+            sys.stderr.write(f"quorate: {' '.join(text.split()).rstrip('.')}; see `{path} --help`\n")
         return Exit.USAGE
     return result if isinstance(result, int) else Exit.OK

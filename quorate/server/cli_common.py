@@ -180,13 +180,18 @@ def client_command(
 
 
 @contextlib.asynccontextmanager
-async def opened(target: Target) -> AsyncIterator[Database]:
+async def opened(target: Target, *, follow_leader: bool = True) -> AsyncIterator[Database]:
     """A handle of the cluster, closed at the end.
 
     Raises:
         UnavailableError: no node answers, within the time that *target* allows.
     """
-    handle = connect(target.endpoints, tls=target.ssl_context(), timeout=target.timeout)
+    handle = connect(
+        target.endpoints,
+        tls=target.ssl_context(),
+        timeout=target.timeout,
+        follow_leader=follow_leader,
+    )
     async with handle as db:
         yield db
 

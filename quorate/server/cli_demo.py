@@ -138,7 +138,7 @@ def _summary(report: DemoReport) -> Text:
         f"{report.acknowledged:,} of {report.keys:,} keys ({report.lines:,} lines) acknowledged at "
         f"{report.puts_per_s:,.0f} per second, {report.lost:,} lost; {report.leader_kills} leader "
         f"killed, back to writing after: {pauses}; every node "
-        f"{'holds exactly what was written' if report.verified else 'DIFFERS from what was written'}"
-        f". {report.seconds:.1f} s in all."
+        f"{'holds exactly' if report.verified else 'DIFFERS from'} what was written. "
+        f"{report.seconds:.1f} s in all."
     )
     return text

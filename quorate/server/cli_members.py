@@ -1,4 +1,4 @@
-"""``quorate members``, ``transfer-leader`` and ``snapshot``: who belongs, who leads, what is saved."""
+"""``quorate members``, ``transfer-leader``, ``snapshot``: who belongs, who leads, what is saved."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from quorate.client.settings import CHANGE_TIMEOUT_S_DEFAULT
 from quorate.errors import InvalidArgumentError
 from quorate.server.cli_common import Exit, Target, client_command, emit, opened, say
 
@@ -19,7 +20,8 @@ PlaceArgument = Annotated[
 
 async def list_(target: Target) -> Exit:
     """List the members."""
-    return _show(target, await _call(target, "members.list"))
+    async with opened(target) as db:
+        return _show(target, await db.members())
 
 
 async def add(target: Target, place: PlaceArgument) -> Exit:
@@ -28,28 +30,33 @@ async def add(target: Target, place: PlaceArgument) -> Exit:
     Start it with `quorate serve --join`, before or after this. Its number must be new.
     """
     node, address = _place(place)
-    return _show(target, await _call(target, "members.add", node=node, address=address))
+    async with opened(target) as db:
+        return _show(target, await db.add_member(node, address, timeout=_patience(target)))
 
 
 async def promote(target: Target, node: NodeArgument) -> Exit:
     """Give a learner its vote; waits until it has caught up."""
-    return _show(target, await _call(target, "members.promote", node=node))
+    async with opened(target) as db:
+        return _show(target, await db.promote(node, timeout=_patience(target)))
 
 
 async def demote(target: Target, node: NodeArgument) -> Exit:
     """Take a voter's vote; it stays as a learner."""
-    return _show(target, await _call(target, "members.demote", node=node))
+    async with opened(target) as db:
+        return _show(target, await db.demote(node, timeout=_patience(target)))
 
 
 async def remove(target: Target, node: NodeArgument) -> Exit:
     """Remove a member for good; its process may then be stopped."""
-    return _show(target, await _call(target, "members.remove", node=node))
+    async with opened(target) as db:
+        return _show(target, await db.remove_member(node, timeout=_patience(target)))
 
 
 async def move(target: Target, place: PlaceArgument) -> Exit:
     """Record a new address of a member."""
     node, address = _place(place)
-    return _show(target, await _call(target, "members.address", node=node, address=address))
+    async with opened(target) as db:
+        return _show(target, await db.set_address(node, address, timeout=_patience(target)))
 
 
 async def _transfer_leader(
@@ -59,7 +66,8 @@ async def _transfer_leader(
     ] = 0,
 ) -> Exit:
     """Hand leadership over to another voter, without an interruption that clients see."""
-    result = await _call(target, "leader.transfer", target=node)
+    async with opened(target) as db:
+        result = await db.transfer_leader(node, timeout=target.timeout)
     emit(result) if target.json else say(f"node {result['leader']} leads")
     return Exit.OK
 
@@ -69,15 +77,15 @@ async def _snapshot(target: Target) -> Exit:
 
     With one endpoint: that node; with several: the leader.
     """
-    result = await _call(target, "checkpoint")
+    async with opened(target, follow_leader=len(target.places()) > 1) as db:
+        result = await db.checkpoint(timeout=_patience(target))
     emit(result) if target.json else say(f"checkpoint at log index {result['index']}")
     return Exit.OK
 
 
-async def _call(target: Target, method: str, **arguments: object) -> dict[str, Any]:
-    async with opened(target) as db:
-        result = await db.call(method, arguments, timeout=target.timeout)
-    return dict(result)
+def _patience(target: Target) -> float:
+    """A change may have to wait for a node to catch up, whatever single calls are given."""
+    return max(target.timeout, CHANGE_TIMEOUT_S_DEFAULT)
 
 
 def _place(text: str) -> tuple[int, str]:

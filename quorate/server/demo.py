@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import msgspec
 
 from quorate.base.kv_commands import Range, RangeResult
 from quorate.base.limits import RANGE_LIMIT_MAX
+from quorate.client.database import connect
 from quorate.client.endpoints import parse_endpoint
 from quorate.errors import InvalidArgumentError, QuorateError, WireFormatError
 from quorate.server.local_cluster import LocalCluster, LocalNode
@@ -150,9 +150,8 @@ class Demo:
     async def _write(self) -> None:
         cluster = self._running()
         self.state.phase = "writing"
-        database = importlib.import_module("quorate.client.database")
-        async with await _opened(database.connect(cluster.endpoints)) as db:
-            put = _putter(db)
+        async with connect(cluster.endpoints, timeout=WRITE_TIMEOUT_S) as db:
+            put = db.kv.put
             # Few outstanding for a short text, or all of it would be written before the kill.
             self._outstanding = max(1, min(OUTSTANDING_MAX, len(self._pairs) // 4))
             began = time.monotonic()
@@ -288,15 +287,3 @@ async def _status_of(node: LocalNode) -> dict[str, Any]:
     except QuorateError:
         return {}
     return status if isinstance(status, dict) else {}
-
-
-async def _opened(handle: Any) -> Any:  # noqa: ANN401  # Database
-    return await handle if asyncio.iscoroutine(handle) else handle
-
-
-def _putter(db: Any) -> Put:  # noqa: ANN401  # Database
-    def put(key: bytes, value: bytes) -> Awaitable[object]:
-        found: Awaitable[object] = db.kv.put(key, value, timeout=WRITE_TIMEOUT_S)
-        return found
-
-    return put

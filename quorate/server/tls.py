@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from quorate.client.tls import tls_context
 from quorate.errors import ConfigError, RefusedError
 from quorate.server.config import NodeConfig
 
@@ -33,7 +34,7 @@ def server_context(config: NodeConfig) -> ssl.SSLContext | None:
     """
     if not config.tls:
         return None
-    context = _context(ssl.PROTOCOL_TLS_SERVER, config.tls_cert, config.tls_key, config.tls_ca)
+    context = _listening(config)
     context.verify_mode = ssl.CERT_REQUIRED
     return context
 
@@ -55,7 +56,9 @@ def client_context(cert: str, key: str, ca: str) -> ssl.SSLContext:
     Raises:
         ConfigError: as ``server_context``.
     """
-    return _context(ssl.PROTOCOL_TLS_CLIENT, cert, key, ca)
+    context = tls_context(ca=ca, cert=cert, key=key)
+    _check_in_date(cert)
+    return context
 
 
 def metrics_context(config: NodeConfig) -> ssl.SSLContext | None:
@@ -67,39 +70,16 @@ def metrics_context(config: NodeConfig) -> ssl.SSLContext | None:
     """
     if not config.tls:
         return None
-    return _context(ssl.PROTOCOL_TLS_SERVER, config.tls_cert, config.tls_key, config.tls_ca)
+    return _listening(config)
 
 
-def _context(protocol: int, cert: str, key: str, ca: str) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
+def _listening(config: NodeConfig) -> ssl.SSLContext:
+    client_context(config.tls_cert, config.tls_key, config.tls_ca)  # its checks, and their errors
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    for name, file in (("tls_ca", ca), ("tls_cert", cert), ("tls_key", key)):
-        _check_readable(name, file)
-    _check_in_date(cert)
-    try:
-        context.load_verify_locations(cafile=ca)
-    except ssl.SSLError as error:
-        raise ConfigError(f"tls_ca: {ca} holds no certificate: {error.reason}") from error
-    try:
-        # A password would be asked for on the terminal: a node has none.
-        context.load_cert_chain(cert, key, password=_no_password)
-    except ssl.SSLError as error:
-        raise ConfigError(
-            f"tls_cert {cert} and tls_key {key} do not make a pair: {error.reason}"
-        ) from error
+    context.load_verify_locations(cafile=config.tls_ca)
+    context.load_cert_chain(config.tls_cert, config.tls_key)
     return context
-
-
-def _no_password() -> str:
-    raise ConfigError("tls_key is protected by a password; store it without, readable by its owner")
-
-
-def _check_readable(name: str, file: str) -> None:
-    try:
-        with Path(file).open("rb"):
-            pass
-    except OSError as error:
-        raise ConfigError(f"{name}: {file} cannot be read: {error.strerror}") from error
 
 
 def _check_in_date(file: str) -> None:
