@@ -19,7 +19,8 @@ from quorate.server.demo import Demo, DemoReport
 from quorate.server.texts import default_texts, text_files
 
 REFRESH_S = 0.1
-_BAR_COLUMNS = 50
+EVENTS_SHOWN = 12
+_BAR_COLUMNS = 28
 
 
 def demo(
@@ -87,18 +88,17 @@ def _render(demo_run: Demo) -> Group:
     state = demo_run.state
     total = max(1, state.keys)
     rate = state.acknowledged / state.writing_s if state.writing_s > 0 else 0.0
-    written = Text(f"  {state.acknowledged:,} of {state.keys:,} acknowledged, {rate:,.0f} per s")
+    written = Text(f" {state.acknowledged:,} of {state.keys:,}, {rate:,.0f} per s")
     reading = total * max(1, len(demo_run.nodes))
-    checked = Text(f"  {state.checked:,} read back")
+    checked = Text(f" {state.checked:,} read, linearizably")
     grid = Table.grid(padding=(0, 1))
     grid.add_row("written", ProgressBar(total, state.acknowledged, _BAR_COLUMNS), written)
     grid.add_row("verified", ProgressBar(reading, state.checked, _BAR_COLUMNS), checked)
-    pauses = ", ".join(f"{pause:.0f} ms" for pause in state.failover_ms) or "-"
     return Group(
         Text("quorate demo: ", style="bold") + Text(state.phase, style="cyan"),
         _nodes(demo_run),
         grid,
-        Text(f"SIGKILL of the leader to the next acknowledged write: {pauses}"),
+        *map(Text, state.events[-EVENTS_SHOWN:]),
     )
 
 
@@ -136,8 +136,8 @@ def _summary(report: DemoReport) -> Text:
     pauses = ", ".join(f"{pause:.0f} ms" for pause in report.failover_ms) or "none"
     text.append(
         f"{report.acknowledged:,} of {report.keys:,} keys ({report.lines:,} lines) acknowledged at "
-        f"{report.puts_per_s:,.0f} per second, {report.lost:,} lost; {report.leader_kills} leader "
-        f"killed, back to writing after: {pauses}; every node "
+        f"{report.puts_per_s:,.0f} per second, {report.lost:,} lost; leaders killed: "
+        f"{report.leader_kills}, back to writing after: {pauses}; every node "
         f"{'holds exactly' if report.verified else 'DIFFERS from'} what was written. "
         f"{report.seconds:.1f} s in all."
     )

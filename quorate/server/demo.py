@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,6 +68,7 @@ class DemoState(msgspec.Struct):
     failover_ms: list[float] = []
     nodes: dict[int, dict[str, Any]] = {}  #: status by number; empty while it does not answer
     killed: int = 0  #: the node that is dead at the moment
+    events: list[str] = []  #: what happened, one line each; a few per kill
 
 
 class Demo:
@@ -85,6 +87,7 @@ class Demo:
         self._node_count = nodes
         self._kills = kills
         self._lines = 0
+        self._began = 0.0
         self._pairs: dict[bytes, bytes] = {}
         self._acknowledged: set[bytes] = set()
         self._gate = asyncio.Event()  # writing may go on to the end
@@ -104,7 +107,7 @@ class Demo:
             InvalidArgumentError: the text cannot be used.
             QuorateError: a node did not start, or the cluster did not come back.
         """
-        began = time.monotonic()
+        self._began = time.monotonic()
         self._read_text()
         self.state.phase = "starting the nodes"
         self._cluster = LocalCluster(self._node_count, cluster="demo")
@@ -129,7 +132,7 @@ class Demo:
             failover_ms=state.failover_ms,
             verified=exact,
             puts_per_s=round(len(self._acknowledged) / max(state.writing_s, 1e-9), 1),
-            seconds=round(time.monotonic() - began, 3),
+            seconds=round(time.monotonic() - self._began, 3),
         )
 
     def _read_text(self) -> None:
@@ -207,29 +210,44 @@ class Demo:
 
     async def _kill_leaders(self, put: Put) -> None:
         cluster, keys = self._running(), len(self._pairs)
-        for kill in range(1, self._kills + 1):
-            middle = max(1, keys * kill // (self._kills + 1))
-            # Writing goes on while the leader is looked for, but not to the end.
-            following = max(1, keys * (kill + 1) // (self._kills + 1))
-            self._allow(max(middle, min(middle + 4 * self._outstanding, following - 1)))
+        middles = [max(1, keys * n // (self._kills + 1)) for n in range(1, self._kills + 1)]
+        # Writing goes on while a leader is looked for and killed, but not up to the next kill.
+        limits = [self._limit(*pair) for pair in pairwise([*middles, keys])]
+        for middle, limit, after in zip(middles, limits, [*limits[1:], keys], strict=True):
+            self._allow(limit)
             while self.state.acknowledged < middle:
                 await self._next_progress()
-            await self._kill(await cluster.leader(), put)
+            await self._kill(await cluster.leader(), put, after)
         self._allow(keys)
 
-    async def _kill(self, leader: LocalNode, put: Put) -> None:
-        began = time.monotonic()
+    def _limit(self, middle: int, following: int) -> int:
+        return max(middle, min(middle + 4 * self._outstanding, following - 1))
+
+    async def _kill(self, leader: LocalNode, put: Put, after: int) -> None:
+        cluster, state = self._running(), self.state
+        pid, began = leader.pid, time.monotonic()
         leader.kill()
-        self.state.phase, self.state.killed = f"leader {leader.number} killed", leader.number
-        self.state.nodes[leader.number] = {}
+        state.phase, state.killed = f"leader {leader.number} killed", leader.number
+        state.nodes[leader.number] = {}
+        self._tell(f"SIGKILL to node {leader.number}, the leader (process {pid})")
         # Begun after the leader was gone: only a new one can acknowledge it.
         key, value = next(iter(self._pairs.items()))
         await put(key, value)
-        self.state.failover_ms.append(round((time.monotonic() - began) * 1000, 1))
-        self.state.phase = f"writing; node {leader.number} comes back"
+        state.failover_ms.append(round((time.monotonic() - began) * 1000, 1))
+        self._tell(f"writes are acknowledged again, after {state.failover_ms[-1]:.0f} ms")
+        self._allow(after)
+        state.phase = f"writing; node {leader.number} comes back"
         leader.start()
         await leader.wait_serving()
-        self.state.phase, self.state.killed = "writing", 0
+        new_leader = await cluster.leader()
+        self._tell(
+            f"node {leader.number} serves again (process {leader.pid}); node {new_leader.number} "
+            "leads"
+        )
+        state.phase, state.killed = "writing", 0
+
+    def _tell(self, event: str) -> None:
+        self.state.events.append(f"{time.monotonic() - self._began:6.2f} s  {event}")
 
     # --- reading back --------------------------------------------------------------------------
 
