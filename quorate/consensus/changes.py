@@ -56,7 +56,8 @@ def _learner_behind(state: State, event: ChangeMembership) -> str:
         lag = state.log.last_index - progress.match
         if lag > state.config.promote_lag_entries_max:
             return f"node {change.node} is {lag} entries behind; wait until it has caught up"
-        if progress.heard_tick + state.config.election_ticks_max < state.tick:
+        silent = progress.heard_tick + state.config.election_ticks_max < state.tick
+        if progress.match == 0 or silent:  # a new learner gets the benefit of the doubt: not here
             return f"node {change.node} has not been heard from; start it first"
     return ""
 

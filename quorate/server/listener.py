@@ -19,9 +19,7 @@ from quorate.base.frames import (
     encode_frame,
 )
 from quorate.base.types import NodeId
-from quorate.consensus.messages import validate
 from quorate.errors import ConfigError, QuorateError, RefusedError, WireFormatError
-from quorate.replication.transport import PeerFrame, StateDigest
 from quorate.server.connection import Connection
 from quorate.server.identity import Gate
 from quorate.server.tls import check_member
@@ -35,7 +33,6 @@ CONNECTIONS_MAX = 20_000
 BACKLOG = 1024
 
 _decode_hello = msgspec.msgpack.Decoder(Hello).decode
-_decode_peer = msgspec.msgpack.Decoder(PeerFrame).decode
 
 
 class Routes(msgspec.Struct, frozen=True):
@@ -45,8 +42,7 @@ class Routes(msgspec.Struct, frozen=True):
     client: Callable[[Connection], None]
     relay: Callable[[Connection, Hello], None]
     snapshot: Callable[[Connection], None]
-    peer_frame: Callable[[PeerFrame], None]
-    peer_lost: Callable[[NodeId], None]
+    peer: Callable[[Connection, NodeId], None]
     member_known: Callable[[NodeId, str], None]
     welcome: Callable[[], Welcome]
 
@@ -165,7 +161,7 @@ class Listener:
         if hello.role == ROLE_SNAPSHOT:
             self._routes.snapshot(connection)
         else:
-            self._serve_peer(connection, node)
+            self._routes.peer(connection, node)
 
     def _refuse(self, connection: Connection, error: QuorateError) -> None:
         self.refused_count += 1
@@ -173,43 +169,6 @@ class Listener:
         connection.on_bodies = _ignore
         connection.send(encode_frame(Refused(error.code, str(error))))
         connection.close()
-
-    # --- a member --------------------------------------------------------------------------------
-
-    def _serve_peer(self, connection: Connection, node: NodeId) -> None:
-        own = self._gate.identity.node
-        deliver = self._routes.peer_frame
-
-        def on_bodies(bodies: list[bytes]) -> None:
-            for body in bodies:
-                deliver(decode_peer_frame(body, sender=node, target=own))
-
-        def on_closed(reason: str) -> None:
-            _logger.info("node %d closed its connection: %s", node, reason)
-            self._routes.peer_lost(node)
-
-        connection.on_bodies = on_bodies
-        connection.on_closed = on_closed
-
-
-def decode_peer_frame(body: bytes, *, sender: NodeId, target: NodeId) -> PeerFrame:
-    """A frame from member *sender* to *target*: decoded and checked as far as it can be without
-    knowing the state.
-
-    Raises:
-        WireFormatError: it is not one, or not from or for whom it should be.
-    """
-    try:
-        frame: PeerFrame = _decode_peer(body)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise WireFormatError(f"what came is not a member's frame: {error}") from error
-    if frame.sender != sender:
-        raise WireFormatError(f"node {sender} sent a message in the name of node {frame.sender}")
-    if not isinstance(frame, StateDigest):
-        problem = validate(frame, sender=sender, target=target)
-        if problem is not None:
-            raise WireFormatError(f"a {type(frame).__name__} of node {sender} is wrong: {problem}")
-    return frame
 
 
 def _ignore(bodies: list[bytes]) -> None:

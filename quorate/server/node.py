@@ -251,7 +251,12 @@ class Node:
         await self._load(store, store_runner)
         peers = PeerTransport(
             gate,
-            PeerEvents(self.pinned, self._on_peer_reached, self._on_peer_lost),
+            PeerEvents(
+                lambda frame: replica.receive(frame),  # noqa: PLW0108  made below
+                self.pinned,
+                self._on_peer_reached,
+                self._on_peer_lost,
+            ),
             self._random,
             outside,
         )
@@ -366,8 +371,7 @@ class Node:
             client=lambda connection: self.parts.clients.accept(connection),  # noqa: PLW0108  no parts yet
             relay=self._accept_relay,
             snapshot=self._accept_snapshot,
-            peer_frame=lambda frame: self.parts.replica.receive(frame),  # noqa: PLW0108
-            peer_lost=self._on_peer_lost,
+            peer=lambda connection, node: self.parts.peers.accept(connection, node),  # noqa: PLW0108
             member_known=self._check_member,
             welcome=lambda: self.parts.clients.welcome(),  # noqa: PLW0108
         )

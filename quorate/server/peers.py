@@ -1,5 +1,6 @@
 """Connections to the other members. Each node dials every other; what it says to one goes out on
-the connection it dialled itself, so there is one queue per direction and member.
+the connection it dialled itself, so there is one queue per direction and member. Only while it has
+none (a joining node does not know the members yet), it answers on the one that the other dialled.
 
 Messages are fire and forget: without a connection, or with a full queue, they are dropped, and the
 core makes up for it.
@@ -18,13 +19,16 @@ import msgspec
 from quorate.base.frames import ROLE_PEER, WIRE_VERSION, Hello, encode_frame
 from quorate.base.limits import FRAME_BYTES_MAX, MIB
 from quorate.base.types import NodeId
+from quorate.consensus.messages import validate
 from quorate.errors import QuorateError, RefusedError, WireFormatError
-from quorate.replication.transport import PeerFrame
+from quorate.replication.transport import PeerFrame, StateDigest
 from quorate.server.connection import Connection
 from quorate.server.greeting import greet
 from quorate.server.identity import Gate
 
 _logger = logging.getLogger("quorate.peers")
+
+_decode_peer = msgspec.msgpack.Decoder(PeerFrame).decode
 
 #: Unsent bytes towards one member before messages are dropped: the core's own inflight bound,
 #: two largest frames and some.
@@ -38,8 +42,10 @@ BACKOFF_REFUSED_S = 3.0
 
 class PeerEvents(msgspec.Struct, frozen=True):
     """What the owner wants to hear. *pinned*: asked for the incarnation known for a member.
-    *reached* gets the one that the member has shown; *lost* comes once after each *reached*."""
+    *reached* gets the one that the member has shown; *lost* comes once after each *reached*.
+    *frame*: a message from a member."""
 
+    frame: Callable[[PeerFrame], None]
     pinned: Callable[[NodeId], str]
     reached: Callable[[NodeId, str], None]
     lost: Callable[[NodeId], None]
@@ -61,13 +67,42 @@ class PeerTransport:
         self.context = context
         self.dropped_count = 0
         self._links: dict[NodeId, _Link] = {}
+        self._incoming: dict[NodeId, Connection] = {}
         self._stopped = False
 
     def send(self, target: NodeId, frame: PeerFrame) -> None:
         """Queue *frame*, or drop it."""
         link = self._links.get(target)
-        if link is None or not link.send(frame):
+        connection = link.connection if link is not None else None
+        if connection is None:
+            connection = self._incoming.get(target)
+        if connection is None or connection.queued_bytes > QUEUE_BYTES_MAX:
             self.dropped_count += 1
+        else:
+            connection.send(encode_frame(frame))
+
+    def accept(self, connection: Connection, node: NodeId) -> None:
+        """Take over a connection that member *node* dialled, its hello accepted and answered."""
+        self._incoming[node] = connection
+        connection.on_bodies = self.deliver_from(node)
+
+        def on_closed(reason: str) -> None:
+            _logger.info("node %d closed its connection: %s", node, reason)
+            if self._incoming.get(node) is connection:
+                del self._incoming[node]
+            self.events.lost(node)
+
+        connection.on_closed = on_closed
+
+    def deliver_from(self, node: NodeId) -> Callable[[list[bytes]], None]:
+        """A handler of frames that member *node* sends."""
+        own, deliver = self.gate.identity.node, self.events.frame
+
+        def on_bodies(bodies: list[bytes]) -> None:
+            for body in bodies:
+                deliver(decode_peer_frame(body, sender=node, target=own))
+
+        return on_bodies
 
     def set_members(self, addresses: Mapping[NodeId, str]) -> None:
         """Keep a connection to each of these, and to nobody else."""
@@ -84,7 +119,7 @@ class PeerTransport:
 
     def connected(self) -> list[NodeId]:
         """Members that can be sent to now, ascending."""
-        return sorted(node for node, link in self._links.items() if link.up)
+        return sorted(node for node, link in self._links.items() if link.connection is not None)
 
     def problems(self) -> dict[NodeId, str]:
         """Why members cannot be reached, for ``status``."""
@@ -108,26 +143,14 @@ class _Link:
         self.address = address
         self.problem = ""
         self._owner = owner
-        self._connection: Connection | None = None
+        self.connection: Connection | None = None
         self._closed = asyncio.Event()
         self.task = asyncio.get_running_loop().create_task(self._run())
-
-    @property
-    def up(self) -> bool:
-        return self._connection is not None
-
-    def send(self, frame: PeerFrame) -> bool:
-        """Whether it was queued."""
-        connection = self._connection
-        if connection is None or connection.queued_bytes > QUEUE_BYTES_MAX:
-            return False
-        connection.send(encode_frame(frame))
-        return True
 
     def stop(self) -> None:
         """Close; the member is reported lost, if it was reached. What was sent still leaves."""
         self.task.cancel()
-        connection = self._connection
+        connection = self.connection
         if connection is not None:
             connection.close()
             self._down("")
@@ -169,14 +192,14 @@ class _Link:
         self._closed.clear()
         if not connection.open:
             return
-        connection.on_bodies = _refuse_bodies
+        connection.on_bodies = owner.deliver_from(self.node)
         connection.on_closed = self._down
-        self._connection = connection
+        self.connection = connection
         self.problem = ""
         owner.events.reached(self.node, welcome.incarnation)
 
     def _down(self, reason: str) -> None:
-        self._connection = None
+        self.connection = None
         self.problem = reason
         self._closed.set()
         self._owner.events.lost(self.node)
@@ -189,5 +212,21 @@ class _Link:
         self.problem = text
 
 
-def _refuse_bodies(bodies: list[bytes]) -> None:
-    raise WireFormatError(f"a member sent {len(bodies)} frames on a connection meant for ours")
+def decode_peer_frame(body: bytes, *, sender: NodeId, target: NodeId) -> PeerFrame:
+    """A frame from member *sender* to *target*: decoded and checked as far as it can be without
+    knowing the state.
+
+    Raises:
+        WireFormatError: it is not one, or not from or for whom it should be.
+    """
+    try:
+        frame: PeerFrame = _decode_peer(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise WireFormatError(f"what came is not a member's frame: {error}") from error
+    if frame.sender != sender:
+        raise WireFormatError(f"node {sender} sent a message in the name of node {frame.sender}")
+    if not isinstance(frame, StateDigest):
+        problem = validate(frame, sender=sender, target=target)
+        if problem is not None:
+            raise WireFormatError(f"a {type(frame).__name__} of node {sender} is wrong: {problem}")
+    return frame
