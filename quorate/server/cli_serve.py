@@ -66,6 +66,8 @@ def serve(**given: Any) -> int:  # noqa: ANN401  # the options are added below
     config = load_config(given, os.environ, Path(config_file) if config_file else None)
     if not config.listen:
         raise ConfigError("listen must be set: nobody could reach a node process without a port")
+    if config.metrics_listen:
+        importlib.import_module("quorate.server.metrics")  # says at once if its library is missing
     run(_serve(config, as_json=as_json))
     return Exit.OK
 
