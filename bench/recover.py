@@ -170,7 +170,7 @@ class Watch:
 def add_member(cluster: QuorateCluster, node: NodeProcess) -> None:
     """``quorate members add``, as an operator does it."""
     endpoints = ",".join(n.endpoint for n in cluster.nodes.values() if n is not node)
-    command = [sys.executable, "-m", "quorate", "members", "add", str(node.number), node.endpoint]
+    command = [sys.executable, "-m", "quorate", "members", "add", f"{node.number}={node.endpoint}"]
     command += ["--endpoints", endpoints]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
