@@ -34,6 +34,9 @@ class _BatchHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     wall_ms: Time
 
 
+#: A text that is not UTF-8 has an error of its own, and so has endless nesting.
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Batch)
 _head_decoder = msgspec.msgpack.Decoder(_BatchHead)
@@ -48,7 +51,7 @@ def decode_batch(payload: bytes) -> Batch:
     """Raises WireFormatError, never a msgspec exception."""
     try:
         return _decoder.decode(payload)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise WireFormatError(f"log entry payload is not a batch: {error}") from error
 
 
@@ -56,5 +59,5 @@ def batch_time_ms(payload: bytes) -> int:
     """Cluster time of an encoded batch, without decoding its submissions."""
     try:
         return _head_decoder.decode(payload).time_ms
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise WireFormatError(f"log entry payload is not a batch: {error}") from error

@@ -43,6 +43,8 @@ class Slot:
         self.machine = machine
         self.name = machine.name
         self.apply = machine.apply
+        if machine.command_type is None:
+            raise TypeError("command_type is None")
         self.commands = _list_decoder(machine.command_type)
         self.bounded = is_bounded(machine.command_type)
         self.command = msgspec.msgpack.Decoder(machine.command_type)
@@ -147,7 +149,8 @@ _PATH: Final = re.compile(r"`\$\[(\d+)\](?:\[(\d+)\])?")
 def _describe(command_type: Any, items: msgspec.Raw, error: Exception) -> str:  # noqa: ANN401
     """The decoder's complaint, with the command's position and the name of the field."""
     if not isinstance(error, msgspec.DecodeError):
-        return f"it raised {type(error).__name__}"
+        not_text = isinstance(error, UnicodeDecodeError)
+        return "a text is not UTF-8" if not_text else f"it raised {type(error).__name__}"
     found = _PATH.search(str(error))
     if found is None:
         return str(error)
@@ -155,8 +158,9 @@ def _describe(command_type: Any, items: msgspec.Raw, error: Exception) -> str:  
     if found[2] is None or found[2] == "0":
         return text
     try:
-        tag = msgspec.msgpack.decode(_raw_list_decoder.decode(items)[int(found[1])])[0]
-    except (msgspec.DecodeError, LookupError, TypeError, RecursionError):
+        tag = _raw_list_decoder.decode(_raw_list_decoder.decode(items)[int(found[1])])[0]
+        tag = msgspec.msgpack.decode(tag)
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, RecursionError):
         return text
     for each in getattr(command_type, "__args__", (command_type,)):
         config = getattr(each, "__struct_config__", None)

@@ -283,7 +283,7 @@ class Table(Generic[R]):
             try:
                 for key, encoded in islice(source, slice_records):
                     target[key] = decode(encoded)
-            except (msgspec.DecodeError, RecursionError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise StoreCorruptionError(
                     f"record {key!r} of table {self.name} is not a "
                     f"{self.record_type.__name__}: {error}; rejoin this node from its peers"

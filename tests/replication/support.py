@@ -167,7 +167,7 @@ def raise_it(what: str) -> None:
         case "stop":
             raise StopIteration
         case "named":
-            raise type("\ud800" * 300, (Exception,), {})
+            raise type("N" * 3000, (Exception,), {})
         case _:
             raise RuntimeError(f"{what} at {id(what):x}")
 

@@ -70,6 +70,12 @@ def test_numbers_out_of_range_are_no_batch(time_ms: int, wall_ms: int, seed: int
         decode_batch(encode_batch(Batch(time_ms, wall_ms, seed, ())))
 
 
+def test_a_name_that_is_not_utf_8_is_no_batch() -> None:
+    payload = encode_batch(Batch(1, 1, 1, (Submit(0, 0, 0, (Run("kv", msgspec.Raw(b"\x90")),)),)))
+    with pytest.raises(WireFormatError, match="not a batch"):
+        decode_batch(payload.replace(b"kv", b"\xff\xff"))
+
+
 def test_endless_nesting_is_no_batch() -> None:
     nested = b"\x91" * 5000 + b"\x90"
     payload = msgspec.msgpack.encode([1, 1, 1, [[10, 0, 0, 0, [["kv", msgspec.Raw(nested)]]]]])

@@ -293,7 +293,9 @@ def test_load_and_clear_in_slices() -> None:
     assert repr(ordered) == "<Table t.ordered: 0 Thing records>"
 
 
-@pytest.mark.parametrize("damage", [b"", b"\xc1", b"\x91\xa1x", b"\x91" * 5000])
+@pytest.mark.parametrize(
+    "damage", [b"", b"\xc1", b"\x91\xa1x", b"\x91" * 5000, b"\x92\x01\xa1\xff"]
+)
 def test_a_record_that_does_not_decode_is_named(damage: bytes) -> None:
     _, ordered, _ = _tables()
     with pytest.raises(StoreCorruptionError, match=r"record b'k' of table t\.ordered"):
