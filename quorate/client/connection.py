@@ -240,11 +240,17 @@ class Connection:
         self._strikes = self._strikes + 1 if received == self._received_seen else 0
         self._received_seen = received
         if self._strikes >= STALL_STRIKES:
-            self._strikes = 0
-            link.close()
-            self.lost(link, UnavailableError("it was silent for too long"))
+            self.give_up(UnavailableError("it was silent for too long"))
         elif self._strikes > 0:
             link.channel.send((_PING,))  # what was asked may take its time, this may not
+
+    def give_up(self, error: QuorateError) -> None:
+        """Drop the link, because of *error*, and look for another."""
+        link = self._link
+        if link is not None:
+            self._strikes = 0
+            link.close()
+            self.lost(link, error)
 
     def want(self) -> None:
         """Somebody waits for the cluster now."""

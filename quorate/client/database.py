@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Any, Final, Protocol, Self, TypeVar, overload
+from typing import Any, Final, Protocol, Self, TypedDict, TypeVar, overload
 
 from quorate.base.limits import SESSION_TTL_MS_DEFAULT
 from quorate.client.channel import Dialer
@@ -267,6 +267,20 @@ class Database:
         wait_s = default if timeout is None else check_timeout(timeout)
         result: dict[str, Any] = await self._running().call(method, arguments, wait_s)
         return result
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of ``connect``, for whoever passes them on."""
+
+    timeout: float
+    connect_timeout: float
+    stall_timeout: float
+    session_ttl: float
+    cluster: str
+    name: str
+    tls: ssl.SSLContext | None
+    server_hostname: str | None
+    follow_leader: bool
 
 
 def connect(

@@ -191,16 +191,40 @@ class Kv:
     ) -> AsyncIterator[KeyValue]:
         """Every key of a range of any size, in order, *page* keys per query. Each page is read
         from one state, but later pages from later states. *timeout* is that of one page."""
-        if type(page) is not int or page < 1:
-            raise InvalidArgumentError(f"a page has 1 key or more, not {page!r}")
+        async for items in self.pages(
+            start,
+            end,
+            prefix=prefix,
+            keys_only=keys_only,
+            page=page,
+            linearizable=linearizable,
+            timeout=timeout,
+        ):
+            for item in items:
+                yield item
+
+    async def pages(
+        self,
+        start: Bytes | None = None,
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        keys_only: bool = False,
+        page: int = SCAN_PAGE_KEYS,
+        linearizable: bool = True,
+        timeout: float | None = None,
+    ) -> AsyncIterator[tuple[KeyValue, ...]]:
+        """As ``scan``, page by page."""
         query = ops.span(start, end, prefix=prefix, limit=page, keys_only=keys_only)
+        if page == 0:
+            raise InvalidArgumentError("a page has at least one key")
         if query.prefix:
             query = Range(query.start, after_prefix(query.start), limit=page, keys_only=keys_only)
         wait_s = self._timeout if timeout is None else check_timeout(timeout)
         while True:
             found: RangeResult = await self._ask(_CODEC, query, wait_s, linearizable)
-            for item in found.items:
-                yield item
+            if found.items:
+                yield found.items
             if not found.more or not found.items:
                 return
             query = Range(found.items[-1].key + b"\0", query.end, limit=page, keys_only=keys_only)

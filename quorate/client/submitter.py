@@ -109,6 +109,7 @@ class Submitter:
         self._sequence = 0
         self._unanswered: dict[int, Batch] = {}  # in sequence order
         self._unanswered_bytes = 0
+        self._orphans: list[Bundle] = []  # refused, with their session; for the next session
         self._resend = False  # some batch is to_send
         self._paused_until = -inf
         self._deadline_min = inf  # no unanswered batch has a deadline before it
@@ -134,9 +135,17 @@ class Submitter:
         return any(not batch.to_send for batch in self._unanswered.values())
 
     @property
+    def clogged(self) -> bool:
+        """The window is full of batches that nobody waits for any more: what the node owes, it
+        does not answer, and nothing new can be sent."""
+        return len(self._unanswered) >= self._window_batches_max and all(
+            batch.bundle is None or batch.bundle.over for batch in self._unanswered.values()
+        )
+
+    @property
     def waiting(self) -> bool:
         """Whether anything is queued or unanswered."""
-        return bool(self._unanswered) or bool(self.queue)
+        return bool(self._unanswered) or bool(self._orphans) or bool(self.queue)
 
     @property
     def wake_at(self) -> float:
@@ -160,11 +169,12 @@ class Submitter:
         if self._resend:
             self._send_again(frames)
         if self.session.id != 0:
+            self._send_orphans(frames)
             while self._send_next(frames):
                 pass
             if not self._unanswered and self._now() >= self.session.keep_alive_at:
                 self._send_own(frames, Kind.KEEP_ALIVE, self.session.keep_alive_runs())
-        elif self.queue and not self._unanswered:
+        elif (self.queue or self._orphans) and not self._unanswered:
             self._send_own(frames, Kind.OPEN, self.session.open_runs())
         return frames
 
@@ -190,6 +200,12 @@ class Submitter:
                     frame = Submit(frame.session, frame.sequence, self.acknowledged, frame.runs)
                 frames.append(frame)
                 self.resent_count += 1
+
+    def _send_orphans(self, frames: list[Submit]) -> None:
+        orphans, self._orphans = self._orphans, []
+        for bundle in orphans:
+            if not bundle.over:
+                self._register(frames, self.session.id, bundle.wire_runs, Kind.COMMANDS, bundle)
 
     def _send_next(self, frames: list[Submit]) -> bool:
         if not self.queue or len(self._unanswered) >= self._window_batches_max:
@@ -256,7 +272,7 @@ class Submitter:
             self._pause(error.retry_after_ms)
             self._last_refusal = str(error)
         except QuorateError as error:
-            self.queue.fail_all(error)
+            self._fail_unsent(error)
 
     def on_failed(self, failed: SubmitFailed) -> bool:
         """Act on a refusal. True: the leader must be looked for."""
@@ -264,7 +280,7 @@ class Submitter:
         if batch is None:
             return False
         if failed.code == SessionExpiredError.code and batch.kind is not Kind.OPEN:
-            self._expired(failed.message)
+            self._expired(batch, failed.message)
             return False
         if failed.code in REROUTED_CODES or failed.code == OverloadedError.code:
             batch.to_send = self._resend = True
@@ -283,7 +299,7 @@ class Submitter:
                 f"{failed.message}"
             )
         if batch.kind is Kind.OPEN:
-            self.queue.fail_all(error)
+            self._fail_unsent(error)
         elif batch.bundle is not None:
             batch.bundle.fail(error)
         return False
@@ -298,22 +314,34 @@ class Submitter:
     def _pause(self, retry_after_ms: int) -> None:
         self._paused_until = max(self._paused_until, self._now() + retry_delay_s(retry_after_ms))
 
-    def _expired(self, message: str) -> None:
-        """Whatever was sent under the session may have happened; what was not sent goes on under
-        a fresh one."""
-        self.session.ended()
-        error = SessionExpiredError(message or "the session's lease ran out")
-        self._fail_unanswered(error)
+    def _expired(self, batch: Batch, message: str) -> None:
+        """What was sent under the session before and never answered may have happened. What was
+        refused at its first sending has not, and goes on under a fresh session. The other batches
+        of the old one are answered for themselves."""
+        if batch.frame.session == self.session.id:
+            self.session.ended()
+        self._forget(batch.frame.sequence)
+        if batch.bundle is None:
+            return
+        if batch.doubtful:
+            batch.bundle.fail(SessionExpiredError(message or "the session's lease ran out"))
+        else:
+            self._orphans.append(batch.bundle)
 
-    def _fail_unanswered(self, error: QuorateError, undone: QuorateError | None = None) -> None:
-        """Give all unanswered batches up with *error*, those undone for certain with *undone*."""
+    def _fail_unsent(self, error: QuorateError) -> None:
+        self.queue.fail_all(error)
+        orphans, self._orphans = self._orphans, []
+        for bundle in orphans:
+            bundle.fail(error)
+
+    def _fail_unanswered(self, unknown: QuorateError, undone: QuorateError) -> None:
         batches, self._unanswered = self._unanswered, {}
         self._unanswered_bytes = 0
         self._resend = False
         self._deadline_min = inf
         for batch in batches.values():
             if batch.bundle is not None:
-                batch.bundle.fail(undone if undone is not None and batch.undone else error)
+                batch.bundle.fail(undone if batch.undone else unknown)
 
     # --- news ----------------------------------------------------------------------------------
 
@@ -346,19 +374,27 @@ class Submitter:
             undone = NotSentError(f"the deadline passed before a node took the command{because}")
             self._deadline_min = inf
             for sequence, batch in list(self._unanswered.items()):
-                bundle = batch.bundle
-                if bundle is None:
-                    continue
-                # Certain only of whole batches: while somebody waits, it is sent again.
-                if batch.undone and bundle.deadline_max <= now:
-                    bundle.expire(now, undone)
+                if batch.bundle is not None and self._expire_bundle(
+                    batch.bundle, now, late, undone if batch.undone else None
+                ):
                     self._forget(sequence)
-                else:
-                    bundle.expire(now, late)
-                    self._deadline_min = min(self._deadline_min, bundle.deadline_min)
+            for bundle in self._orphans:
+                self._expire_bundle(bundle, now, late, undone)
+
+    def _expire_bundle(
+        self, bundle: Bundle, now: float, late: QuorateError, undone: QuorateError | None
+    ) -> bool:
+        """*undone*: it surely did not happen. True: it was given up, and must not be sent."""
+        # Certain only of whole bundles: while somebody waits, it is sent again.
+        if undone is not None and bundle.deadline_max <= now:
+            bundle.expire(now, undone)
+            return True
+        bundle.expire(now, late)
+        self._deadline_min = min(self._deadline_min, bundle.deadline_min)
+        return False
 
     def fail_all(self, unsent: QuorateError) -> None:
         """The handle closes: *unsent* for what never left, ``OutcomeUnknownError`` for the rest."""
-        self.queue.fail_all(unsent)
+        self._fail_unsent(unsent)
         unknown = OutcomeUnknownError("the handle was closed while the command was under way")
         self._fail_unanswered(unknown, unsent)

@@ -2,6 +2,8 @@
 order. There is no log and no election: whoever the test says leads, leads.
 """
 
+# ruff: noqa: ANN401  # scripts see frames of all kinds
+
 from __future__ import annotations
 
 import asyncio
@@ -70,7 +72,9 @@ class FakeCluster:
         self.script: Script = lambda _node, _frame: FINE
         self.members: tuple[MemberInfo, ...] = ()
         self.requests: list[Any] = []  # as they arrived, hello included
-        self.executed: Counter[tuple[int, int]] = Counter()  # (session, sequence) that changed state
+        self.executed: Counter[tuple[int, int]] = (
+            Counter()
+        )  # (session, sequence) that changed state
         self.relays = False  # nodes splice through to the leader when asked
         self.greeting: Callable[[FakeNode, Hello], Any] | None = None  # instead of the welcome
 

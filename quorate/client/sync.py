@@ -1,0 +1,475 @@
+"""The synchronous twin, for threads, scripts and frameworks that do not await.
+
+The same names as in ``Database``, without ``await``. Each handle owns one thread with an event
+loop, on which its asynchronous twin lives; any number of threads may share the handle, and what
+they ask for at the same time leaves in the same frame. Handles left open are closed at exit.
+
+A call blocks its thread. From within a running event loop that stalls the loop, but works; only
+on the handle's own loop it would wait for itself for ever, and raises RuntimeError instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import importlib.util
+import os
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from typing import Any, Final, Generic, Self, TypeVar, Unpack, overload
+
+from quorate.base.kv_commands import (
+    Compare,
+    CompareAndSetResult,
+    DeleteResult,
+    IncrementResult,
+    KeyValue,
+    Operation,
+    PutResult,
+    RangeResult,
+    StatusResult,
+    TxnResult,
+)
+from quorate.client import database as asynchronous
+from quorate.client import kv as asynchronous_kv
+from quorate.client import machines as asynchronous_machines
+from quorate.client.client import ClientStatistics
+from quorate.client.endpoints import parse_endpoints
+from quorate.client.operations import Bytes
+from quorate.errors import ClosedError, InvalidArgumentError
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+CLOSE_TIMEOUT_S: Final = 10.0  # closing an embedded node writes a checkpoint
+
+_open_loops: weakref.WeakSet[_Loop] = weakref.WeakSet()
+
+
+class _Loop:
+    """A thread with an event loop, begun by the first call, ended by ``stop``."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._process = 0
+        self._stopped = False
+        self._lock = threading.Lock()
+        self._waiting: set[Future[Any]] = set()  # one per thread that is in a call
+        self.at_exit: Callable[[], None] | None = None
+
+    def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The outcome of the coroutine that *make* gives, on the loop.
+
+        Raises:
+            RuntimeError: called on this very loop, which would wait for itself.
+            ClosedError: the handle was closed, or belongs to the process that this one was
+                forked from.
+        """
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                "a synchronous handle was called on its own event loop, where it would wait for "
+                "itself; use the asynchronous handle there"
+            )
+        with self._lock:
+            future = asyncio.run_coroutine_threadsafe(make(), self._ready())
+            self._waiting.add(future)
+        try:
+            return future.result()
+        except CancelledError:
+            raise ClosedError("the handle was closed during the call") from None
+        except BaseException:
+            future.cancel()  # of consequence only if this thread was interrupted
+            raise
+        finally:
+            with self._lock:
+                self._waiting.discard(future)
+
+    def _ready(self) -> asyncio.AbstractEventLoop:
+        if self._stopped:
+            raise ClosedError("the handle was closed; make another one")
+        if self._loop is None:
+            return self._start()
+        if self._process != os.getpid():
+            raise ClosedError(
+                "the handle was opened before this process was forked, and its thread stayed "
+                "behind; make handles after forking"
+            )
+        return self._loop
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        self._process = os.getpid()
+        loop = self._loop = _new_loop()
+        # A daemon: else the interpreter would wait for it before it closes what is left open.
+        self._thread = threading.Thread(
+            target=self._main, args=(loop,), name="quorate-sync", daemon=True
+        )
+        self._thread.start()
+        _open_loops.add(self)
+        return loop
+
+    @staticmethod
+    def _main(loop: asyncio.AbstractEventLoop) -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.get_loop().run_forever()
+
+    def abandon(self) -> None:
+        """Nobody can call any more: end the thread, without waiting for it."""
+        if self._loop is not None and self._process == os.getpid():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def stop(self) -> None:
+        """End the thread; later calls raise ClosedError."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+            self._stopped = True
+        if loop is None or self._process != os.getpid() or self._thread is None:
+            return
+        _open_loops.discard(self)
+        loop.call_soon_threadsafe(loop.stop)
+        self._thread.join(CLOSE_TIMEOUT_S)
+        with self._lock:
+            left = [future for future in self._waiting if not future.done()]
+        for future in left:
+            future.set_exception(ClosedError("the handle was closed during the call"))
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    if importlib.util.find_spec("uvloop") is None:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = importlib.import_module("uvloop").new_event_loop()
+    return loop
+
+
+def _close_all() -> None:
+    for loop in list(_open_loops):
+        if loop.at_exit is not None:
+            loop.at_exit()
+
+
+# Before the executors of the process shut down, which an embedded node still needs; ``atexit``
+# itself comes after them.
+getattr(threading, "_register_atexit", atexit.register)(_close_all)
+
+
+class Database:
+    """See the module. *make* builds the asynchronous handle, on the loop; it is called once."""
+
+    def __init__(self, make: Callable[[], asynchronous.Database]) -> None:
+        self._make = make
+        self._runs = _Loop()
+        self._twin: asynchronous.Database | None = None
+        self.kv = Kv(self._run_on_kv, self._runs)
+        this = weakref.ref(self)
+        self._runs.at_exit = lambda: _close(this)
+
+    async def _database(self) -> asynchronous.Database:
+        if self._twin is None:
+            self._twin = self._make()
+        return self._twin
+
+    def _run(self, call: Callable[[asynchronous.Database], Coroutine[Any, Any, T]]) -> T:
+        async def on_loop() -> T:
+            return await call(await self._database())
+
+        return self._runs.run(on_loop)
+
+    def _run_on_kv(self, call: Callable[[asynchronous_kv.Kv], Coroutine[Any, Any, T]]) -> T:
+        return self._run(lambda database: call(database.kv))
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def open(self) -> Self:
+        """As ``Database.open``."""
+        try:
+            self._run(lambda database: database.open())
+        except BaseException:
+            self._runs.stop()
+            raise
+        return self
+
+    def close(self) -> None:
+        """As ``Database.close``; then the thread ends."""
+        twin = self._twin
+        try:
+            if twin is not None:
+                self._runs.run(twin.close)
+        except ClosedError:
+            pass  # already
+        finally:
+            self._runs.stop()
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._runs.abandon()
+
+    # --- machines and administration -----------------------------------------------------------
+
+    @overload
+    def machine(self, name: str) -> Machine[Any]: ...
+    @overload
+    def machine(self, name: str, result_type: type[R]) -> Machine[R]: ...
+    @overload
+    def machine(self, name: str, result_type: Any) -> Machine[Any]: ...  # noqa: ANN401
+    def machine(self, name: str, result_type: Any = None) -> Machine[Any]:
+        """As ``Database.machine``."""
+
+        async def find(database: asynchronous.Database) -> asynchronous_machines.Machine[Any]:
+            return database.machine(name, result_type)
+
+        return Machine(self._run(find), self._runs)
+
+    def status(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """As ``Database.status``."""
+        return self._run(lambda database: database.status(timeout=timeout))
+
+    def members(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """As ``Database.members``."""
+        return self._run(lambda database: database.members(timeout=timeout))
+
+    def add_member(
+        self, node: int, address: str, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """As ``Database.add_member``."""
+        return self._run(lambda database: database.add_member(node, address, timeout=timeout))
+
+    def promote(self, node: int, *, timeout: float | None = None) -> dict[str, Any]:
+        """As ``Database.promote``."""
+        return self._run(lambda database: database.promote(node, timeout=timeout))
+
+    def demote(self, node: int, *, timeout: float | None = None) -> dict[str, Any]:
+        """As ``Database.demote``."""
+        return self._run(lambda database: database.demote(node, timeout=timeout))
+
+    def remove_member(self, node: int, *, timeout: float | None = None) -> dict[str, Any]:
+        """As ``Database.remove_member``."""
+        return self._run(lambda database: database.remove_member(node, timeout=timeout))
+
+    def set_address(
+        self, node: int, address: str, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """As ``Database.set_address``."""
+        return self._run(lambda database: database.set_address(node, address, timeout=timeout))
+
+    def transfer_leader(self, target: int = 0, *, timeout: float | None = None) -> dict[str, Any]:
+        """As ``Database.transfer_leader``."""
+        return self._run(lambda database: database.transfer_leader(target, timeout=timeout))
+
+    def checkpoint(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """As ``Database.checkpoint``."""
+        return self._run(lambda database: database.checkpoint(timeout=timeout))
+
+    def statistics(self) -> ClientStatistics:
+        """As ``Database.statistics``."""
+
+        async def count(database: asynchronous.Database) -> ClientStatistics:
+            return database.statistics()
+
+        return self._run(count)
+
+
+def _close(handle: weakref.ref[Database]) -> None:
+    database = handle()
+    if database is not None:
+        database.close()
+
+
+class Machine(Generic[R]):
+    """As the asynchronous ``Machine``."""
+
+    def __init__(self, twin: asynchronous_machines.Machine[R], runs: _Loop) -> None:
+        self._twin = twin
+        self._runs = runs
+
+    @property
+    def name(self) -> str:
+        """The machine's name, as registered on the nodes."""
+        return self._twin.name
+
+    def execute(self, command: object, *, timeout: float | None = None) -> R:
+        """As ``Machine.execute``."""
+        return self._runs.run(lambda: self._twin.execute(command, timeout=timeout))
+
+    def query(self, query: object, *, linearizable: bool = True, timeout: float | None = None) -> R:
+        """As ``Machine.query``."""
+        return self._runs.run(
+            lambda: self._twin.query(query, linearizable=linearizable, timeout=timeout)
+        )
+
+
+class Kv:
+    """As the asynchronous ``Kv``; every call is explained there."""
+
+    def __init__(self, run: Callable[[Callable[..., Any]], Any], runs: _Loop) -> None:
+        self._run = run
+        self._runs = runs
+
+    def put(
+        self, key: Bytes, value: Bytes, *, previous: bool = False, timeout: float | None = None
+    ) -> PutResult:
+        """As ``Kv.put``."""
+        result: PutResult = self._run(
+            lambda kv: kv.put(key, value, previous=previous, timeout=timeout)
+        )
+        return result
+
+    def get(
+        self, key: Bytes, *, linearizable: bool = True, timeout: float | None = None
+    ) -> KeyValue | None:
+        """As ``Kv.get``."""
+        item: KeyValue | None = self._run(
+            lambda kv: kv.get(key, linearizable=linearizable, timeout=timeout)
+        )
+        return item
+
+    def delete(
+        self, key: Bytes, *, previous: bool = False, timeout: float | None = None
+    ) -> DeleteResult:
+        """As ``Kv.delete``."""
+        result: DeleteResult = self._run(
+            lambda kv: kv.delete(key, previous=previous, timeout=timeout)
+        )
+        return result
+
+    def compare_and_set(
+        self,
+        key: Bytes,
+        expected: Bytes | int | None,
+        value: Bytes | None,
+        *,
+        timeout: float | None = None,
+    ) -> CompareAndSetResult:
+        """As ``Kv.compare_and_set``."""
+        result: CompareAndSetResult = self._run(
+            lambda kv: kv.compare_and_set(key, expected, value, timeout=timeout)
+        )
+        return result
+
+    def increment(
+        self, key: Bytes, delta: int = 1, *, timeout: float | None = None
+    ) -> IncrementResult:
+        """As ``Kv.increment``."""
+        result: IncrementResult = self._run(lambda kv: kv.increment(key, delta, timeout=timeout))
+        return result
+
+    def range(
+        self,
+        start: Bytes | None = None,
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        limit: int = 0,
+        reverse: bool = False,
+        keys_only: bool = False,
+        linearizable: bool = True,
+        timeout: float | None = None,
+    ) -> RangeResult:
+        """As ``Kv.range``."""
+        given = locals()
+        result: RangeResult = self._run(lambda kv: kv.range(**_arguments(given)))
+        return result
+
+    def count(
+        self,
+        start: Bytes | None = None,
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        linearizable: bool = True,
+        timeout: float | None = None,
+    ) -> int:
+        """As ``Kv.count``."""
+        given = locals()
+        number: int = self._run(lambda kv: kv.count(**_arguments(given)))
+        return number
+
+    def scan(
+        self,
+        start: Bytes | None = None,
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        keys_only: bool = False,
+        page: int = asynchronous_kv.SCAN_PAGE_KEYS,
+        linearizable: bool = True,
+        timeout: float | None = None,
+    ) -> Iterator[KeyValue]:
+        """As ``Kv.scan``."""
+        given = locals()
+
+        async def begin(kv: asynchronous_kv.Kv) -> Any:  # noqa: ANN401
+            return kv.pages(**_arguments(given))
+
+        pages = self._run(begin)
+
+        async def turn() -> tuple[KeyValue, ...]:
+            page: tuple[KeyValue, ...] = await anext(pages, ())
+            return page
+
+        while items := self._runs.run(turn):
+            yield from items
+
+    def delete_range(
+        self,
+        start: Bytes | None = None,
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        limit: int = 0,
+        previous: bool = False,
+        timeout: float | None = None,
+    ) -> DeleteResult:
+        """As ``Kv.delete_range``."""
+        given = locals()
+        result: DeleteResult = self._run(lambda kv: kv.delete_range(**_arguments(given)))
+        return result
+
+    def txn(
+        self,
+        compare: Iterable[Compare] = (),
+        *,
+        then: Iterable[Operation] = (),
+        otherwise: Iterable[Operation] = (),
+        timeout: float | None = None,
+    ) -> TxnResult:
+        """As ``Kv.txn``."""
+        # Iterated here: a generator may belong to this thread.
+        parts = tuple(compare), tuple(then), tuple(otherwise)
+        result: TxnResult = self._run(
+            lambda kv: kv.txn(parts[0], then=parts[1], otherwise=parts[2], timeout=timeout)
+        )
+        return result
+
+    def statistics(
+        self, *, linearizable: bool = True, timeout: float | None = None
+    ) -> StatusResult:
+        """As ``Kv.statistics``."""
+        result: StatusResult = self._run(
+            lambda kv: kv.statistics(linearizable=linearizable, timeout=timeout)
+        )
+        return result
+
+
+def _arguments(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if name != "self"}
+
+
+def connect(endpoints: str | Sequence[str], **options: Unpack[asynchronous.Options]) -> Database:
+    """A synchronous handle on the cluster at *endpoints*; *options* are those of
+    ``quorate.connect``. Touches no network yet: ``with``, or the first call, does.
+
+    Raises:
+        InvalidArgumentError: an argument has the wrong type or range, or a node of this process
+            is given: it belongs to a loop, so use the asynchronous handle there.
+    """
+    if any(place.local is not None for place in parse_endpoints(endpoints)):
+        raise InvalidArgumentError("a synchronous handle connects to host:port endpoints only")
+    asynchronous.connect(endpoints, **options)  # checks the arguments, here and now
+    return Database(lambda: asynchronous.connect(endpoints, **options))
