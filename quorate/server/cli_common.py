@@ -45,8 +45,8 @@ def exit_status(error: QuorateError) -> Exit:
     """The status that tells a script what *error* means."""
     if isinstance(error, InvalidArgumentError | ConfigError):
         return Exit.USAGE
-    if isinstance(error, StorageError):
-        return Exit.STORAGE
+    if isinstance(error, StorageError) and not error.definite:
+        return Exit.STORAGE  # a disk that is only full, or a directory in use, may be free again
     return Exit.FAILED if error.definite else Exit.UNKNOWN
 
 

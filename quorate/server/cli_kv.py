@@ -11,6 +11,7 @@ import typer
 from quorate.base.kv_commands import GetResult, KeyValue, RangeResult
 from quorate.base.limits import RANGE_LIMIT_MAX, VALUE_BYTES_MAX
 from quorate.client.kv import after_prefix
+from quorate.client.operations import as_key, as_value
 from quorate.errors import InvalidArgumentError
 from quorate.server.cli_bulk import dump, load
 from quorate.server.cli_common import (
@@ -53,8 +54,9 @@ async def put(
         content = sys.stdin.buffer.read(VALUE_BYTES_MAX + 1)
     else:
         content = to_bytes(value)
+    wanted, checked = as_key(to_bytes(key)), as_value(content)  # before anything is connected
     async with opened(target) as db:
-        result = await db.kv.put(to_bytes(key), content)
+        result = await db.kv.put(wanted, checked)
     if target.json:
         emit({"revision": result.revision})
     else:
@@ -69,12 +71,13 @@ def _read_value(file: Path) -> bytes:
 
 async def get(target: Target, key: KeyArgument, *, local: LocalOption = False) -> Exit:
     """Print the value of KEY as it is; exit status 4 if there is no such key."""
+    wanted = as_key(to_bytes(key))
     async with opened(target) as db:
-        item = await db.kv.get(to_bytes(key), linearizable=not local)
+        item = await db.kv.get(wanted, linearizable=not local)
     if target.json:
         emit({"item": None if item is None else item_json(item)})
     elif item is None:
-        sys.stderr.write(f"quorate: no key {shown(to_bytes(key))}\n")
+        sys.stderr.write(f"quorate: no key {shown(wanted)}\n")
     else:
         write_bytes(item.value)
     return Exit.NO if item is None else Exit.OK
@@ -93,8 +96,11 @@ async def delete(
     """
     first, last = _bounds(start, end, prefix=prefix)
     count, revision = 0, 0
+    alone = end is None and not prefix
+    if alone:
+        as_key(first)
     async with opened(target) as db:
-        if end is None and not prefix:
+        if alone:
             result = await db.kv.delete(first)
             count, revision = result.count, result.revision
         else:

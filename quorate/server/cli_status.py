@@ -19,6 +19,7 @@ from quorate.server.cli_common import Exit, Target, client_command, emit
 from quorate.server.one_node import OneNode
 
 PROBE_TIMEOUT_S = 1.0  # of one node; a dead one must not hold up the table
+WIDE_COLUMNS = 110
 _ROLE_STYLES = {"leader": "bold green", "follower": "", "learner": "cyan", "candidate": "yellow"}
 
 Report = dict[str, Any]
@@ -44,7 +45,7 @@ async def _status(
     else:
         console = Console()
         if once or not console.is_terminal:
-            console.print(_render(report))
+            console.print(_render(report, narrow=_narrow(console)))
         else:
             await _live(console, target, context, interval)
             return Exit.OK
@@ -61,7 +62,8 @@ async def _live(
     with Live(console=console, auto_refresh=False, screen=False) as live:
         while True:
             try:
-                live.update(_render(await _look(target, context)), refresh=True)
+                report = await _look(target, context)
+                live.update(_render(report, narrow=_narrow(console)), refresh=True)
             except UnavailableError as error:  # the cluster may come back
                 live.update(Text(str(error), style="bold red"), refresh=True)
             await asyncio.sleep(interval)
@@ -116,7 +118,18 @@ async def _ask(member: MemberInfo, target: Target, context: ssl.SSLContext | Non
     return {**known, **found}
 
 
-def _render(report: Report) -> Group:
+def _narrow(console: Console) -> bool:
+    return console.width < WIDE_COLUMNS
+
+
+#: Column: whether it is left out of a narrow terminal.
+_COLUMNS = {
+    "term": False, "applied": False, "behind": False, "keys": False, "clients": True,
+    "log": True, "store": True, "memory": False, "up": False,
+}  # fmt: skip
+
+
+def _render(report: Report, *, narrow: bool) -> Group:
     leader = report["leader"]
     title = Text(f"cluster {report['cluster']}, term {report['term']}, ")
     if leader:
@@ -125,48 +138,48 @@ def _render(report: Report) -> Group:
         title.append("no leader", style="bold red")
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("node", justify="right")
-    table.add_column("address")
-    table.add_column("role")
-    for name in ("term", "applied", "behind", "keys", "clients", "log", "store", "memory", "up"):
-        table.add_column(name, justify="right")
-    table.add_column("notes")
+    table.add_column("address", no_wrap=True)
+    table.add_column("role", no_wrap=True)
+    columns = [name for name, wide in _COLUMNS.items() if not (wide and narrow)]
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
     newest = max((node.get("commit", 0) for node in report["nodes"]), default=0)
+    notes = []
     for node in report["nodes"]:
-        _add_row(table, node, newest)
-    return Group(title, table)
+        role, cells = _cells(node, newest)
+        shown = [cells.get(name, "") for name in columns]
+        table.add_row(str(node["node"]), Text(node["address"]), role, *shown)
+        notes += [Text(f"node {node['node']}: {note}", style="yellow") for note in _notes(node)]
+    return Group(title, table, *notes)
 
 
-def _add_row(table: Table, node: Report, newest: int) -> None:
-    number, address = str(node["node"]), Text(node["address"])
+def _cells(node: Report, newest: int) -> tuple[Text, dict[str, str]]:
+    """The role, and the other cells by column."""
     if "error" in node:
-        blanks = [""] * 9
-        note = Text(node["error"]["message"], style="red")
-        table.add_row(number, address, Text("no answer", style="bold red"), *blanks, note)
-        return
+        return Text("no answer", style="bold red"), {}
     role = node["role"] if node["member"] == "voter" else node["member"]
-    table.add_row(
-        number,
-        address,
-        Text(role, style=_ROLE_STYLES.get(role, "")),
-        str(node["term"]),
-        f"{node['applied']:,}",
-        f"{max(0, newest - node['applied']):,}",
-        f"{node['keys']:,}",
-        str(node["clients"]),
-        _size(node["log_bytes"]),
-        _size(node["store_bytes"]),
-        _size(node["resident_bytes"]),
-        _duration(node["uptime_s"]),
-        Text(_notes(node), style="yellow"),
-    )
+    return Text(role, style=_ROLE_STYLES.get(role, "")), {
+        "term": str(node["term"]),
+        "applied": f"{node['applied']:,}",
+        "behind": f"{max(0, newest - node['applied']):,}",
+        "keys": f"{node['keys']:,}",
+        "clients": str(node["clients"]),
+        "log": _size(node["log_bytes"]),
+        "store": _size(node["store_bytes"]),
+        "memory": _size(node["resident_bytes"]),
+        "up": _duration(node["uptime_s"]),
+    }
 
 
-def _notes(node: Report) -> str:
-    found = [str(alarm) for alarm in node["alarms"]]
+def _notes(node: Report) -> list[str]:
+    if "error" in node:
+        return [node["error"]["message"]]
+    found = [f"ALARM: {alarm}" for alarm in node["alarms"]]
     if node["read_only"]:
         found.append(f"read-only: {node['read_only']}")
-    found += [f"node {other}: {text}" for other, text in node["problems"].items()]
-    return "; ".join(found)
+    return found + [
+        f"cannot reach node {other}: {text}" for other, text in node["problems"].items()
+    ]
 
 
 def _size(size_bytes: int) -> str:
