@@ -74,6 +74,9 @@ PROPOSALS_IN_FLIGHT_MAX = 2
 #: A tick later than this many ticks counts as so many: what waits in the sockets goes first.
 TICKS_AT_ONCE_MAX = 5
 
+#: A wall clock outside 1970 to some 280,000 years later is wrong; an entry must stand all the same.
+WALL_MS_MAX = 2**53 - 1
+
 
 class ReplicaConfig(msgspec.Struct, frozen=True, kw_only=True):
     """*tick_ms*: length of a core's tick. *cache_bytes*: recent log kept in memory."""
@@ -318,9 +321,8 @@ class Replica:
         """One entry with *taken*; they are queued again if the core refuses."""
         submissions = tuple([waiting.prepared.submit for waiting in taken])
         self._last_time_ms = self._now_ms()
-        batch = Batch(
-            self._last_time_ms, self._clock.wall_ms(), self._random.getrandbits(64), submissions
-        )
+        wall_ms = min(max(self._clock.wall_ms(), 0), WALL_MS_MAX)
+        batch = Batch(self._last_time_ms, wall_ms, self._random.getrandbits(64), submissions)
         try:
             output = self.core.step(Propose((encode_batch(batch),)))
         except Exception as error:  # noqa: BLE001 - a broken invariant stops the node, not the loop

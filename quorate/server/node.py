@@ -113,6 +113,7 @@ class Node:
         self._pinning = False
         self._disk_note = ""
         self._parts: _Parts | None = None
+        self._listener: Listener | None = None
         self._db: Database | None = None
 
     # --- life ------------------------------------------------------------------------------------
@@ -137,6 +138,8 @@ class Node:
         try:
             self._parts = await self._build()
         except BaseException:
+            if self._listener is not None:
+                self._listener.stop()
             await self._close_files()
             raise
         parts = self._parts
@@ -230,7 +233,7 @@ class Node:
         directory = await loop.run_in_executor(None, DataDirectory, config.data)
         self._closers.append(directory.close)
         gate = Gate(await self._identify(directory, outside))
-        listener = Listener(gate, self._routes(), inside)
+        self._listener = listener = Listener(gate, self._routes(), inside)
         await self._bind(listener)
         log_runner, store_runner, read_runner = runners = [
             DiskThread(name, loop) for name in ("log", "store", "read")

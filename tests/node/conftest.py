@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -129,10 +130,8 @@ class Cluster:
         for handle in self._handles:
             await handle.close()
         for node in list(self.nodes.values()):
-            try:
+            with contextlib.suppress(QuorateError):
                 await node.stop()
-            except QuorateError:
-                pass
 
 
 @pytest.fixture
