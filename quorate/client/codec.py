@@ -16,9 +16,11 @@ import msgspec
 from quorate.base.limits import BATCH_BYTES_MAX
 from quorate.base.results import Failure
 from quorate.errors import (
+    CommandError,
     InvalidArgumentError,
     LimitExceededError,
     OutcomeUnknownError,
+    QuorateError,
     error_from_code,
 )
 
@@ -34,13 +36,21 @@ _decode_outer = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 
 def _finish_failure(future: AnyFuture, failure: Failure) -> None:
-    future.set_exception(error_from_code(failure.code, failure.message))
+    future.set_exception(_refusal(failure.code, failure.message))
+
+
+def _refusal(code: str, message: str) -> QuorateError:
+    error = error_from_code(code, message)
+    if type(error) is QuorateError:  # a code of the machine's own
+        error = CommandError(message)
+        vars(error)["code"] = code
+    return error
 
 
 def _finish_untyped(future: AnyFuture, result: list[Any]) -> None:
     # Without a declared type a Failure shows by its tag, which no result may use.
     if len(result) == 3 and type(result[0]) is int and result[0] == 0:
-        future.set_exception(error_from_code(str(result[1]), str(result[2])))
+        future.set_exception(_refusal(str(result[1]), str(result[2])))
     else:
         future.set_result(result)
 

@@ -18,6 +18,7 @@ from quorate.client.segments import Bundle, Segment, SegmentQueue
 from quorate.client.settings import WINDOW_BATCHES_MAX, WINDOW_BYTES_MAX
 from quorate.client.submitter import REROUTED_CODES, explain_refusal, retry_delay_s
 from quorate.errors import (
+    CommandError,
     DeadlineExceededError,
     LimitExceededError,
     NotSentError,
@@ -177,10 +178,16 @@ class Querier:
                 self._paused_until = max(self._paused_until, self._now() + delay_s)
             return rerouted and self._follows_leader
         self._forget(failed.id)
-        if failed.code == LimitExceededError.code and asked.bundle.count > 1:
-            self._ask_in_halves(asked.bundle.segments)
+        error = error_from_code(failed.code, failed.message)
+        # Too much for one reply, or a query that one machine of several cannot have: those which
+        # only shared its frame get their answers.
+        bundle = asked.bundle
+        if (isinstance(error, LimitExceededError) and bundle.count > 1) or (
+            isinstance(error, CommandError) and len(bundle.runs) > 1
+        ):
+            self._ask_in_halves(bundle.segments)
         else:
-            asked.bundle.fail(error_from_code(failed.code, failed.message))
+            bundle.fail(error)
         return False
 
     def _forget(self, query_id: int) -> _Asked | None:

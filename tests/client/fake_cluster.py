@@ -2,7 +2,7 @@
 order. There is no log and no election: whoever the test says leads, leads.
 """
 
-# ruff: noqa: ANN401  # scripts see frames of all kinds
+# scripts see frames of all kinds
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from quorate.base.frames import (
     encode_frame,
 )
 from quorate.base.session_commands import SESSION_MACHINE
+from quorate.errors import QuorateError
 from quorate.replication.kv import KvMachine
 from quorate.replication.machine import Machine
 from tests.replication.support import Node as Replica
@@ -244,7 +245,10 @@ class _Served(asyncio.Protocol):
                 if linearizable and cluster.leader == 0:
                     return QueryFailed(number, "unavailable", "no leader")
                 machines = cluster.replica.machines
-                results = msgspec.Raw(machines.query_runs(runs))
+                try:
+                    results = msgspec.Raw(machines.query_runs(runs))
+                except QuorateError as error:
+                    return QueryFailed(number, error.code, str(error))
                 return QueryReply(number, machines.index, results)
             case AdminRequest(id=number, method=method, arguments=arguments):
                 if method in ("status", "members.list"):

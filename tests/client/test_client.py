@@ -1,6 +1,6 @@
 """One client against nodes that misbehave: what is sent and promised, what callers are told."""
 
-# ruff: noqa: ANN401  # scripts see frames of all kinds
+# scripts see frames of all kinds
 
 from __future__ import annotations
 
