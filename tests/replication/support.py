@@ -1,6 +1,6 @@
 """A log in a list, a machine that does as it is told, and what tests ask of both."""
 
-# ruff: noqa: ANN401  # commands and results are of many types
+# commands and results are of many types
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The key-value machine against a model of etcd's rules in a dict, and its limits one by one."""
 
-# ruff: noqa: ANN401  # commands and results are of many types
+# commands and results are of many types
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """All machines behind one door: what a log does to them, the same way on every node."""
-# ruff: noqa: ANN401  # commands and results are of many types
+# commands and results are of many types
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Bytes from clients and from the log: whatever they are, the answer is typed and the same."""
-# ruff: noqa: ANN401  # commands and results are of many types
+# commands and results are of many types
 
 from __future__ import annotations
 

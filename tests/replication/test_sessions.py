@@ -1,5 +1,5 @@
 """Sessions: what happens once though it comes often, and ends when cluster time says so."""
-# ruff: noqa: ANN401  # commands and results are of many types
+# commands and results are of many types
 
 from __future__ import annotations
 

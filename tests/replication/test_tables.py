@@ -1,6 +1,6 @@
 """Tables against a dict: changes, undo, dirty tracking, captures, ranges, loading."""
 
-# ruff: noqa: ANN401, ARG005  # commands and results are of many types
+# ruff: noqa: ARG005  # commands and results are of many types
 
 from __future__ import annotations
 
