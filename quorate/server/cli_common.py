@@ -57,7 +57,8 @@ def report_error(error: QuorateError, *, as_json: bool) -> Exit:
         shown = {"error": {"code": error.code, "message": text, "definite": error.definite}}
         sys.stderr.write(json.dumps(shown) + "\n")
     else:
-        unknown = "" if error.definite else " (it may have happened, or may yet)"
+        open_end = exit_status(error) is Exit.UNKNOWN
+        unknown = " (it may have happened, or may yet)" if open_end else ""
         sys.stderr.write(f"quorate: {text or error.code}{unknown}\n")
     return exit_status(error)
 
