@@ -143,12 +143,12 @@ def send_appends(state: State, node: NodeId, progress: Progress) -> None:
                 round=state.round,
             )
         )
-        progress.sent(last, size)
+        progress.sent(last, size, state.round)
 
 
 def _need_snapshot(state: State, node: NodeId, progress: Progress) -> None:
     if progress.heard_tick + state.config.election_ticks_max < state.tick:
-        progress.probe_sent = True  # silent: it may not even be there; wait until it speaks
+        progress.hold()  # silent: it may not even be there; wait until it speaks
         return
     progress.become_snapshot(state.log.floor.index)
     state.out_snapshots.append(node)
@@ -176,9 +176,9 @@ def _on_accepted(state: State, node: NodeId, index: LogIndex, progress: Progress
             last=state.log.last_index,
         )
     advanced = progress.acked(index)
-    if (progress.state is ProgressState.PROBE and (advanced or index >= progress.next - 1)) or (
-        progress.state is ProgressState.SNAPSHOT and index >= progress.snapshot_index
-    ):
+    # Less than the entry before the probe tells nothing of the probe, which is still out.
+    matched = progress.state is ProgressState.PROBE and index >= progress.next - 1
+    if matched or (progress.state is ProgressState.SNAPSHOT and index >= progress.snapshot_index):
         progress.become_replicate()
     if advanced:
         state.match[node] = progress.match
@@ -239,17 +239,19 @@ def on_heartbeat_reply(state: State, reply: HeartbeatReply) -> None:
     if reply.sticky:
         state.lease_rounds[reply.sender] = max(state.lease_rounds.get(reply.sender, 0), reply.round)
         reads.renew_lease(state)
-    if reply.durable > progress.match:  # the answer that said so was lost, or comes after this one
+    probing = progress.state is ProgressState.PROBE
+    if probing and progress.probe_overdue(reply.round, reply.verified):
+        progress.probe_sent = False
+    if reply.durable > progress.match or (probing and reply.durable >= progress.next - 1):
+        # The append's own answer was lost, or comes after this one.
         _on_accepted(state, reply.sender, reply.durable, progress)
         if state.progress.get(reply.sender) is not progress:
             return
-    if progress.state is ProgressState.PROBE:
-        progress.probe_sent = False
-        send_appends(state, reply.sender, progress)
-    elif progress.state is ProgressState.REPLICATE and progress.lost_before(
+    if progress.state is ProgressState.REPLICATE and progress.lost_before(
         reply.round, reply.verified
     ):
         progress.become_probe(LogIndex(reply.verified + 1))
+    if progress.state is ProgressState.PROBE:
         send_appends(state, reply.sender, progress)
 
 
@@ -273,7 +275,7 @@ def on_peer_lost(state: State, node: NodeId) -> None:
     progress = state.progress.get(node)
     if progress is not None and progress.state is ProgressState.REPLICATE:
         progress.become_probe(LogIndex(progress.match + 1))
-        progress.probe_sent = True  # nothing can be sent now; ``PeerReached`` or an answer frees it
+        progress.hold()  # nothing can be sent now; ``PeerReached`` or an answer frees it
 
 
 def on_peer_reached(state: State, node: NodeId) -> None:
@@ -291,7 +293,7 @@ def on_snapshot_sent(state: State, node: NodeId, index: LogIndex, *, ok: bool) -
     if ok:
         send_appends(state, node, progress)
     else:
-        progress.probe_sent = True  # the next heartbeat's answer tries again
+        progress.hold()  # the next heartbeat's answer tries again
 
 
 def first_index_needed(state: State) -> LogIndex:

@@ -228,6 +228,15 @@ class MembershipHistory:
                 return step
         return self._steps[0]
 
+    def votes_since(self, index: LogIndex, node: NodeId) -> bool:
+        """Whether *node* is a voter of the configuration at *index* or of a later one."""
+        for at, membership in reversed(self._steps):
+            if membership.is_voter(node):
+                return True
+            if at <= index:
+                return False
+        return False
+
     def append(self, index: LogIndex, membership: Membership) -> None:
         must(index > self.index, "configurations come in log order", index=index, last=self.index)
         self._steps.append((index, membership))

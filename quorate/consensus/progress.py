@@ -35,6 +35,9 @@ class Progress:
         "marks",
         "match",
         "next",
+        "probe_bytes",
+        "probe_last",
+        "probe_round",
         "probe_sent",
         "snapshot_index",
         "state",
@@ -44,9 +47,10 @@ class Progress:
         self.match = LogIndex(0)
         self.next = next_index
         self.state = ProgressState.PROBE
-        self.probe_sent = (
-            False  # in PROBE: an append is out, its answer or a heartbeat's is awaited
-        )
+        self.probe_sent = False  # in PROBE: an append is out, its answer is awaited
+        self.probe_round = 0  # the heartbeat round in which it left
+        self.probe_last = LogIndex(0)  # and its last index; 0: nothing was really sent
+        self.probe_bytes = 0
         self.snapshot_index = LogIndex(0)
         self.heard_tick = tick  # a fresh leader gives everybody one election timeout to speak
         self.behind_at = LogIndex(0)  # first entry that a heartbeat's answer missed, 0: none
@@ -61,10 +65,14 @@ class Progress:
         self._forget_inflight()
 
     def become_replicate(self) -> None:
+        """It matches up to ``match``; a probe beyond it, not yet answered, is in flight."""
+        out = self.probe_sent and self.probe_last > self.match
         self.state = ProgressState.REPLICATE
         self.next = LogIndex(self.match + 1)
         self.probe_sent = False
         self._forget_inflight()
+        if out:
+            self.sent(self.probe_last, self.probe_bytes, self.probe_round)
 
     def become_snapshot(self, index: LogIndex) -> None:
         self.state = ProgressState.SNAPSHOT
@@ -83,15 +91,25 @@ class Progress:
         """Appends sent and not answered."""
         return len(self._inflight)
 
-    def sent(self, last: LogIndex, size_bytes: int) -> None:
-        """An append up to *last* is on its way."""
+    def hold(self) -> None:
+        """In PROBE: send nothing until the follower speaks."""
+        self.probe_sent, self.probe_round, self.probe_last = True, 0, LogIndex(0)
+
+    def probe_overdue(self, round_number: int, verified: LogIndex) -> bool:
+        """Whether the answer to that round's heartbeat, sent after the probe, shows that the probe
+        did not arrive. If it did, its own answer only waits for the follower's disk."""
+        return round_number > self.probe_round and not 0 < self.probe_last <= verified
+
+    def sent(self, last: LogIndex, size_bytes: int, round_number: int) -> None:
+        """An append up to *last* is on its way, after the heartbeat of *round_number*."""
         if self.state is ProgressState.REPLICATE:
             if last >= self.next:
                 self._inflight.append((last, size_bytes))
                 self.inflight_bytes += size_bytes
                 self.next = LogIndex(last + 1)
         else:
-            self.probe_sent = True
+            self.probe_sent, self.probe_round = True, round_number
+            self.probe_last, self.probe_bytes = last, size_bytes
 
     def acked(self, index: LogIndex) -> bool:
         """The follower holds everything up to *index* on disk; True if that is news."""

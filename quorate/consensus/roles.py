@@ -15,9 +15,8 @@ def become_follower(state: State, term: Term, leader: NodeId) -> None:
     must(term >= state.term, "terms never go back", was=state.term, now=term)
     if state.role is Role.LEADER:
         _resign(state)
-    if term > state.term or leader != state.leader or state.role is not Role.FOLLOWER:
-        state.verified = state.commit  # what an earlier leader verified, a new one may overwrite
     if term > state.term:
+        state.verified = state.commit  # what an earlier leader verified, a new one may overwrite
         state.term = term
         state.vote = NO_NODE
     state.role = Role.FOLLOWER

@@ -126,8 +126,10 @@ class State:
         return self.members.current
 
     def promotable(self) -> bool:
-        """May campaign: a voter whose disk answers."""
-        return self.membership.is_voter(self.node_id) and not self.disk_stalled()
+        """May campaign: a voter whose disk answers. So may one that a configuration not yet known
+        as committed leaves out: it can be the only one with a log that wins, and then commits the
+        configuration without itself (thesis 4.2.2; its own vote is not counted)."""
+        return self.members.votes_since(self.commit, self.node_id) and not self.disk_stalled()
 
     def disk_stalled(self) -> bool:
         """The oldest unconfirmed write is too old to trust the disk behind it."""

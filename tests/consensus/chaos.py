@@ -218,7 +218,7 @@ class Chaos:
         if leader is None:
             return False
         state = leader.core.state
-        if state.membership.joint or state.commit < state.log.last_index:
+        if state.membership.joint or state.commit < state.log.last_index or state.transfer_target:
             return False
         return all(
             self.cluster.members[node].applied == state.commit

@@ -7,6 +7,7 @@ configuration at an index is the same on every member.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from quorate.consensus.events import Event, SnapshotOffered
@@ -45,6 +46,7 @@ class ClusterChecks:
         self.votes: dict[tuple[int, int], int] = {}  # (voter, term) -> candidate
         self.facts: dict[tuple[int, int], tuple[int | None, int, bytes]] = {}
         self.committed: list[Entry | None] = [None]  # by index
+        self.commit_terms: list[int] = [0]  # term in which that entry was committed, ascending
         self.configs: list[tuple[int, Membership]] = []  # of committed entries
         self.before: tuple[int, Role, Membership, int] = (0, Role.FOLLOWER, Membership(()), 0)
 
@@ -81,7 +83,8 @@ class ClusterChecks:
         state = member.core.state
         other = self.leaders.setdefault(state.term, member.node)
         assert other == member.node, f"two leaders in term {state.term}: {other}, {member.node}"
-        last = self.commit_max
+        # A leader that is late to learn of its election owes nothing to the terms after its own.
+        last = bisect_left(self.commit_terms, state.term) - 1
         entry = self.committed[last]
         assert entry is not None or last == 0
         if entry is not None and last > state.log.floor.index:
@@ -127,6 +130,7 @@ class ClusterChecks:
                 f"{entry.term}, which is durable on {sorted(holders)} only, with {membership}"
             )
         self.committed.append(entry)
+        self.commit_terms.append(max(self.commit_terms[-1], state.term))
         if entry.kind == EntryKind.MEMBERSHIP:
             self.configs.append((entry.index, decode_membership(entry.payload)))
 

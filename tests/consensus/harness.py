@@ -158,6 +158,7 @@ class Member:
         self.clock = 0.0
         self.alive = False
         self.paused = False
+        self.instant_disk = cluster.instant_disks
         self.config = cluster.config(node)
 
     # --- life ------------------------------------------------------------------------------------
@@ -242,6 +243,8 @@ class Member:
             self.cluster.on_read_state(self, read.context, read.index)
         for node in output.snapshots:
             self.cluster.start_snapshot(self, node)
+        if self.instant_disk and self.disk.writes:
+            self.finish_writes()
         return output
 
     def persist(self, persist: Persist, installed: Checkpoint | None) -> None:
@@ -252,8 +255,6 @@ class Member:
         self.cluster.checks.appended(self, persist)
         due = self.cluster.now + self.cluster.random.randint(0, self.cluster.faults.disk_max)
         self.disk.writes.append((due, persist, installed))
-        if self.cluster.instant_disks:
-            self.finish_writes()
 
     def finish_writes(self, count: int = 1 << 30) -> None:
         """Writes complete in order; the core hears of them after the held messages left."""
