@@ -33,6 +33,9 @@ from quorate.errors import (
 
 #: Calls that only look, so that any node may be asked, and asked twice.
 LOOKING_METHODS = frozenset(("status", "members.list"))
+#: Methods that may be sent again when a connection ended without an answer: looking, and handing
+#: over leadership, which ends the connection to the old leader and names whom it takes it from.
+REPEATABLE_METHODS = LOOKING_METHODS | {"leader.transfer"}
 #: Refusals that say for certain that nothing was done, and that another try may succeed.
 _RETRIED_CODES = frozenset((NotLeaderError.code, UnavailableError.code, OverloadedError.code))
 
@@ -163,7 +166,7 @@ class Calls:
     def disconnected(self, why: str) -> None:
         """The connection is gone: repeat what is harmless, give up the rest."""
         for call_id, call in list(self._calls.items()):
-            if not call.sent or call.frame.method in LOOKING_METHODS:
+            if not call.sent or call.frame.method in REPEATABLE_METHODS:
                 call.to_send = self._to_send = True
                 continue
             del self._calls[call_id]

@@ -245,7 +245,8 @@ class Database:
         Raises:
             TransferError: it could not be handed over in time.
         """
-        return await self._change("leader.transfer", {"target": target}, timeout)
+        source = 0 if target else (await self.status(timeout=timeout))["leader"]
+        return await self._change("leader.transfer", {"target": target, "source": source}, timeout)
 
     async def checkpoint(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Have the leader (or the one node that this handle stays with) write its state to disk

@@ -10,7 +10,8 @@ members.promote       node                             likewise; waits until it 
 members.demote        node                             likewise
 members.remove        node                             likewise
 members.address       node, address                    likewise
-leader.transfer       target (0: the best one)         {"leader": node}
+leader.transfer       target (0: the best one),        {"leader": node}; done already if the
+                      source (0: any)                  target, or another than source, leads
 checkpoint                                             {"index": log index}
 ====================  ===============================  ==========================================
 
@@ -167,9 +168,14 @@ class Admin:
     # --- leadership and checkpoints --------------------------------------------------------------
 
     async def _transfer(self, given: dict[str, Any]) -> object:
-        target = NodeId(NO_NODE)
+        target = source = NodeId(NO_NODE)
         if given.get("target"):
             target = _node_argument(given, "target")
+        elif given.get("source"):
+            source = _node_argument(given, "source")
+        replica = self._node.replica
+        if source not in (NO_NODE, replica.node_id) and replica.is_leader:
+            return {"leader": replica.node_id}
         return {"leader": await self.transfer(target)}
 
     async def transfer(self, target: NodeId) -> NodeId:
