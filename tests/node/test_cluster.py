@@ -92,13 +92,13 @@ async def test_a_crashed_leader_loses_nothing_acknowledged(cluster: Any) -> None
 
 
 async def test_a_stopping_leader_hands_over_without_an_election_timeout(cluster: Any) -> None:
-    await cluster.found(3, election_timeout_ms=5000)
+    await cluster.found(3, election_timeout_ms=1500)
     leader = await cluster.leader()
     loop = asyncio.get_running_loop()
     began_s = loop.time()
     await cluster.stop(leader.node_id)
     await cluster.leader()
-    assert loop.time() - began_s < 4
+    assert loop.time() - began_s < 1.2
 
 
 async def test_all_members_crash_at_once_and_come_back_with_everything(cluster: Any) -> None:
