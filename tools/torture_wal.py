@@ -30,6 +30,7 @@ from quorate.storage.memory_files import (
 from quorate.storage.wal import WriteAheadLog
 from quorate.storage.wal_format import segment_name
 from tools.torture_model import (
+    APPENDS,
     DIRECTORY,
     EMPTY,
     SCRIPTS,
@@ -127,13 +128,13 @@ def lose_rest(effort: Effort, tally: Tally) -> None:
 
 def flip_bits(effort: Effort, tally: Tally) -> None:
     """Every bit of an acknowledged log: refused, or recovered whole."""
-    chosen = SCRIPTS.items() if effort.rounds > 1 else [("small", SMALL)]
-    for name, script in chosen:
+    chosen = {"small": SMALL} if effort.rounds == 1 else {"small": SMALL, "appends": APPENDS}
+    for name, script in (chosen if effort.rounds < 9 else SCRIPTS).items():
         run = perform(script)
         accept = _one_of(run.acknowledged)
         for path in segments(run.disk):
             content = bytearray(run.disk.content(path))
-            for bit in range(0, 8 * len(content), effort.bit_step):
+            for bit in range(8 * len(content)):
                 disk = run.disk.after_kill()
                 content[bit // 8] ^= 1 << bit % 8
                 disk.damage(path, content)

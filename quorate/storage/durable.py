@@ -17,6 +17,12 @@ from quorate.storage.files import FileSystem
 
 #: What the system says when there is no room: the disk, a quota, or a file size limit.
 NO_SPACE_CODES: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+#: The way back from damage, for the end of an error's text.
+REJOIN: Final = (
+    "To get this node back, stop it, move its data directory away and let it rejoin the cluster as"
+    " a new member (remove its id, add another): its peers have the data. If no peer has it, keep"
+    " that directory."
+)
 #: What it says when this user may not write there.
 _NOT_ALLOWED_CODES: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 

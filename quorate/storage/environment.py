@@ -7,6 +7,8 @@ checksum; see ``store_format``.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from threading import RLock
@@ -16,6 +18,7 @@ from quorate.base.invariants import must
 from quorate.base.limits import MIB
 from quorate.errors import ClosedError, DiskFullError, LimitExceededError, StoreCorruptionError
 from quorate.storage import store_format as form
+from quorate.storage.durable import NO_SPACE_CODES, REJOIN
 from quorate.storage.interfaces import Change, StoreMeta
 from quorate.storage.store_format import EMPTY_SEAL, Seal
 from quorate.storage.store_tables import (
@@ -28,6 +31,8 @@ from quorate.storage.store_tables import (
 #: With less room than this in the map, a checkpoint remembers the changes it consumed, to write
 #: them again in a larger map. With more, a checkpoint would have to be larger than that to fail.
 REPLAY_BELOW_BYTES: Final = 16 * 1024 * MIB
+#: Whole pages of any size that LMDB uses.
+_PROBE_BYTES: Final = 64 * 1024
 _META_DB: Final = b"quorate"
 _REGULAR: Final = b"r/"
 _IRREGULAR: Final = b"i/"
@@ -79,9 +84,34 @@ class Environment:
 
     @contextmanager
     def writing(self) -> Iterator[LmdbTransaction]:
-        """One atomic change: committed at the end of the block, undone if anything raises."""
-        with self._env.begin(write=True) as transaction:
-            yield transaction
+        """One atomic change: committed at the end of the block, undone if anything raises.
+
+        Raises:
+            DiskFullError: no space, where LMDB only says that a write was cut short.
+        """
+        try:
+            with self._env.begin(write=True) as transaction:
+                yield transaction
+        except Exception as error:
+            # LMDB reports a short write as EIO. The change is undone either way, and the next one
+            # writes and syncs every page of its own anew, so that it may be tried again.
+            if getattr(error, "code", None) == errno.EIO and self._disk_is_full():
+                raise DiskFullError(
+                    f"no space while writing {self.path}: {error}; nothing was changed; free space"
+                    " or raise the quota"
+                ) from error
+            raise
+
+    def _disk_is_full(self) -> bool:
+        """Whether the data file cannot grow. What a successful try adds is never read."""
+        try:
+            with open(os.path.join(self.path, "data.mdb"), "ab") as file:
+                file.write(bytes(_PROBE_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            return error.errno in NO_SPACE_CODES
+        return False
 
     def ensure_tables(self, names: Iterable[str]) -> None:
         """Create what tables are missing, empty: an empty table is as good as none.
@@ -119,7 +149,7 @@ class Environment:
         """Raises StoreCorruptionError or FormatVersionError."""
         layout = self._own(transaction, _FORMAT_NAME)
         if layout is None:
-            raise StoreCorruptionError(f"{self.path} is an LMDB file, but no store of quorate")
+            raise self._incomplete("it does not say that it is a store of quorate")
         form.check_layout(layout, self.path)
         content = self._own(transaction, _META_NAME)
         return None if content is None else form.decode_meta(content, self.path)
@@ -149,13 +179,41 @@ class Environment:
     def close(self) -> None:
         self._env.close()
 
+    def check_complete(self, transaction: LmdbTransaction) -> None:
+        """Refuse a store from which a name went missing: LMDB checks no name, and what is not
+        found under its own would be taken for what was never written.
+
+        Raises:
+            StoreCorruptionError: a table without seal, a seal without table, records without meta.
+        """
+        names = {bytes(name) for name, _ in transaction.cursor(db=self._meta_db)}
+        sealed = {name for name in names if name.startswith(_SEAL_PREFIX)}
+        tables = {_SEAL_PREFIX + name.encode() for name in self._tables}
+        strange = names - sealed - {_FORMAT_NAME, _META_NAME}
+        if strange or not sealed <= tables:
+            raise self._incomplete(f"it has records named {sorted(strange | sealed - tables)}")
+        if sealed and _META_NAME not in names:
+            raise self._incomplete("it has tables and no meta")
+        for name, table in self._tables.items():
+            held = transaction.stat(table.regular)["entries"]
+            held += transaction.stat(table.irregular)["entries"]
+            if held and _SEAL_PREFIX + name.encode() not in sealed:
+                raise self._incomplete(f"table {name!r} has {held} records and no seal")
+
+    def _incomplete(self, what: str) -> StoreCorruptionError:
+        return StoreCorruptionError(f"{self.path} is damaged: {what}. {REJOIN}")
+
     def _open_tables(self) -> dict[str, Table]:
         with self._env.begin() as transaction:
-            names = [name for name, _ in transaction.cursor() if name.startswith(_REGULAR)]
+            names = {bytes(name) for name, _ in transaction.cursor()} - {_META_DB}
+        regular = {name[len(_REGULAR) :] for name in names if name.startswith(_REGULAR)}
+        irregular = {name[len(_IRREGULAR) :] for name in names if name.startswith(_IRREGULAR)}
+        if regular != irregular or len(names) != len(regular) + len(irregular):
+            raise self._incomplete(f"its databases are {sorted(names)}")
         try:
-            found = [name[len(_REGULAR) :].decode() for name in names]
+            found = sorted(name.decode() for name in regular)
         except UnicodeDecodeError as error:
-            raise StoreCorruptionError(f"{self.path}: a table's name is damaged") from error
+            raise self._incomplete("a table's name is damaged") from error
         return {name: self._open_table(name, None) for name in found}
 
     def _open_table(self, name: str, transaction: LmdbTransaction | None) -> Table:
@@ -194,6 +252,11 @@ class View:
     def meta(self) -> StoreMeta | None:
         with self.environment.guard("reading the checkpoint's meta"):
             return self.environment.meta(self.transaction)
+
+    def check_complete(self) -> None:
+        """See ``Environment.check_complete``."""
+        with self.environment.guard("checking the state store"):
+            self.environment.check_complete(self.transaction)
 
     def seals(self) -> dict[str, Seal]:
         """What each table that holds records promises, in the order of the tables' names."""

@@ -19,7 +19,7 @@ from typing import Final
 from zlib import crc32
 
 from quorate.errors import FormatVersionError, StoreCorruptionError
-from quorate.storage.durable import read_small_file, write_aside
+from quorate.storage.durable import REJOIN, read_small_file, write_aside
 from quorate.storage.files import FileSystem
 
 CURRENT_VERSION: Final = 1
@@ -135,7 +135,4 @@ class GenerationDirectory:
         return int(words[2])
 
     def _damaged(self, what: str) -> StoreCorruptionError:
-        return StoreCorruptionError(
-            f"{self._current_path} {what}: move the state directory away and let the node be"
-            " repaired by a peer"
-        )
+        return StoreCorruptionError(f"{self._current_path} {what}. {REJOIN}")

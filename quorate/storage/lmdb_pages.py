@@ -9,7 +9,8 @@ here first, in Python, 0.5 us a record. What is checked is what LMDB relies on:
   that its parent expects, and is reached once;
 * every node lies within its page; the keys of a page lie between its parent's separators;
 * the counts of pages and records that each database keeps of itself are true;
-* no page is both in use and on the list of free pages.
+* no page is both in use and on the list of free pages;
+* the file ends where it says, or before pages that are free.
 
 The records' own bytes are not looked at: ``store_format``'s checksums and seals cover those.
 
@@ -30,6 +31,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from quorate.errors import FormatVersionError, StoreCorruptionError
+from quorate.storage.durable import REJOIN
 
 _MAGIC: Final = 0xBEEFC0DE
 _DATA_VERSION: Final = 1
@@ -107,10 +109,7 @@ def check_data_file(path: str) -> None:
 
 
 def _damaged(path: str, what: str) -> StoreCorruptionError:
-    return StoreCorruptionError(
-        f"{path} is damaged: {what}; move the state directory away and let the node be repaired"
-        " by a peer"
-    )
+    return StoreCorruptionError(f"{path} is damaged: {what}. {REJOIN}")
 
 
 class _Walk:
@@ -130,8 +129,10 @@ class _Walk:
             for _ in self._database(_Database(*_DATABASE.unpack_from(data)), "table"):
                 pass
         free = [data for _, data in self._database(self._meta.free, "free list")]
-        for data in free:
-            self._check_free(data)
+        absent = sum(self._check_free(data) for data in free)
+        # The file may end before free pages that were never written, and only before these.
+        if absent != self._meta.last_page + 1 - self._pages:
+            raise self._wrong(self._pages, f"the file ends here, not at {self._meta.last_page}")
 
     # --- the meta pages ---------------------------------------------------------------------------
 
@@ -291,8 +292,10 @@ class _Walk:
     def _overflow(self, first: int, size: int, counts: list[int]) -> int:
         base = self._take(first)
         number, _, flags, count = _OVERFLOW_PAGE.unpack_from(self._content, base)
+        # More than needed: a value that is replaced by a shorter one in the same transaction keeps
+        # its pages (mdb_cursor_put).
         needed = -(-(size + _PAGE_HEADER_BYTES) // self._page_bytes)
-        if number != first or flags != _OVERFLOW or count != needed:
+        if number != first or flags != _OVERFLOW or count < needed:
             raise self._wrong(first, f"it is not the first of {needed} overflow pages")
         for page in range(first + 1, first + count):
             self._take(page)
@@ -301,19 +304,24 @@ class _Walk:
 
     # --- pages ------------------------------------------------------------------------------------
 
-    def _check_free(self, data: bytes) -> None:
-        """One record of the free list: a count and so many page numbers."""
+    def _check_free(self, data: bytes) -> int:
+        """One record of the free list: a count and so many page numbers. Returns how many of the
+        pages lie behind the end of the file."""
         count, odd = divmod(len(data), _NUMBER.size)
         if odd or not count:
             raise self._wrong(0, "the list of free pages is cut short")
         numbers = struct.unpack(f"={count}Q", data)
         if numbers[0] >= count:
             raise self._wrong(0, "the list of free pages is longer than its record")
+        absent = 0
         for page in numbers[1 : numbers[0] + 1]:
             if not 2 <= page <= self._meta.last_page:
                 raise self._wrong(page, "it is on the list of free pages, but does not exist")
-            if page < self._pages:  # the file may end before free pages that were never written
+            if page < self._pages:
                 self._take(page)
+            else:
+                absent += 1
+        return absent
 
     def _take(self, page: int) -> int:
         """Mark *page* as used and return where it begins."""

@@ -43,7 +43,7 @@ from quorate.errors import (
 )
 from quorate.storage import store_format as form
 from quorate.storage.directory import DirectoryLock
-from quorate.storage.durable import NO_SPACE_CODES, disk_errors
+from quorate.storage.durable import NO_SPACE_CODES, REJOIN, disk_errors
 from quorate.storage.environment import (
     REPLAY_BELOW_BYTES,
     Build,
@@ -100,10 +100,7 @@ def _lmdb_errors(doing: str) -> Iterator[None]:
     except lmdb.MapFullError as error:
         raise MapFullError(doing) from error
     except _CORRUPTION as error:
-        raise StoreCorruptionError(
-            f"LMDB found damage while {doing}: {error}; move the state directory away and let the"
-            " node be repaired by a peer"
-        ) from error
+        raise StoreCorruptionError(f"LMDB found damage while {doing}: {error}. {REJOIN}") from error
     except lmdb.Error as error:
         if isinstance(error, lmdb.DiskError) or error.code in NO_SPACE_CODES:
             raise DiskFullError(
@@ -255,11 +252,12 @@ class LmdbStateStore:
 
         Raises:
             DiskFullError: no space; nothing was changed.
+            StorageError: the disk failed; the store is unusable.
         """
         self._usable()
         self._abandon_build()
         generation = self._generation + 1
-        with disk_errors("starting to receive a snapshot"):
+        with self._stopping_if_failed(), disk_errors("starting to receive a snapshot"):
             path = self._generations.make_partial(generation)
             environment = _create_environment(path, self._map_bytes)
         build = self._build = Build(environment, generation, self._size_bytes_max)
@@ -361,6 +359,7 @@ class LmdbStateStore:
         environment = _open_environment(path, self._map_bytes)
         try:
             view = View(environment, lambda _: None)
+            view.check_complete()
             meta = view.meta()
             view.close()
         except BaseException:

@@ -31,6 +31,7 @@ from quorate.errors import (
     LimitExceededError,
     StoreCorruptionError,
 )
+from quorate.storage.durable import REJOIN
 from quorate.storage.interfaces import SnapshotChunk, StoreMeta
 
 LAYOUT_VERSION: Final = 1
@@ -123,7 +124,8 @@ def irregular_full_key(table: str, stored: bytes) -> bytes:
     """The whole key in an irregular record's stored value (its checksum is not looked at)."""
     size = _KEY_SIZE.unpack_from(stored)[0] if len(stored) >= _KEY_SIZE.size else 0
     if len(stored) < _KEY_SIZE.size + size + CHECK_BYTES:
-        raise StoreCorruptionError(f"table {table!r}: a record with a long key is cut short")
+        what = f"table {table!r}: a record with a long key is cut short"
+        raise StoreCorruptionError(f"{what}. {REJOIN}")
     return stored[_KEY_SIZE.size : _KEY_SIZE.size + size]
 
 
@@ -152,8 +154,7 @@ def damaged_record(table: str, key: bytes) -> StoreCorruptionError:
     """The error for a record that is not what was written."""
     shown = key if len(key) <= 64 else key[:61] + b"..."
     return StoreCorruptionError(
-        f"table {table!r}, key {shown!r}: the record's checksum does not fit; this copy of the"
-        " state is damaged: move the state directory away and let the node be repaired by a peer"
+        f"table {table!r}, key {shown!r}: the record's checksum does not fit. {REJOIN}"
     )
 
 
@@ -161,8 +162,8 @@ def damaged_table(table: str, promised: Seal, found: Seal) -> StoreCorruptionErr
     """The error for a table whose records are each valid, but not those of its checkpoint."""
     return StoreCorruptionError(
         f"table {table!r} holds {found.count} records with checksum sum {found.checks:#x} but"
-        f" promises {promised.count} with {promised.checks:#x}: pages were lost or came back;"
-        " move the state directory away and let the node be repaired by a peer"
+        f" promises {promised.count} with {promised.checks:#x}: pages were lost or came back."
+        f" {REJOIN}"
     )
 
 
@@ -179,17 +180,21 @@ def without_check(stored: bytes, name: bytes) -> bytes:
     """
     content = stored[:-CHECK_BYTES]
     if len(stored) < CHECK_BYTES or crc32(content, crc32(name)) != stored_check(stored):
-        raise StoreCorruptionError(f"the store's own record {name!r} is damaged (checksum)")
+        what = f"the store's own record {name!r} is damaged (checksum)"
+        raise StoreCorruptionError(f"{what}. {REJOIN}")
     return content
 
 
 def encode_seal(seal: Seal) -> bytes:
+    """16 bytes: count and sum of checksums."""
     return _SEAL.pack(seal.count, seal.checks)
 
 
 def decode_seal(content: bytes) -> Seal:
+    """Raises StoreCorruptionError unless *content* is as long as a seal."""
     if len(content) != _SEAL.size:
-        raise StoreCorruptionError(f"a table's seal has {len(content)} bytes, not {_SEAL.size}")
+        what = f"a table's seal has {len(content)} bytes, not {_SEAL.size}"
+        raise StoreCorruptionError(f"{what}. {REJOIN}")
     return Seal(*_SEAL.unpack(content))
 
 
@@ -201,6 +206,7 @@ def check_layout(content: bytes, where: str) -> None:
 
 
 def newer_format(where: str, version: int) -> FormatVersionError:
+    """The error for a store of *version*, which this quorate does not know."""
     return FormatVersionError(
         f"{where} has format {version}, this quorate knows up to {LAYOUT_VERSION}: start the"
         " newer quorate that wrote it"
@@ -208,6 +214,7 @@ def newer_format(where: str, version: int) -> FormatVersionError:
 
 
 def encode_meta(meta: StoreMeta) -> bytes:
+    """Raises InvalidArgumentError for a format that this version does not write."""
     if meta.format_version != LAYOUT_VERSION:
         raise InvalidArgumentError(f"cannot write format {meta.format_version}")
     return msgspec.msgpack.encode(meta)
@@ -221,10 +228,12 @@ def decode_meta(content: bytes, where: str) -> StoreMeta:
             raise newer_format(where, version)
         return _meta_decoder.decode(content)
     except msgspec.DecodeError as error:
-        raise StoreCorruptionError(f"{where}: the checkpoint's meta is no meta: {error}") from error
+        what = f"{where}: the checkpoint's meta is no meta: {error}"
+        raise StoreCorruptionError(f"{what}. {REJOIN}") from error
 
 
 def encode_position(applied: EntryId, table: str, key: bytes) -> bytes:
+    """What a chunk that ends with *key* of *table* gives as its position."""
     return msgspec.msgpack.encode(Position(applied, table, key))
 
 

@@ -24,21 +24,18 @@ from quorate.base.invariants import must
 from quorate.consensus.messages import HardState
 from quorate.errors import FormatVersionError, LogCorruptionError, StorageError
 from quorate.storage import wal_format as fmt
+from quorate.storage.durable import REJOIN
 from quorate.storage.entry_table import KIND_MAX, EntryTable
 from quorate.storage.files import SECTOR_BYTES, File, FileSystem
 
 TEMPORARY_SUFFIX = ".tmp"
 
-WAY_BACK = (
-    "Nothing was changed. To get this node back, stop it, move its data directory away and let it "
-    "rejoin the cluster as a new member (remove its id, add another): its peers have the data. If "
-    "no peer has it, keep that directory"
-)
-
 
 def corruption(path: str, offset: int, index: int, what: str) -> LogCorruptionError:
     """The error for damage at byte *offset* of *path*, where log entry *index* was expected."""
-    return LogCorruptionError(f"{path}: byte {offset}, log index {index}: {what}. {WAY_BACK}.")
+    return LogCorruptionError(
+        f"{path}: byte {offset}, log index {index}: {what}. Nothing was changed. {REJOIN}"
+    )
 
 
 class Segment:

@@ -41,7 +41,7 @@ def test_bytes_come_back(place: tuple[FileSystem, str]) -> None:
     assert file.pread(2, 50) == b""
     file.close()
     file.close()
-    with pytest.raises(OSError, match="(?i)bad file descriptor|closed"):
+    with pytest.raises(OSError, match=r"(?i)bad file descriptor|closed"):
         file.pread(1, 0)
     again = files.open(f"{base}/one")
     assert again.pread(3, 5) == b"Ylo"

@@ -276,7 +276,7 @@ class LogMachine(RuleBasedStateMachine):
         keep_state=st.booleans(),
         fill=st.sampled_from([None, 0, 1]),
     )
-    def append(  # noqa: PLR0917
+    def append(
         self,
         back: int,
         sizes: list[int],
