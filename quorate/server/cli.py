@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from quorate.errors import QuorateError
 
+INTERNAL = 70  # EX_SOFTWARE of sysexits.h: a bug; what was under way may have happened
 #: Packages of the extra ``cli``.
 _EXTRA = ("typer", "rich", "click", "shellingham")
 
@@ -38,7 +40,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except QuorateError as error:
         common = importlib.import_module("quorate.server.cli_common")
         return int(common.report_error(error, as_json="--json" in arguments))
-    except OSError as error:
+    except Exception as error:  # noqa: BLE001  # the last resort
+        return _give_up(error)
+
+
+def _give_up(error: BaseException) -> int:
+    """The status after an error that no command foresaw."""
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         sys.stderr.write(f"quorate: {where}{error.strerror or error}\n")
         return 1
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    sys.stderr.write(
+        f"quorate: a bug in quorate, please report it: {text} (QUORATE_LOG_LEVEL=debug shows "
+        "where)\n"
+    )
+    if os.environ.get("QUORATE_LOG_LEVEL", "").lower() == "debug":
+        traceback.print_exception(error, file=sys.stderr)
+    return INTERNAL

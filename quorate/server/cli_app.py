@@ -17,11 +17,12 @@ HELP = """A replicated key-value store that keeps its promises: run nodes, tend 
 
 Commands that talk to a cluster find it by --endpoints or QUORATE_ENDPOINTS. Exit status: 0 done,
 1 failed and nothing happened, 2 wrong arguments or configuration, 3 the outcome is unknown,
-4 the answer is no, 5 the node's data or disk is damaged.
+4 the answer is no, 5 the node's data or disk is damaged, 70 a bug in quorate.
 """
 
 app = typer.Typer(
     help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 app.command("serve")(cli_serve.serve)
@@ -64,6 +65,8 @@ def dispatch(arguments: Sequence[str]) -> int:
             sys.stderr.write(f"{text}\n")
         else:
             path = context.command_path if context is not None else "quorate"
-            sys.stderr.write(f"quorate: {' '.join(text.split()).rstrip('.')}; see `{path} --help`\n")
+            sys.stderr.write(
+                f"quorate: {' '.join(text.split()).rstrip('.')}; see `{path} --help`\n"
+            )
         return Exit.USAGE
     return result if isinstance(result, int) else Exit.OK

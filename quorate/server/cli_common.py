@@ -38,6 +38,7 @@ class Exit(IntEnum):
     UNKNOWN = 3  #: no answer came: the change may have happened, or may yet
     NO = 4  #: it worked, and the answer is no: no such key, the comparison failed
     STORAGE = 5  #: the node's disk or data is damaged; starting again will not help
+    INTERNAL = 70  #: a bug in quorate; what was under way may have happened
     INTERRUPTED = 130
 
 

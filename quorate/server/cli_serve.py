@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from quorate.base.invariants import must
-from quorate.errors import ConfigError
+from quorate.errors import ConfigError, QuorateError
 from quorate.server.cli_common import Exit, emit, run, say, set_up_logging
 from quorate.server.config import SETTINGS, NodeConfig, load_config
 from quorate.server.health import Health
@@ -111,6 +111,11 @@ async def _serve(config: NodeConfig, *, as_json: bool) -> None:
         if starting.done():
             await starting
             await _until_stopped(node, config, waiting, as_json=as_json)
+    except QuorateError:
+        raise
+    except Exception:
+        _logger.critical("node %d is stopped by a bug in quorate", config.node_id, exc_info=True)
+        raise
     finally:
         if not starting.done():  # a signal while it waits for the cluster that it joins
             starting.cancel()
