@@ -245,7 +245,7 @@ class Database:
         Raises:
             TransferError: it could not be handed over in time.
         """
-        source = 0 if target else (await self.status(timeout=timeout))["leader"]
+        source = 0 if target else (await self.status(timeout=timeout)).get("leader", 0)
         return await self._change("leader.transfer", {"target": target, "source": source}, timeout)
 
     async def checkpoint(self, *, timeout: float | None = None) -> dict[str, Any]:

@@ -48,10 +48,18 @@ CLOSE_TIMEOUT_S: Final = 10.0  # closing an embedded node writes a checkpoint
 _open_loops: weakref.WeakSet[_Loop] = weakref.WeakSet()
 
 
+class _Twin:
+    """What the thread has: the asynchronous handle, once made, and how closing it went."""
+
+    database: asynchronous.Database | None = None
+    error: BaseException | None = None
+
+
 class _Loop:
     """A thread with an event loop, begun by the first call, ended by ``stop``."""
 
     def __init__(self) -> None:
+        self.twin = _Twin()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._process = 0
@@ -74,7 +82,8 @@ class _Loop:
                 "itself; use the asynchronous handle there"
             )
         with self._lock:
-            future = asyncio.run_coroutine_threadsafe(make(), self._ready())
+            loop = self._ready()
+            future = asyncio.run_coroutine_threadsafe(make(), loop)
             self._waiting.add(future)
         try:
             return future.result()
@@ -104,16 +113,22 @@ class _Loop:
         loop = self._loop = _new_loop()
         # A daemon: else the interpreter would wait for it before it closes what is left open.
         self._thread = threading.Thread(
-            target=self._main, args=(loop,), name="quorate-sync", daemon=True
+            target=self._main, args=(loop, self.twin), name="quorate-sync", daemon=True
         )
         self._thread.start()
         _open_loops.add(self)
         return loop
 
     @staticmethod
-    def _main(loop: asyncio.AbstractEventLoop) -> None:
+    def _main(loop: asyncio.AbstractEventLoop, twin: _Twin) -> None:
+        # Holds neither the handle nor this object: so they can be forgotten, and are closed then.
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.get_loop().run_forever()
+            try:
+                if twin.database is not None:
+                    runner.run(twin.database.close())
+            except BaseException as error:  # noqa: BLE001  # raised in the thread that closes
+                twin.error = error
 
     def abandon(self) -> None:
         """Nobody can call any more: end the thread, without waiting for it."""
@@ -121,7 +136,11 @@ class _Loop:
             self._loop.call_soon_threadsafe(self._loop.stop)
 
     def stop(self) -> None:
-        """End the thread; later calls raise ClosedError."""
+        """Close the asynchronous handle and end the thread; later calls raise ClosedError.
+
+        Raises:
+            QuorateError: what closing raised.
+        """
         with self._lock:
             loop, self._loop = self._loop, None
             self._stopped = True
@@ -134,6 +153,8 @@ class _Loop:
             left = [future for future in self._waiting if not future.done()]
         for future in left:
             future.set_exception(ClosedError("the handle was closed during the call"))
+        if self.twin.error is not None:
+            raise self.twin.error
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -160,15 +181,15 @@ class Database:
     def __init__(self, make: Callable[[], asynchronous.Database]) -> None:
         self._make = make
         self._runs = _Loop()
-        self._twin: asynchronous.Database | None = None
         self.kv = Kv(self._run_on_kv, self._runs)
         this = weakref.ref(self)
         self._runs.at_exit = lambda: _close(this)
 
     async def _database(self) -> asynchronous.Database:
-        if self._twin is None:
-            self._twin = self._make()
-        return self._twin
+        twin = self._runs.twin
+        if twin.database is None:
+            twin.database = self._make()
+        return twin.database
 
     def _run(self, call: Callable[[asynchronous.Database], Coroutine[Any, Any, T]]) -> T:
         async def on_loop() -> T:
@@ -192,14 +213,7 @@ class Database:
 
     def close(self) -> None:
         """As ``Database.close``; then the thread ends."""
-        twin = self._twin
-        try:
-            if twin is not None:
-                self._runs.run(twin.close)
-        except ClosedError:
-            pass  # already
-        finally:
-            self._runs.stop()
+        self._runs.stop()
 
     def __enter__(self) -> Self:
         return self.open()
@@ -410,7 +424,10 @@ class Kv:
         pages = self._run(begin)
 
         async def turn() -> tuple[KeyValue, ...]:
-            page: tuple[KeyValue, ...] = await anext(pages, ())
+            try:
+                page: tuple[KeyValue, ...] = await anext(pages)
+            except StopAsyncIteration:
+                return ()
             return page
 
         while items := self._runs.run(turn):
