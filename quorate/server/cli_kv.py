@@ -200,7 +200,7 @@ async def txn(
         raise InvalidArgumentError(f"{file} is longer than {TXN_BYTES_MAX} bytes")
     given = parse_transaction(text, "stdin" if file == "-" else file)
     async with opened(target) as db:
-        result = await db.kv.txn(given.compare, then=given.then, otherwise=given.otherwise)
+        result = await db.kv.txn(given.compare, then=given.success, otherwise=given.failure)
     if target.json:
         emit(result_json(result))
     else:

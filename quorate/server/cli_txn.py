@@ -22,6 +22,7 @@ from quorate.base.kv_commands import (
     PutResult,
     RangeResult,
     Target,
+    Txn,
     TxnResult,
 )
 from quorate.client import operations as ops
@@ -129,19 +130,11 @@ class _Transaction(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     otherwise: list[_Operation] = []
 
 
-class Transaction(msgspec.Struct, frozen=True):
-    """As ``Kv.txn`` takes it."""
-
-    compare: tuple[Compare, ...]
-    then: tuple[Operation, ...]
-    otherwise: tuple[Operation, ...]
-
-
 _decode_transaction = msgspec.json.Decoder(_Transaction).decode
 _decode_pair = msgspec.json.Decoder(Pair).decode
 
 
-def parse_transaction(text: bytes, where: str) -> Transaction:
+def parse_transaction(text: bytes, where: str) -> Txn:
     """A transaction from its JSON; *where* it stands is named in errors.
 
     Raises:
@@ -149,7 +142,7 @@ def parse_transaction(text: bytes, where: str) -> Transaction:
     """
     try:
         given = _decode_transaction(text)
-        return Transaction(
+        return Txn(
             tuple(item.build() for item in given.compare),
             tuple(item.build() for item in given.then),
             tuple(item.build() for item in given.otherwise),

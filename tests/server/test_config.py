@@ -14,7 +14,7 @@ TRIO = {1: "a:7400", 2: "b:7400", 3: "c:7400"}
 TLS = {"tls_cert": "n.crt", "tls_key": "n.key", "tls_ca": "ca.crt"}
 
 
-def make(**settings: Any) -> NodeConfig:  # noqa: ANN401  # also wrong types, on purpose
+def make(**settings: Any) -> NodeConfig:  # also wrong types, on purpose
     return NodeConfig(**{"node_id": 1, "data": "d", **settings})
 
 
