@@ -103,6 +103,7 @@ async def _serve(config: NodeConfig, *, as_json: bool) -> None:
         QuorateError: it could not start, or had to stop.
     """
     stopping = _stop_on_signal()
+    _logger.info("node %d starts, data in %s", config.node_id, config.data)
     node = Node(config)
     waiting = asyncio.ensure_future(stopping.wait())
     starting = asyncio.ensure_future(node.start())

@@ -95,15 +95,19 @@ class LocalNode:
             self.process.wait(STOP_TIMEOUT_S)
 
     def terminate(self) -> None:
-        """SIGTERM; does not wait."""
+        """SIGTERM; does not wait. A second one would kill a node that is stopping."""
         if self.process is not None and self.running:
             self.process.terminate()
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        """SIGTERM and wait, SIGKILL if that does not end it in time; the exit status."""
+        """``terminate`` and ``wait_ended``; the exit status."""
+        self.terminate()
+        return self.wait_ended(timeout_s)
+
+    def wait_ended(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """Wait for the process, SIGKILL if it does not end in time; the exit status."""
         if self.process is None:
             return 0
-        self.terminate()
         try:
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -259,7 +263,7 @@ class LocalCluster:
         """SIGTERM to all, and wait; the exit statuses by node."""
         for node in self.nodes.values():
             node.terminate()
-        return {number: node.stop() for number, node in self.nodes.items()}
+        return {number: node.wait_ended() for number, node in self.nodes.items()}
 
     def close(self) -> None:
         """SIGKILL what still runs, and remove the temporary directory."""
