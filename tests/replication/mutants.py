@@ -203,10 +203,10 @@ MUTANTS = (
         ("sessions",),
     ),
     Mutant(
-        "sessions that end together end in the order of a stale heap",
+        "a renewed session ends late",
         SESSIONS,
         "heapq.heapreplace(deadlines, (record.expires_ms, session))",
-        "heapq.heapreplace(deadlines, (shown_ms + 1, session))",
+        "heapq.heapreplace(deadlines, (record.expires_ms + 1, session))",
         ("sessions",),
     ),
     Mutant(

@@ -341,6 +341,14 @@ def test_the_hash_tells_lives_apart(change: Any) -> None:
     assert node.machines.state_hash != other.machines.state_hash  # it does not forget
 
 
+def test_the_hash_covers_results_even_if_no_record_differs() -> None:
+    node, other = Node(_fresh()), Node(_fresh())
+    node.do(Delete(b"none"))
+    other.do(Delete(b"none"), Delete(b"none"))
+    assert state_of(node.machines) == state_of(other.machines)
+    assert node.machines.state_hash != other.machines.state_hash
+
+
 def test_an_entry_that_is_no_batch_changes_nothing_but_the_index() -> None:
     node = Node(_fresh())
     node.do(Put(b"k", b"v"))
@@ -432,6 +440,7 @@ def test_a_full_reply_refuses_the_rest_without_running_it() -> None:
     assert len(outcome.results) <= 8 * MIB
     items = node.ask(Get(b"7")).item
     assert items.version == 1
+    assert node.ask(Status()).revision == 9 + 7
 
 
 def test_what_frees_space() -> None:

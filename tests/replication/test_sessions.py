@@ -208,9 +208,9 @@ def test_a_later_failure_does_not_take_an_earlier_reply_with_it() -> None:
     """Submissions of one entry: the second has no session and is undone; the first stands."""
     node, _ = _node()
     session = node.open_session()
-    bad = submit(run_of("kv", Put(b"text", b"x"), Increment(b"text")))
-    applied = node.entry(_add(session, 1), bad)
-    assert isinstance(kv(applied.outcomes[1])[1], Failure)
+    node.do(Put(b"text", b"x"))
+    applied = node.entry(_add(session, 1), submit(run_of("kv", Increment(b"text"))))
+    assert isinstance(kv(applied.outcomes[1])[0], Failure)
     (again,) = node.entry(_add(session, 1)).outcomes
     assert again == applied.outcomes[0]
     assert _counted(node, session) == 1
