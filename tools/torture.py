@@ -50,7 +50,7 @@ class Effort(NamedTuple):
 #: For the tests that run all the time, for the command, and for the command with ``--deep``.
 QUICK = Effort(samples=4, rounds=1, store_step=499, kills=2)
 NORMAL = Effort(samples=20, rounds=3, store_step=101, kills=6)
-DEEP = Effort(samples=300, rounds=40, store_step=1, kills=200)
+DEEP = Effort(samples=160, rounds=20, store_step=1, kills=100)
 
 
 class Tally:

@@ -284,13 +284,13 @@ def crash_in_commit(effort: Effort, tally: Tally) -> None:
         for before, after, held, following in commits(steps):
             rng = random.Random(f"{effort.seed} {name} {following.index}")
             metas, pages = _changed(before, after)
-            for chosen in subsets(pages, effort.samples, rng):
+            for chosen in subsets(pages, effort.samples // 4, rng):
                 for length in {len(before), len(after)}:
                     tally.count("crash points")
                     data = overlay(before, after, chosen, length)
                     replay = f"{name}: commit {following.index}, sectors {sorted(chosen)}, {length}"
                     check({"store-00000001": {"data.mdb": data}}, [held], tally, replay)
-            for chosen in subsets(metas, effort.samples, rng):
+            for chosen in subsets(metas, effort.samples // 4, rng):
                 tally.count("crash points")
                 data = overlay(before, after, pages | chosen, len(after))
                 replay = f"{name}: commit {following.index}, meta sectors {sorted(chosen)}"

@@ -15,6 +15,7 @@ from zlib import crc32
 
 import msgspec
 
+from quorate.base.invariants import must
 from quorate.base.types import NodeId
 from quorate.errors import (
     DirectoryInUseError,
@@ -22,7 +23,7 @@ from quorate.errors import (
     FormatVersionError,
     StorageError,
 )
-from quorate.storage.durable import disk_errors, read_small_file, replace_file
+from quorate.storage.durable import REJOIN, disk_errors, read_small_file, replace_file
 from quorate.storage.files import File, FileSystem, OsFileSystem
 
 IDENTITY_VERSION: Final = 1
@@ -34,6 +35,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
     *incarnation* is a UUID in hex, new whenever a node starts with an empty directory: its peers
     tell by it a wiped member from the one they knew. *created_ms* is wall time, for people.
+    *log_begun*: there is a log, so that a directory without one lost it (``confirm_log``).
     """
 
     format_version: int = IDENTITY_VERSION
@@ -41,6 +43,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     node: NodeId
     incarnation: str
     created_ms: int
+    log_begun: bool = False
 
 
 class _Version(msgspec.Struct, frozen=True):
@@ -131,14 +134,33 @@ class DataDirectory:
 
         Raises:
             FormatVersionError: written by a newer quorate.
-            StorageError: the file is damaged, or is missing although there is data.
+            StorageError: the file is damaged, or is missing although there is data; or the log is
+                missing although there was one.
         """
         with disk_errors(f"reading {self.identity_path}"):
             if not self._files.exists(self.identity_path):
                 self._refuse_orphans()
                 return None
             content = read_small_file(self._files, self.identity_path, IDENTITY_BYTES_MAX)
-        return _decode_identity(content, self.identity_path)
+            identity = _decode_identity(content, self.identity_path)
+            if identity.log_begun and not self._holds_data(self.log_path):
+                raise StorageError(
+                    f"{self.log_path} is missing or empty, but this node kept its log there: a node"
+                    f" that forgot its votes must not vote. Restore it whole, or: {REJOIN}"
+                )
+        return identity
+
+    def confirm_log(self) -> None:
+        """Record that the log exists; called once it was opened, before the node says a word to
+        anyone. From then on a directory whose log is gone is refused instead of begun afresh.
+
+        Raises:
+            DiskFullError, StorageError: as ``write_identity``.
+        """
+        identity = self.identity()
+        must(identity is not None, "a log is confirmed for somebody", path=self.path)
+        if identity is not None and not identity.log_begun:
+            self.write_identity(msgspec.structs.replace(identity, log_begun=True))
 
     def write_identity(self, identity: Identity) -> None:
         """Durably record whose data this is, replacing what was there in one atomic step.
@@ -171,10 +193,13 @@ class DataDirectory:
             replace_file(self._files, probe, b"quorate")
             self._files.unlink(probe)
 
+    def _holds_data(self, part: str) -> bool:
+        return self._files.exists(part) and bool(self._files.listdir(part))
+
     def _refuse_orphans(self) -> None:
         """Data without an identity is not a new directory: starting afresh would forget votes."""
         for part in (self.log_path, self.state_path):
-            if self._files.exists(part) and self._files.listdir(part):
+            if self._holds_data(part):
                 raise StorageError(
                     f"{self.identity_path} is missing but {part} holds data: restore the file, or"
                     " move the whole directory away and let the node join again"
