@@ -19,6 +19,9 @@ import msgspec
 from quorate.base.frames import (
     ROLE_CLIENT,
     WIRE_VERSION,
+    AdminFailed,
+    AdminReply,
+    AdminRequest,
     ClientFrame,
     FrameSplitter,
     Hello,
@@ -137,6 +140,22 @@ def ask(opened: Link, query: KvQuery, *, linearizable: bool = True) -> tuple[int
                 return index, _decode_results(results)[0][0]
             case QueryFailed(id=1, code=code, message=message):
                 raise error_from_code(code, message)
+
+
+def status_of(endpoint: str, timeout_s: float = 2.0) -> dict[str, Any]:
+    """What one node says of itself, as ``quorate status`` shows it.
+
+    Raises:
+        QuorateError, OSError: as ``ask``.
+    """
+    with link(endpoint, timeout_s) as opened:
+        opened.send(AdminRequest(id=1, method="status"))
+        while True:
+            match opened.receive():
+                case AdminReply(id=1, result=dict(result)):
+                    return result
+                case AdminFailed(id=1, code=code, message=message):
+                    raise error_from_code(code, message)
 
 
 def read_all(endpoint: str, prefix: bytes, *, linearizable: bool = True) -> Iterator[KeyValue]:
