@@ -61,7 +61,7 @@ class Chaos:
         for member in self.cluster.members.values():
             member.rate = self.random.choice((0.9, 1.0, 1.1))
 
-    # --- faults ----------------------------------------------------------------------------------
+    # --- faults ---------------------------------------------------------------------------------
 
     def safety(self, ticks: int) -> None:
         for _ in range(ticks):
@@ -130,7 +130,7 @@ class Chaos:
             event = PeerLost if self.random.random() < 0.5 else PeerReached
             one.step(event(other.node))
 
-    # --- work ------------------------------------------------------------------------------------
+    # --- work -----------------------------------------------------------------------------------
 
     def _work(self) -> None:
         random = self.random
@@ -185,7 +185,7 @@ class Chaos:
                 changes[node] = MemberChange(kind, node)
         return tuple(changes.values())
 
-    # --- healing ---------------------------------------------------------------------------------
+    # --- healing --------------------------------------------------------------------------------
 
     def liveness(self) -> int:
         """No more faults: soon one leader, everything committed everywhere. Returns the ticks."""

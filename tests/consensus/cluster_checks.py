@@ -54,7 +54,7 @@ class ClusterChecks:
     def commit_max(self) -> int:
         return len(self.committed) - 1
 
-    # --- around a step ---------------------------------------------------------------------------
+    # --- around a step --------------------------------------------------------------------------
 
     def before_step(self, member: Member) -> None:
         state = member.core.state
@@ -93,7 +93,7 @@ class ClusterChecks:
                 f"committed entry {last} of term {entry.term}"
             )
 
-    # --- commits ---------------------------------------------------------------------------------
+    # --- commits --------------------------------------------------------------------------------
 
     def _check_commit(
         self, member: Member, after: int, membership: Membership, members_index: int
@@ -148,7 +148,7 @@ class ClusterChecks:
             f"configuration at {state.commit} on node {member.node}: {found}, elsewhere {expected}"
         )
 
-    # --- logs ------------------------------------------------------------------------------------
+    # --- logs -----------------------------------------------------------------------------------
 
     def appended(self, member: Member, persist: Persist) -> None:
         log = member.core.state.log
@@ -173,7 +173,7 @@ class ClusterChecks:
         assert entry.term == offer.id.term
         self._check_config(member)
 
-    # --- promises --------------------------------------------------------------------------------
+    # --- promises -------------------------------------------------------------------------------
 
     def sent(self, member: Member, message: Message) -> None:
         """At the moment a message leaves, the disk must already vouch for it."""

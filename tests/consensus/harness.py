@@ -161,7 +161,7 @@ class Member:
         self.instant_disk = cluster.instant_disks
         self.config = cluster.config(node)
 
-    # --- life ------------------------------------------------------------------------------------
+    # --- life -----------------------------------------------------------------------------------
 
     def found(self, membership: Membership) -> None:
         """The first configuration is entry 1 of term 1, on every founding member alike."""
@@ -218,7 +218,7 @@ class Member:
     def now_ms(self) -> int:
         return int(self.clock * TICK_MS)
 
-    # --- the duties ------------------------------------------------------------------------------
+    # --- the duties -----------------------------------------------------------------------------
 
     def step(self, event: Event) -> Output:
         checks = self.cluster.checks
@@ -329,7 +329,7 @@ class Member:
             self.applied = LogIndex(index)
         self.cluster.serve_reads(self)
 
-    # --- checkpoints -----------------------------------------------------------------------------
+    # --- checkpoints ----------------------------------------------------------------------------
 
     def checkpoint(self) -> None:
         """Of what is applied and durable; a checkpoint ahead of the log could not be recovered."""
@@ -418,7 +418,7 @@ class Cluster:
         if self.on_trace is not None:
             self.on_trace(member, event, output)
 
-    # --- the network -----------------------------------------------------------------------------
+    # --- the network ----------------------------------------------------------------------------
 
     def post(self, message: Message) -> None:
         random, faults = self.random, self.faults
@@ -444,7 +444,7 @@ class Cluster:
     def connected(self, one: NodeId, other: NodeId) -> bool:
         return not self.blocked.get((one, other)) and not self.blocked.get((other, one))
 
-    # --- snapshots -------------------------------------------------------------------------------
+    # --- snapshots ------------------------------------------------------------------------------
 
     def start_snapshot(self, sender: Member, target: NodeId) -> None:
         """Stream the checkpoint; the connection breaks where the network or a node does."""
@@ -475,7 +475,7 @@ class Cluster:
 
         self.later(1 + self.random.randint(0, 3 * self.faults.delay_max), arrive)
 
-    # --- reads -----------------------------------------------------------------------------------
+    # --- reads ----------------------------------------------------------------------------------
 
     def on_read_state(self, member: Member, context: int, index: int) -> None:
         read = self.reads.get(context)
@@ -496,7 +496,7 @@ class Cluster:
         ]:
             del self.reads[context]
 
-    # --- time ------------------------------------------------------------------------------------
+    # --- time -----------------------------------------------------------------------------------
 
     def run(self, ticks: int) -> None:
         for _ in range(ticks):
@@ -539,7 +539,7 @@ class Cluster:
         for item in waiting:
             heappush(self.wire, item)
 
-    # --- what tests ask --------------------------------------------------------------------------
+    # --- what tests ask -------------------------------------------------------------------------
 
     def leader(self) -> Member | None:
         """The leader of the highest term, if any."""

@@ -116,7 +116,7 @@ class Scenario:
         self.cluster = Cluster()
         self.last: Message | None = None
 
-    # --- the file --------------------------------------------------------------------------------
+    # --- the file -------------------------------------------------------------------------------
 
     def run(self, text: str) -> str:
         """The same text with the traces that the commands give now."""
@@ -168,7 +168,7 @@ class Scenario:
     def _member(self, node: str) -> Member:
         return self.cluster.members[NodeId(int(node))]
 
-    # --- commands --------------------------------------------------------------------------------
+    # --- commands -------------------------------------------------------------------------------
 
     def do_cluster(self, voters: str, *more: str) -> None:
         """cluster 1,2,3 [learners=4] [leases] [no-fast-failover] [name=number of the config]"""
