@@ -86,6 +86,7 @@ SUITES: tuple[Suite, ...] = (
     Suite("wal: every bit flipped", torture_wal.flip_bits),
     Suite("wal: a few bytes of a sector damaged", torture_wal.damage_bytes),
     Suite("wal: a segment deleted, swapped or duplicated", torture_wal.misplace_segments),
+    Suite("wal: a record of an earlier life comes back", torture_wal.come_back),
     Suite("wal: crash before every operation", torture_wal.crash_everywhere),
     Suite("wal: crash in recovery after a crash", torture_wal.crash_twice),
     Suite("wal: process killed, then power lost", torture_wal.kill_then_crash),

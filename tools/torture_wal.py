@@ -51,6 +51,7 @@ from tools.torture_model import (
     hard,
     open_log,
     perform,
+    reset,
     segments,
 )
 
@@ -195,6 +196,26 @@ def damage_bytes(effort: Effort, tally: Tally) -> None:
                 tally.count(outcome)
                 if text:
                     tally.violation(f"{name}: {path} sector at {start}, attempt {attempt}: {text}")
+
+
+def come_back(effort: Effort, tally: Tally) -> None:
+    """A record that was never acknowledged, and was lost in a crash, comes back in place of the
+    one that was written there since. It is sound and in its place; only the chain tells."""
+    for name, script in all_scripts(effort):
+        model = perform(script).acknowledged
+        # A fresh segment, with room for the two records that follow.
+        index, state = model.last.index + 5, model.hard_state
+        fresh = reset(index, state.term, (state.term, state.vote, index))
+        first, second = (append(index + at, state.term, 70) for at in (1, 2))
+        lost = perform((*script, fresh, append(index + 1, state.term, 90)))
+        run = perform((*script, fresh, first, second))
+        path = segments(run.disk)[-1]
+        content = bytearray(run.disk.content(path))
+        place = slice(SECTOR_BYTES, 2 * SECTOR_BYTES)
+        content[place] = lost.disk.content(path)[place]
+        run.disk.damage(path, content)
+        disk = run.disk.after_kill()
+        _expect_refusal(disk, _one_of(run.acknowledged), tally, f"{name}: a record came back")
 
 
 def misplace_segments(effort: Effort, tally: Tally) -> None:

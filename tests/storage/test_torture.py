@@ -18,6 +18,7 @@ TRIED_MIN = {
     "wal: every bit flipped": {"bits": 24_000, "refused": 20_000},
     "wal: a few bytes of a sector damaged": {"damages": 1000, "refused": 1000},
     "wal: a segment deleted, swapped or duplicated": {"refused": 30},
+    "wal: a record of an earlier life comes back": {"refused": 1},
     "wal: crash before every operation": {"crash points": 150, "reorderings": 400},
     "wal: crash in recovery after a crash": {"crash points": 500, "reorderings": 500},
     "wal: process killed, then power lost": {"crash points": 150, "reorderings": 150},

@@ -222,6 +222,21 @@ def test_a_damaged_record_is_never_cut_off_as_a_tail_while_a_later_one_is_whole(
         started(disk)
 
 
+def test_a_torn_tail_is_blanked_durably() -> None:
+    """Else the rest of an old frame could stand behind a new one after the next crash."""
+    disk = MemoryFileSystem()
+    log = started(disk)
+    fill(log, 1, 1)
+    disk.hook = fail_once("fdatasync", 0, errno.EIO)
+    with pytest.raises(StorageError):
+        log.append([entry(2, 1200)], None)
+    sectors = len(disk.uncertain())
+    torn = disk.after_crash([0, *[1] * (sectors - 1)])
+    started(torn)
+    assert torn.uncertain() == []
+    assert torn.content("log/00000001.wal")[1024:].count(0) == SEGMENT_BYTES - 1024
+
+
 # --- reading ---
 
 
