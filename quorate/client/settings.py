@@ -15,7 +15,7 @@ CHANGE_TIMEOUT_S_DEFAULT: Final = 65.0  # operators' calls: a little over what a
 DEADLINE_RESOLUTION_S: Final = 0.005  # a call ends at most this long after its deadline
 
 CONNECT_TIMEOUT_S_DEFAULT: Final = 1.0  # connecting and being welcomed, one endpoint
-STALL_TIMEOUT_S_DEFAULT: Final = 2.0  # requests wait and nothing at all arrives: try another node
+STALL_TIMEOUT_S_DEFAULT: Final = 1.0  # an answer is owed, and not even a probe is answered
 BACKOFF_S_MIN: Final = 0.005  # between rounds over the endpoints; grows by doubling
 BACKOFF_S_MAX: Final = 0.25  # a fraction of an election, so that a new leader is found soon
 ENDPOINTS_MAX: Final = 64  # given endpoints; members learned later come on top (MEMBERS_MAX)

@@ -117,6 +117,7 @@ class FakeNode:
         self.connections: set[_Served] = set()
         self.dials = 0
         self.told: tuple[int, int] | None = None  # (leader, term) if it differs from the truth
+        self.restarting = asyncio.Lock()
         self._server: asyncio.Server | None = None
 
     @property

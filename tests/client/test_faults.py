@@ -149,9 +149,10 @@ async def finally_serves(db: Database) -> None:
 
 
 async def restart(node: FakeNode) -> None:
-    await node.stop()
-    await asyncio.sleep(0.01)
-    await node.start()
+    async with node.restarting:
+        await node.stop()
+        await asyncio.sleep(0.01)
+        await node.start()
 
 
 def attempt(given_faults: list[Fault], given_events: list[Event]) -> None:
