@@ -27,6 +27,13 @@ RUNS = "quorate/replication/runs.py"
 
 MUTANTS = (
     Mutant(
+        "a block of keys is not sorted again after a key was added",
+        "quorate/replication/ordered_keys.py",
+        "        block[key] = None\n        self._sorted[at] = False",
+        "        block[key] = None",
+        ("ordered_keys",),
+    ),
+    Mutant(
         "a command that raised is not undone",
         MACHINES,
         "                self._undo()\n                encode_into(self._failure(machine",
@@ -267,9 +274,9 @@ MUTANTS = (
     ),
     Mutant(
         "a range with an end includes it",
-        TABLES,
-        "inclusive=(True, False)",
-        "inclusive=(True, True)",
+        "quorate/replication/ordered_keys.py",
+        "bisect_left(keys, end) if at == last",
+        "bisect_right(keys, end) if at == last",
         ("tables", "kv"),
     ),
     Mutant(

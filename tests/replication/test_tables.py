@@ -11,7 +11,6 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sortedcontainers import SortedDict
 
 from quorate.errors import (
     ConfigError,
@@ -278,7 +277,7 @@ def test_a_table_without_order_has_no_ranges_but_items_by_key() -> None:
 
 def test_load_and_clear_in_slices() -> None:
     tables, ordered, _ = _tables()
-    content = SortedDict({b"%03d" % at: Thing(at) for at in range(25)})
+    content = {b"%03d" % at: Thing(at) for at in range(25)}
     encoded = [(key, msgspec.msgpack.encode(each)) for key, each in content.items()]
     assert list(ordered.load(encoded, 10)) == [10, 10, 5]
     assert dict(ordered.items()) == content
