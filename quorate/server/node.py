@@ -251,6 +251,7 @@ class Node:
         recovered = await run_job(
             log_runner, lambda: recover(log, store, core_config, self._random, self._founders())
         )
+        await run_job(log_runner, directory.confirm_log)
         await self._load(store, store_runner)
         peers = PeerTransport(
             gate,
