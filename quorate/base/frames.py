@@ -132,6 +132,8 @@ class QueryReply(msgspec.Struct, frozen=True, array_like=True, tag=14):
 
 
 class QueryFailed(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """No answer to the query as a whole; *code* names an error class."""
+
     id: int
     code: str
     message: str
@@ -147,11 +149,15 @@ class AdminRequest(msgspec.Struct, frozen=True, array_like=True, tag=20):
 
 
 class AdminReply(msgspec.Struct, frozen=True, array_like=True, tag=21):
+    """*result*: what the method returned, plain msgpack values."""
+
     id: int
     result: Any
 
 
 class AdminFailed(msgspec.Struct, frozen=True, array_like=True, tag=22):
+    """The call was refused or failed; *code* names an error class."""
+
     id: int
     code: str
     message: str

@@ -67,6 +67,7 @@ def fail_futures(futures: Iterable[AnyFuture], error: QuorateError) -> None:
 
 
 def clone_error(error: QuorateError) -> QuorateError:
+    """An equal error, without the traceback."""
     clone = type(error)(*error.args)
     clone.__dict__.update(error.__dict__)
     return clone

@@ -47,6 +47,7 @@ RETRY_AFTER_S_MAX = 5.0  # whatever a node asks for, its state is looked at agai
 
 
 def retry_delay_s(retry_after_ms: int) -> float:
+    """Seconds to wait after a refusal that asked for *retry_after_ms*, within reason."""
     return min(max(retry_after_ms / 1000, RETRY_AFTER_S_MIN), RETRY_AFTER_S_MAX)
 
 

@@ -1,0 +1,28 @@
+"""``quorate.sync``: the synchronous twins of ``open`` and ``connect``, for code without await."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from quorate.client.settings import TIMEOUT_S_DEFAULT
+from quorate.client.sync import Database, Kv, Machine, connect
+from quorate.replication import machine
+from quorate.server import embedded
+
+__all__ = ["Database", "Kv", "Machine", "connect", "open"]
+
+
+def open(  # noqa: A001  sync.open(path) reads as what it does
+    path: str | os.PathLike[str],
+    *,
+    machines: Sequence[machine.Machine] = (),
+    timeout: float = TIMEOUT_S_DEFAULT,
+) -> Database:
+    """As ``quorate.open``, for ``with``: the node runs on a thread of its own.
+
+    Raises:
+        InvalidArgumentError: as ``quorate.open``.
+    """
+    embedded.open(path, machines=machines, timeout=timeout)  # checks the arguments, here and now
+    return Database(lambda: embedded.open(path, machines=machines, timeout=timeout))
