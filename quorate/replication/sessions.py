@@ -107,7 +107,7 @@ def _session_key(session: int) -> bytes:
 
 
 def _reply_key(session: int, sequence: int) -> bytes:
-    return (session << 64 | sequence).to_bytes(16, "big")
+    return session.to_bytes(8, "big") + sequence.to_bytes(8, "big")
 
 
 class SessionMachine(Machine):
@@ -226,12 +226,10 @@ class SessionMachine(Machine):
         if submit.acknowledged > acknowledged:
             acknowledged = submit.acknowledged
             self._forget(session, acknowledged)
-        self._live.put(
-            _session_key(session),
-            SessionRecord(
-                record.client, record.ttl_ms, context.time_ms + record.ttl_ms, acknowledged
-            ),
-        )
+        expires_ms = context.time_ms + record.ttl_ms
+        if expires_ms != record.expires_ms or acknowledged != record.acknowledged:
+            renewed = SessionRecord(record.client, record.ttl_ms, expires_ms, acknowledged)
+            self._live.put(session.to_bytes(8, "big"), renewed)
         sequence = submit.sequence
         if sequence <= acknowledged:
             return _refusal(
@@ -243,9 +241,6 @@ class SessionMachine(Machine):
         stored = self._replies.get(_reply_key(session, sequence))
         if stored is not None:
             return Outcome(stored.index, stored.results)
-        return self._check_room(session, context)
-
-    def _check_room(self, session: int, context: Context) -> Outcome | None:
         kept = self._kept[session]
         if (
             len(kept.sequences) < SESSION_UNACKNOWLEDGED_MAX
@@ -263,11 +258,10 @@ class SessionMachine(Machine):
     def keep(self, submit: Submit, outcome: Outcome) -> None:
         """Remember the reply, unless the submission itself has ended its session."""
         session, sequence = submit.session, submit.sequence
-        if session not in self:
+        key = _reply_key(session, sequence)
+        if key[:8] not in self._live:
             return
-        self._replies.put(
-            _reply_key(session, sequence), ReplyRecord(outcome.index, outcome.results)
-        )
+        self._replies.put(key, ReplyRecord(outcome.index, outcome.results))
         kept = self._kept[session]
         kept.bytes += len(outcome.results)
         if not kept.sequences or sequence > kept.sequences[-1]:

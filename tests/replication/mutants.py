@@ -170,8 +170,8 @@ MUTANTS = (
     Mutant(
         "a reply is not kept",
         SESSIONS,
-        "        if session not in self:\n            return\n        self._replies",
-        "        if True:\n            return\n        self._replies",
+        "        if key[:8] not in self._live:\n            return\n",
+        "        return\n",
         ("sessions",),
     ),
     Mutant(
@@ -205,8 +205,8 @@ MUTANTS = (
     Mutant(
         "a submission does not renew its session",
         SESSIONS,
-        "record.client, record.ttl_ms, context.time_ms + record.ttl_ms, acknowledged\n",
-        "record.client, record.ttl_ms, record.expires_ms, acknowledged\n",
+        "SessionRecord(record.client, record.ttl_ms, expires_ms, acknowledged)",
+        "SessionRecord(record.client, record.ttl_ms, record.expires_ms, acknowledged)",
         ("sessions",),
     ),
     Mutant(
