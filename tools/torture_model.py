@@ -288,7 +288,7 @@ def check(disk: MemoryFileSystem, models: Sequence[Model], tally: Tally, replay:
         tally.violation(f"{replay}: {differences}")
         return False
     model = models[differences.index(None)]
-    step = append(model.last.index + 1, model.hard_state.term, 33, 600)
+    step = append(model.last.index + 1, model.hard_state.term, 33)
     step.perform(log)
     again = disk.after_crash([0] * len(disk.uncertain()))
     log = open_log(again)

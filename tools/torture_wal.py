@@ -360,18 +360,29 @@ def _fail(script: Script, hook: Hook, code: int, effort: Effort, tally: Tally, r
     disk = MemoryFileSystem()
     log = open_log(disk)
     log.recover()
-    disk.hook = hook
+    met: list[Operation] = []
+
+    def noting(operation: Operation) -> None:
+        try:
+            hook(operation)
+        except OSError:
+            met.append(operation)
+            raise
+
+    disk.hook = noting
     model = EMPTY
-    failed = False
     for step in script:
         pending = step.after(model)
         try:
             step.perform(log)
         except DiskFullError:
-            failed = True
             tally.count("disk full")
             if code != errno.ENOSPC:
                 tally.violation(f"{replay}: an I/O error taken for a full disk")
+            # A shorter append first: nothing of the longer one may stand behind it.
+            log.append((), model.hard_state)
+            for picks in _some(crashes(disk, effort, replay), effort):
+                check(disk.after_crash(picks), [model], tally, f"{replay}, full {picks}")
             step.perform(log)  # the space came back: the log is as usable as before
         except StorageError:
             tally.count("poisoned")
@@ -386,9 +397,9 @@ def _fail(script: Script, hook: Hook, code: int, effort: Effort, tally: Tally, r
             return True
         model = pending
     disk.hook = None
-    if failed:
+    if met:
         check(disk.after_crash([0] * len(disk.uncertain())), [model], tally, replay)
-    return failed
+    return bool(met)
 
 
 def _expect_poisoned(log: WriteAheadLog, tally: Tally, replay: str) -> None:

@@ -96,7 +96,7 @@ MUTANTS = {
         RECOVERY,
         "if valid is not None:",
         "if False:",
-        "wal: a few bytes",
+        "tests/storage/test_wal.py::test_a_damaged_record_is_never_cut_off",
     ),
     "a damaged last record is taken for unfinished": Mutant(
         RECOVERY,
@@ -108,7 +108,7 @@ MUTANTS = {
         "quorate/storage/wal_format.py",
         "            mask = _mask_sparse(buffer)",
         "            mask = 0",
-        "wal: a few bytes",
+        "tests/storage/test_wal.py::test_no_written_sector",
     ),
     "a torn tail is left as it is": Mutant(
         RECOVERY,
@@ -140,12 +140,6 @@ MUTANTS = {
         "if False:",
         "tests/storage/test_wal.py::test_a_log_that_ends_before_its_commit_is_refused",
     ),
-    "a missing segment is passed over": Mutant(
-        RECOVERY,
-        "if openings and number != self._segments[0].number - 1:",
-        "if False:",
-        "wal: a segment deleted",
-    ),
     "a checkpoint is two transactions": Mutant(
         STORE,
         "                environment.put_meta(transaction, meta)",
@@ -157,7 +151,7 @@ MUTANTS = {
         TABLES,
         'if to_int(stored[-4:], "little") != check:',
         "if False:",
-        "store: bits flipped",
+        "tests/storage/test_store_lmdb.py::test_one_flipped_bit_of_a_value",
     ),
     "a table's seal is ignored": Mutant(
         TABLES,
@@ -182,13 +176,6 @@ MUTANTS = {
         "flags != _OVERFLOW or count < needed",
         "flags != _OVERFLOW or count != needed",
         "store: sound files",
-    ),
-    "a received store is not synced": Mutant(
-        ENVIRONMENT,
-        "                        environment.put_meta(transaction, meta)\n"
-        "                    environment.sync()",
-        "                        environment.put_meta(transaction, meta)",
-        "store: crash before",
     ),
     "a received store's file has no durable name": Mutant(
         GENERATIONS,
