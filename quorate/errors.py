@@ -186,7 +186,7 @@ class StorageError(QuorateError):
 
 
 class LogCorruptionError(StorageError):
-    """The write-ahead log holds a damaged record that is not the torn tail of an unfinished write."""
+    """The write-ahead log holds a damaged record that is no torn tail of an unfinished write."""
 
     code = "log-corruption"
 

@@ -105,6 +105,7 @@ def on_vote_reply(state: State, reply: VoteReply) -> None:
 
 
 def count_votes(state: State) -> None:
+    """Act on the votes as they stand: campaign in earnest, lead, give up, or wait for more."""
     if state.role is Role.CANDIDATE and state.node_id not in state.votes:
         return  # the vote for itself is not on disk yet
     match _result(state):

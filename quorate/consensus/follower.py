@@ -107,6 +107,7 @@ def _reject(state: State, request: AppendRequest) -> None:
 
 
 def on_heartbeat(state: State, heartbeat: Heartbeat) -> None:
+    """Raft 5.2 and 5.3: who leads, and how far the log is committed."""
     _follow(state, heartbeat.sender, heartbeat.term)
     _commit_to(state, heartbeat.commit)
     config = state.config

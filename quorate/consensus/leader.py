@@ -108,6 +108,7 @@ def append_membership(state: State, membership: Membership) -> LogIndex:
 
 
 def broadcast_appends(state: State) -> None:
+    """Send every follower what it may get now."""
     for node, progress in state.progress.items():  # insertion order: ascending ids, then joiners
         send_appends(state, node, progress)
 
@@ -233,6 +234,7 @@ def broadcast_heartbeat(state: State) -> None:
 
 
 def on_heartbeat_reply(state: State, reply: HeartbeatReply) -> None:
+    """A follower lives: it counts for reads and the quorum check, and may get more."""
     progress = _heard(state, reply.sender, reply.round)
     if progress is None:
         return
@@ -279,6 +281,7 @@ def on_peer_lost(state: State, node: NodeId) -> None:
 
 
 def on_peer_reached(state: State, node: NodeId) -> None:
+    """Its connection is new: what was sent before is lost, so a paused probe may go on."""
     progress = state.progress.get(node)
     if progress is not None and progress.state is ProgressState.PROBE:
         progress.probe_sent = False
@@ -286,6 +289,7 @@ def on_peer_reached(state: State, node: NodeId) -> None:
 
 
 def on_snapshot_sent(state: State, node: NodeId, index: LogIndex, *, ok: bool) -> None:
+    """The stream of a snapshot up to *index* ended: go on with the log behind it, or retry."""
     progress = state.progress.get(node)
     if progress is None or progress.state is not ProgressState.SNAPSHOT:
         return

@@ -63,6 +63,8 @@ class Membership(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ChangeKind(enum.Enum):
+    """What a change does with one member. The values stand in operators' calls."""
+
     ADD_LEARNER = "add"
     PROMOTE = "promote"
     DEMOTE = "demote"
@@ -165,6 +167,7 @@ _decoder = msgspec.msgpack.Decoder(Membership)
 
 
 def encode_membership(membership: Membership) -> bytes:
+    """The payload of a membership entry; ``decode_membership`` reads it."""
     return _encoder.encode(membership)
 
 

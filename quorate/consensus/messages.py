@@ -74,6 +74,8 @@ class VoteRequest(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False)
 
 
 class VoteReply(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
+    """Raft 5.2; *pre*: of a pre-vote (thesis 9.6), which binds nobody."""
+
     term: Term
     sender: NodeId
     target: NodeId

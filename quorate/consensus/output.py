@@ -12,6 +12,8 @@ from quorate.consensus.messages import Entry, EntryId, HardState, Message
 
 
 class Role(enum.Enum):
+    """Raft figure 4, and the pre-candidate of thesis 9.6."""
+
     FOLLOWER = "follower"
     PRE_CANDIDATE = "pre-candidate"
     CANDIDATE = "candidate"
@@ -65,6 +67,8 @@ class ReadState(msgspec.Struct, frozen=True, gc=False):
 
 
 class RoleChange(msgspec.Struct, frozen=True, gc=False):
+    """How the node stands after the step. *leader*: 0 if it knows none."""
+
     role: Role
     term: Term
     leader: NodeId

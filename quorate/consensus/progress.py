@@ -19,6 +19,8 @@ MARKS_MAX: Final = 64
 
 
 class ProgressState(enum.Enum):
+    """Probe: find where the logs agree. Replicate: stream. Snapshot: wait for one to arrive."""
+
     PROBE = "probe"
     REPLICATE = "replicate"
     SNAPSHOT = "snapshot"

@@ -13,6 +13,8 @@ from quorate.base.types import BEFORE_FIRST, LogIndex, NodeId
 
 
 class VoteResult(enum.Enum):
+    """Pending: the votes that are still out decide."""
+
     PENDING = "pending"
     WON = "won"
     LOST = "lost"

@@ -32,6 +32,7 @@ def on_read_index(state: State, event: ReadIndex) -> None:
 
 
 def on_request(state: State, request: ReadIndexRequest) -> None:
+    """A follower asks which index its read must wait for (thesis 6.4)."""
     if state.role is Role.LEADER:
         _lead_read(state, request.context, request.sender)
     else:

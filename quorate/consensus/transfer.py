@@ -34,11 +34,13 @@ def on_transfer(state: State, target: NodeId) -> None:
 
 
 def on_progress(state: State, node: NodeId, progress: Progress) -> None:
+    """Thesis 3.10: the target is told to campaign once it has the whole log."""
     if node == state.transfer_target and progress.match == state.log.last_index:
         send_timeout_now(state, node)
 
 
 def send_timeout_now(state: State, node: NodeId) -> None:
+    """Tell the target to campaign. The lease is void from here: it may win at any moment."""
     state.transfer_sent = True
     state.lease_until_ms = -1
     state.send(TimeoutNow(state.term, state.node_id, node))

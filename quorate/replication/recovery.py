@@ -40,6 +40,7 @@ NOBODY = Membership(voters=())
 
 
 def encode_saved_membership(index: LogIndex, membership: Membership) -> bytes:
+    """What the store keeps; ``decode_saved_membership`` reads it."""
     return _encoder.encode(SavedMembership(index, membership))
 
 
