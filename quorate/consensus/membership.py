@@ -63,7 +63,7 @@ class Membership(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ChangeKind(enum.Enum):
-    """What a change does with one member. The values stand in operators' calls."""
+    """What a change does with one member."""
 
     ADD_LEARNER = "add"
     PROMOTE = "promote"
