@@ -20,6 +20,10 @@ from quorate.errors import LimitExceededError, WireFormatError
 WIRE_VERSION: Final = 1  # grows only when an old node could misread a new one
 LENGTH_BYTES: Final = 4
 
+#: What decoding hostile bytes may raise: msgspec's DecodeError and UnicodeDecodeError are both
+#: ValueErrors, and deep nesting is a RecursionError.
+UNDECODABLE: Final = (ValueError, RecursionError)
+
 ROLE_CLIENT: Final = "client"
 ROLE_PEER: Final = "peer"
 ROLE_SNAPSHOT: Final = "snapshot"

@@ -14,8 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from quorate.base.frames import ClientFrame, FrameSplitter, ServerFrame, encode_frame
-from quorate.client.codec import UNDECODABLE
+from quorate.base.frames import UNDECODABLE, ClientFrame, FrameSplitter, ServerFrame, encode_frame
 from quorate.client.endpoints import (
     Endpoint,
     LocalConnection,

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from quorate.base.frames import UNDECODABLE
 from quorate.base.limits import BATCH_BYTES_MAX
 from quorate.base.results import Failure
 from quorate.errors import (
@@ -26,10 +27,6 @@ from quorate.errors import (
 
 AnyFuture = asyncio.Future[Any]
 Finisher = Callable[[AnyFuture, Any], None]
-
-#: What decoding hostile bytes may raise: DecodeError and UnicodeDecodeError are ValueErrors, and
-#: deep nesting is a RecursionError.
-UNDECODABLE = (ValueError, RecursionError)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_outer = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode

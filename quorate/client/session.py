@@ -11,7 +11,7 @@ from math import inf
 
 import msgspec
 
-from quorate.base.frames import Run
+from quorate.base.frames import UNDECODABLE, Run
 from quorate.base.limits import SESSION_TTL_MS_MAX
 from quorate.base.results import Failure
 from quorate.base.session_commands import (
@@ -23,7 +23,7 @@ from quorate.base.session_commands import (
     SessionOpened,
     SessionResult,
 )
-from quorate.client.codec import UNDECODABLE, pack_array
+from quorate.client.codec import pack_array
 from quorate.errors import InvalidArgumentError, WireFormatError, error_from_code
 
 TTL_MS_MIN = 1_000  # below it, one slow election ends the session

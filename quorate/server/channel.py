@@ -7,7 +7,7 @@ from collections import deque
 
 import msgspec
 
-from quorate.base.frames import encode_frame
+from quorate.base.frames import UNDECODABLE, encode_frame
 from quorate.errors import UnavailableError, WireFormatError
 from quorate.replication.snapshots import SnapshotFrame
 from quorate.server.connection import Connection
@@ -51,7 +51,7 @@ class FrameChannel:
             self._connection.resume_reading()
         try:
             frame: SnapshotFrame = _decode(body)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except UNDECODABLE as error:
             raise WireFormatError(f"not a frame of a snapshot: {error}") from error
         return frame
 

@@ -14,6 +14,7 @@ import msgspec
 
 from quorate.base.frames import (
     ROLE_CLIENT,
+    UNDECODABLE,
     WIRE_VERSION,
     AdminFailed,
     AdminReply,
@@ -280,7 +281,7 @@ class _TcpClient(ClientConnection):
         for body in bodies:
             try:
                 frame = _decode(body)
-            except (msgspec.DecodeError, RecursionError) as error:
+            except UNDECODABLE as error:
                 raise WireFormatError(f"what came is not a client's frame: {error}") from error
             self.handle(frame)
 

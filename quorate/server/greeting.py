@@ -7,7 +7,7 @@ import ssl
 
 import msgspec
 
-from quorate.base.frames import Hello, LeaderInfo, Refused, Welcome, encode_frame
+from quorate.base.frames import UNDECODABLE, Hello, LeaderInfo, Refused, Welcome, encode_frame
 from quorate.client.endpoints import parse_endpoint
 from quorate.errors import RefusedError, UnavailableError, WireFormatError, error_from_code
 from quorate.server.connection import Connection, dial
@@ -59,7 +59,7 @@ async def greet(
 def _on_answer(answer: asyncio.Future[Welcome], body: bytes) -> None:
     try:
         frame = _decode_answer(body)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise WireFormatError(f"the answer to the hello is not a frame: {error}") from error
     if answer.done():
         return

@@ -13,6 +13,7 @@ from quorate.base.frames import (
     ROLE_CLIENT,
     ROLE_PEER,
     ROLE_SNAPSHOT,
+    UNDECODABLE,
     Hello,
     Refused,
     Welcome,
@@ -131,7 +132,7 @@ class Listener:
         self._known(connection)
         try:
             hello = _decode_hello(bodies[0])
-        except (msgspec.DecodeError, RecursionError) as error:
+        except UNDECODABLE as error:
             self._refuse(connection, WireFormatError(f"the first frame is not a hello: {error}"))
             return
         try:

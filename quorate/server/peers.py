@@ -16,7 +16,7 @@ from random import Random
 
 import msgspec
 
-from quorate.base.frames import ROLE_PEER, WIRE_VERSION, Hello, encode_frame
+from quorate.base.frames import ROLE_PEER, UNDECODABLE, WIRE_VERSION, Hello, encode_frame
 from quorate.base.limits import FRAME_BYTES_MAX, MIB
 from quorate.base.types import NodeId
 from quorate.consensus.messages import validate
@@ -221,7 +221,7 @@ def decode_peer_frame(body: bytes, *, sender: NodeId, target: NodeId) -> PeerFra
     """
     try:
         frame: PeerFrame = _decode_peer(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise WireFormatError(f"what came is not a member's frame: {error}") from error
     if frame.sender != sender:
         raise WireFormatError(f"node {sender} sent a message in the name of node {frame.sender}")
