@@ -6,7 +6,7 @@ import contextlib
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quorate.base.frames import Run, Submit
@@ -37,6 +37,7 @@ batches = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(batches)
 def test_round_trip(batch: Batch) -> None:
     payload = encode_batch(batch)
@@ -48,6 +49,7 @@ def test_round_trip(batch: Batch) -> None:
     ]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=64) | batches.map(encode_batch).map(lambda data: data[:-1]))
 def test_other_bytes_are_refused(data: bytes) -> None:
     with contextlib.suppress(WireFormatError):

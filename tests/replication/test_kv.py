@@ -206,7 +206,7 @@ sets = st.builds(CompareAndSet, keys, st.none() | values, st.none() | values | n
 commands: Any = st.one_of(puts, deletes, delete_ranges, increments, sets, txns)
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.tuples(st.lists(commands, max_size=5), st.booleans()), max_size=10), st.booleans()
 )
@@ -237,7 +237,7 @@ def test_the_machine_is_its_model(entries: Any, leader: bool) -> None:
         assert node.ask(Get(key)) == GetResult(model.revision, model.keys.get(key))
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(puts, max_size=8), ranges)
 def test_ranges_are_those_of_the_model(batch: list[Put], query: Range) -> None:
     node, model = Node(), Model()

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,25 +20,20 @@ from quorate.base.limits import BATCH_BYTES_MAX, BATCH_COMMANDS_MAX, MIB
 from quorate.base.session_commands import CloseSession, OpenSession
 from quorate.errors import (
     BadCommandError,
-    ConfigError,
-    FormatVersionError,
     InvariantViolationError,
     LimitExceededError,
-    StoreCorruptionError,
     UnknownMachineError,
 )
 from quorate.replication.kv import KvMachine
 from quorate.replication.machine import Context, Machine
 from quorate.replication.machines import Machines
 from quorate.replication.tables import Tables
-from quorate.storage.interfaces import StoreMeta
-from quorate.storage.memory_store import MemoryImage, MemoryStateStore
+from quorate.storage.memory_store import MemoryImage
 from tests.replication.support import (
     HOOKS,
     Do,
     Look,
     Node,
-    Note,
     Teller,
     plain,
     raw_run,
@@ -271,7 +266,7 @@ def _life(log: Any, *, leader: bool = False, restart_before: int = -1, write_aft
     return outcomes, machines.state_hash, state_of(machines), machines.next_deadline_ms()
 
 
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 @given(logs, st.integers(0, 7), st.integers(0, 3))
 def test_one_log_makes_one_state(log: Any, restart_before: int, write_after: int) -> None:
     """On a leader that decoded the commands at its gateway, on a follower that reads them from the
@@ -490,133 +485,3 @@ def test_queries_are_bounded() -> None:
         machines.query("nobody", b"\x90")
     with pytest.raises(BadCommandError, match="not an array"):
         machines.query("kv", b"\xc0")
-
-
-# --- registering and restoring -------------------------------------------------------------------
-
-
-def _machine(**attributes: Any) -> Machine:
-    made: Machine = type("Odd", (Teller,), {"query_type": None, **attributes})()
-    return made
-
-
-@pytest.mark.parametrize(
-    ("machines", "says"),
-    [
-        ([_machine(name="Capital")], "lower-case"),
-        ([_machine(name="a" * 65)], "lower-case"),
-        ([_machine(name=None)], "lower-case"),
-        ([KvMachine(), KvMachine()], "two machines"),
-        ([_machine(name="sessions")], "two machines"),
-        ([_machine(name="other")], "must be named other"),
-        ([_machine(version=0)], "version 0"),
-        ([_machine(version="2")], "version '2'"),
-        ([_machine(command_type=None)], "command_type"),
-        ([_machine(command_type=int | msgspec.Struct | Note)], "command_type"),
-    ],
-)
-def test_bad_machines_are_refused(machines: list[Machine], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
-        Machines(machines)
-
-
-class Older(Teller):
-    version: ClassVar[int] = 1
-
-    def attach(self, tables: Tables) -> None:
-        super().attach(tables)
-
-
-class Newer(Older):
-    version = 2
-
-    def attach(self, tables: Tables) -> None:
-        super().attach(tables)
-        tables.table("teller.more", Note)
-
-
-def _image(machines: list[Machine]) -> MemoryImage:
-    node = Node(machines)
-    _told(node, ("put", "a", ""))
-    for table in node.machines.tables:
-        if table.name == "teller.more":
-            table.put(b"a", Note("", 1))
-            node.entry()
-    image = MemoryImage()
-    store_checkpoint(image, node.machines.take_checkpoint(b""))
-    return image
-
-
-def test_restore_refuses_what_it_would_lose() -> None:
-    newer = _image([KvMachine(), Newer()])
-    with pytest.raises(FormatVersionError, match=r"version 2 of machine .*update this node"):
-        restored(newer, [KvMachine(), Older()])
-    newer.opened = False
-    with pytest.raises(ConfigError, match="'teller', which is not registered"):
-        restored(newer, [KvMachine()])
-    newer.opened = False
-    image = _image([KvMachine(), Newer()])
-    meta = image.checkpoint.meta
-    assert meta is not None
-    versions = {**meta.machine_versions, "teller": 1}
-    image.checkpoint = type(image.checkpoint)(
-        msgspec.structs.replace(meta, machine_versions=versions), image.checkpoint.tables
-    )
-    with pytest.raises(ConfigError, match=r"'teller\.more' that version 1"):
-        restored(image, [KvMachine(), Older()])
-    image.opened = False
-    image.checkpoint = type(image.checkpoint)(
-        msgspec.structs.replace(meta, machine_versions={}), image.checkpoint.tables
-    )
-    with pytest.raises(ConfigError, match="has a table 'teller"):
-        restored(image, [KvMachine()])
-
-
-def test_an_older_state_is_taken_over() -> None:
-    machines = restored(_image([KvMachine(), Older()]), [KvMachine(), Newer()])
-    assert machines.machine_versions() == {"sessions": 1, "kv": 1, "teller": 2}
-    assert len(machines.tables["teller.notes"]) == 1
-
-
-def test_restoring_nothing_empties() -> None:
-    node = Node(_fresh())
-    node.open_session()
-    node.do(Put(b"k", b""))
-    assert list(node.machines.restore(MemoryStateStore()))
-    machines = node.machines
-    assert (machines.index, machines.term, machines.time_ms) == (0, 0, 0)
-    assert machines.state_hash == bytes(8)
-    assert not machines.tables.record_count
-    assert machines.next_deadline_ms() is None
-    assert node.ask(Status()).revision == 0
-
-
-def test_a_damaged_record_is_named_and_the_machines_refuse_to_serve() -> None:
-    image = _image(_fresh())
-    store = MemoryStateStore(image)
-    meta = image.checkpoint.meta
-    assert meta is not None
-    store.checkpoint(meta, {"teller.notes": [(b"a", b"\xc1")]})
-    machines = Machines(_fresh())
-    with pytest.raises(StoreCorruptionError, match=r"record b'a' of table teller\.notes"):
-        list(machines.restore(store))
-    with pytest.raises(InvariantViolationError, match="in part"):
-        machines.apply(1, 1, None)
-
-
-def test_a_checkpoint_says_where_it_stands() -> None:
-    node = Node(_fresh())
-    node.entry(submit(run_of("kv", Put(b"k", b""))), time_ms=77)
-    meta = node.machines.take_checkpoint(b"members").meta
-    assert isinstance(meta, StoreMeta)
-    assert (meta.applied.index, meta.applied.term, meta.time_ms) == (1, 1, 77)
-    assert (meta.membership, meta.state_hash) == (b"members", node.machines.state_hash)
-    assert meta.machine_versions == {"sessions": 1, "kv": 1, "teller": 1}
-    assert not node.machines.take_checkpoint(b"").dirty
-
-
-def test_names_of_machines_lead_to_them() -> None:
-    machines = Machines(_fresh())
-    assert machines.machine("kv").name == "kv"
-    with pytest.raises(UnknownMachineError):
-        machines.machine("nobody")

@@ -18,7 +18,7 @@ from hypothesis import Phase, settings
 settings.register_profile("no-shrinking", phases=[Phase.generate], database=None)
 settings.load_profile("no-shrinking")
 """
-FILES = ("ordered_keys", "tables", "batch", "kv", "sessions", "runs", "machines")
+FILES = ("ordered_keys", "tables", "batch", "kv", "sessions", "runs", "machines", "restoring")
 
 
 def _copy(to: Path) -> None:

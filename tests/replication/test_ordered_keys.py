@@ -26,7 +26,7 @@ doings = st.lists(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(doings, st.sampled_from([(4, 2), (8, 3), (512, 64)]))
 def test_they_are_those_of_a_sorted_list(life: Any, sizes: tuple[int, int]) -> None:
     model: list[bytes] = []

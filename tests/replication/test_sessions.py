@@ -137,7 +137,7 @@ doings = st.one_of(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(doings, st.sampled_from([0, 0, 1, 9, 15])), max_size=20))
 def test_each_submission_takes_effect_once_and_every_retry_gets_the_same_bytes(life: Any) -> None:
     node, mourner = _node()

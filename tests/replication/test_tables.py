@@ -63,7 +63,7 @@ def _change(tables: tuple[Table[Thing], Table[Thing]], what: Any, models: Any) -
         assert tables[hashed].delete(key) == models[hashed].pop(key, None)
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(entry, max_size=8))
 def test_state_and_captures_are_those_of_the_commands_that_stood(entries: Any) -> None:
     """*stored* is what a store holds that was given every capture in order, some of them only at
@@ -178,7 +178,13 @@ def test_records_of_another_type_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "record",
-    [Thing("one"), Thing(2**70), Thing(1, object()), Thing(1, "\ud800"), Thing(1, None)],  # type: ignore[arg-type]
+    [
+        Thing("one"),  # type: ignore[arg-type]
+        Thing(2**70),
+        Thing(1, object()),  # type: ignore[arg-type]
+        Thing(1, "\ud800"),
+        Thing(1, None),  # type: ignore[arg-type]
+    ],
     ids=["other type", "too large", "unknown", "no utf-8", "not optional"],
 )
 def test_records_that_could_not_come_back_are_refused(record: Thing) -> None:
@@ -228,6 +234,7 @@ def test_bad_declarations_are_refused() -> None:
 # --- ranges --------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.binary(max_size=3), st.integers(0, 9), max_size=12),
     st.binary(max_size=3),
