@@ -50,7 +50,7 @@ BAD = [
     ("layers", "quorate/client/x.py", "from quorate.storage.wal import Wal"),
     ("layers", "quorate/client/x.py", "from quorate.consensus.messages import Entry"),
     ("layers", "quorate/client/x.py", "from quorate.replication.replica import Replica"),
-    ("layers", "quorate/client/x.py", "from quorate.replication import replica"),
+    ("layers", "quorate/client/x.py", "from quorate.replication.machine import Machine"),
     ("layers", "quorate/locks/x.py", "from quorate.replication.sessions import Sessions"),
     ("layers", "quorate/newroom/x.py", "pass"),
     ("layers", CORE, "import quorate"),
@@ -102,9 +102,9 @@ def test_every_rule_is_shown_to_fail() -> None:
 
 
 GOOD = [
-    ("layers", "quorate/client/x.py", "from quorate.replication.machine import Failure"),
-    ("layers", "quorate/client/x.py", "from quorate.replication.kv_commands import Put"),
-    ("layers", "quorate/client/x.py", "from quorate.replication import kv_commands"),
+    ("layers", "quorate/client/x.py", "from quorate.base.kv_commands import Put"),
+    ("layers", "quorate/locks/x.py", "from quorate.replication.machine import Machine"),
+    ("layers", "quorate/locks/x.py", "from quorate.replication import tables"),
     ("layers", "quorate/storage/x.py", "from quorate.consensus.messages import Entry"),
     ("layers", "quorate/storage/x.py", "from quorate.consensus import messages"),
     ("layers", "quorate/server/x.py", "from quorate.storage.wal import Wal"),

@@ -97,7 +97,7 @@ def _anywhere(path: str) -> bool:
 # --- layers ---------------------------------------------------------------------------------------
 
 #: What a room may import of quorate, as patterns over the dotted name after "quorate.". The
-#: replication contract is what a machine or a client needs to speak: commands, results, context.
+#: replication contract is what a machine needs; what clients need of machines stands in base.
 CONTRACT = r"replication\.(machine|tables|levels|effects|results|\w*_commands|\w*_results)"
 LAYERS: dict[str, tuple[str, ...]] = {
     "errors": (),
@@ -108,7 +108,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "replication": ("errors", "base", "consensus", "storage", "crdt"),
     "locks": ("errors", "base", CONTRACT),
     "tasks": ("errors", "base", CONTRACT),
-    "client": ("errors", "base", CONTRACT),
+    "client": ("errors", "base"),
 }
 UNLIMITED = ("server", "__main__", "")  # where everything meets, and the two front doors
 
