@@ -68,7 +68,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     #: data directory is empty. Neither this nor ``join``: the node founds a cluster of its own.
     initial: dict[int, str] = {}
     #: Nodes of a running cluster that this new node asks which cluster they are; an operator lets
-    #: it in (``quorate members add``), before or after. Read only while the data directory is empty.
+    #: it in (``quorate members add``), before or after. Read only while the data directory is
+    #: empty.
     join: tuple[str, ...] = ()
     #: Allow an address beyond this machine without TLS.
     insecure: bool = False
