@@ -149,6 +149,7 @@ def send_appends(state: State, node: NodeId, progress: Progress) -> None:
 
 def _need_snapshot(state: State, node: NodeId, progress: Progress) -> None:
     if progress.heard_tick + state.config.election_ticks_max < state.tick:
+        progress.become_probe(progress.next)
         progress.hold()  # silent: it may not even be there; wait until it speaks
         return
     progress.become_snapshot(state.log.floor.index)

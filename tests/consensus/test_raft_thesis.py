@@ -760,6 +760,21 @@ def _() -> None:
     assert solo.echo(2, verified=4).snapshots == (PEER,)
 
 
+@sentence("7: a silent follower is sent no snapshot until it speaks")
+def _() -> None:
+    solo = leader()
+    solo.step(PeerLost(PEER))
+    solo.propose()
+    solo.ack(3, 3)
+    solo.step(Compacted(EntryId(LogIndex(3), Term(2))))
+    for _ in range(11):
+        solo.tick(2)
+        solo.echo(3)
+    solo.step(PeerReached(PEER))
+    assert (solo.out.snapshots, solo.sent) == ((), [])
+    assert solo.echo(2, verified=2).snapshots == (PEER,)
+
+
 @sentence("7: the log is cut behind a checkpoint, and not twice")
 def _() -> None:
     solo = Solo(terms=(1, 1, 2), commit=3)
