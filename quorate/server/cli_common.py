@@ -67,10 +67,10 @@ def report_error(error: QuorateError, *, as_json: bool) -> Exit:
 # --- running --------------------------------------------------------------------------------------
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """``asyncio.run``, on uvloop where it is installed."""
+def run(main: Coroutine[Any, Any, T], *, fast: bool = True) -> T:
+    """``asyncio.run``; if *fast*, on uvloop where it is installed."""
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    if importlib.util.find_spec("uvloop") is not None:
+    if fast and importlib.util.find_spec("uvloop") is not None:
         factory = importlib.import_module("uvloop").new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main)
@@ -165,8 +165,12 @@ def client_command(
     ``Target`` are added to those of *function*, and it is run to its end."""
 
     def command(**given: Any) -> int:  # noqa: ANN401  # whatever the command's options are
+        # What matters to the caller is raised; the libraries' own remarks are for those who ask.
+        set_up_logging(os.environ.get("QUORATE_LOG_LEVEL", "critical"))
         target = Target(**{name: given.pop(name) for name in _TARGET})
-        return run(function(target, **given)) or Exit.OK
+        # A TLS connection takes leave in the background, and uvloop's ``close`` may fail with
+        # EBUSY while one does (0.23): then a command that worked would end with an error.
+        return run(function(target, **given), fast=not target.tls_ca) or Exit.OK
 
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
     added = [

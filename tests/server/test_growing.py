@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import io
 import json
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import pytest
 
 from quorate.client.database import Database, connect
 from quorate.server import certificates
-from quorate.server.cli import main
 from quorate.server.local_cluster import LocalCluster, LocalNode, free_ports
 
 pytestmark = pytest.mark.processes
@@ -22,10 +20,16 @@ pytestmark = pytest.mark.processes
 
 async def quorate(*arguments: str) -> tuple[int, Any]:
     """Exit status and JSON answer of one command line."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        status = await asyncio.to_thread(main, [*arguments, "--json"])
-    return status, json.loads(out.getvalue().splitlines()[-1])
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "quorate", *arguments, "--json"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    status = process.returncode
+    assert status is not None
+    return status, json.loads(err if status else out)
 
 
 class Writer:
