@@ -18,6 +18,8 @@ RATIO_BARS: dict[str, dict[str, float]] = {
     "put 100x1": {"etcd": 4.0},
     "get@100": {"etcd": 6.0},
 }
+#: Load average per core at the start from which figures are marked as disturbed.
+BUSY_LOAD_PER_CORE = 0.5
 #: Put p50 with one outstanding, in units of the p50 of one pwrite and fdatasync of 4 KiB.
 PUT_P50_FSYNCS_MAX = 8.0
 
@@ -135,7 +137,18 @@ def facts_text(facts: Mapping[str, object]) -> str:
         if isinstance(fact, Mapping):
             fact = ", ".join(f"{key} {shown(value)}" for key, value in fact.items())  # noqa: PLW2901
         lines.append(f"{name}: {fact if isinstance(fact, str) else shown(fact)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *disturbances(facts)])
+
+
+def disturbances(facts: Mapping[str, object]) -> list[str]:
+    """Warnings about a machine that was busy with something else when the run began."""
+    found = facts.get("machine")
+    if not isinstance(found, Mapping) or found["load_average_1min"] < BUSY_LOAD_PER_CORE * (
+        found["cores"] or 1
+    ):
+        return []
+    load = found["load_average_1min"]
+    return [f"WARNING: load average {load:.1f} before the run: others disturbed these figures"]
 
 
 def write_json(path: Path | None, content: object) -> None:

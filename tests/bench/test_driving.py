@@ -143,6 +143,12 @@ def test_reports_are_json(tmp_path: Path) -> None:
     assert found["rows"][0]["outstanding"] == 1
 
 
+@pytest.mark.parametrize(("load", "warned"), [(0.2, False), (0.99, False), (1.0, True)])
+def test_a_busy_machine_is_told(load: float, warned: bool) -> None:
+    text = report.facts_text({"machine": {"cores": 2, "load_average_1min": load}})
+    assert ("WARNING: load average 1.0" in text) == warned
+
+
 def test_table_lines_up() -> None:
     text = report.table(("name", "value"), [("a", 1234.5), ("long name", None), ("b", True)])
     assert text.splitlines() == [
