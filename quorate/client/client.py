@@ -125,6 +125,7 @@ class Client:
         #: arguments and errors. Bound, not defined: each layer costs 0.1 us per command.
         self.submit: Submit = self._submitter.queue.add if follow_leader else _refuse_write
         self._parts = (self._submitter, self._querier, self._local_querier, self._calls)
+        self._queues = [part.queue for part in self._parts[:3]]
         self._connection = Connection(
             Routing(endpoints, random or Random(), cluster, learns=follow_leader),  # noqa: S311
             dials or Dialer(),
@@ -272,6 +273,8 @@ class Client:
         self._flush_planned = self._frames_behind = False
         if self._closed:
             return
+        for queue in self._queues:  # also if nothing can be sent now: later calls end later
+            queue.close_turn()
         connection = self._connection
         if connection.linked:
             if connection.writable:

@@ -10,9 +10,21 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 
-from quorate.base.frames import AdminRequest, Hello, Query, Refused, Submit, Welcome
+from quorate.base.frames import (
+    AdminRequest,
+    Hello,
+    Query,
+    QueryReply,
+    Refused,
+    Submit,
+    SubmitReply,
+    Welcome,
+)
+from quorate.base.kv_commands import GetResult, PutResult
+from quorate.base.session_commands import SessionOpened
 from quorate.client.database import Database, connect
 from quorate.client.settings import WINDOW_BATCHES_MAX
 from quorate.errors import (
@@ -352,6 +364,26 @@ async def test_a_deadline_ends_every_call_when_the_node_is_silent(lone: FakeClus
             assert not error.definite
 
 
+@pytest.mark.parametrize("linked", [False, True])
+async def test_each_call_has_its_own_deadline(lone: FakeCluster, linked: bool) -> None:
+    """Calls of different turns that wait for the same thing do not share a deadline."""
+    db = connect(lone.endpoints)
+    if linked:
+        await db.open()
+        lone.lead(0)
+    else:
+        lone.greeting = lambda _node, _hello: Refused("unavailable", "not yet")
+    calls = [asyncio.ensure_future(outcome(db.kv.put("k", "v", timeout=0.15)))]
+    await asyncio.sleep(0.1)
+    began = time.monotonic()
+    calls.append(asyncio.ensure_future(outcome(db.kv.put("k", "v", timeout=0.15))))
+    await calls[0]
+    assert not calls[1].done()
+    await calls[1]
+    assert time.monotonic() - began >= 0.14
+    await db.close()
+
+
 async def test_a_deadline_without_a_leader_is_definite(lone: FakeCluster) -> None:
     async with connect(lone.endpoints) as db:
         await db.kv.put("k", "v")
@@ -368,11 +400,18 @@ async def test_a_refused_batch_that_nobody_waits_for_is_never_sent_again(
     """``NotSentError`` is definite, so the cluster must not get it after all."""
     async with connect(lone.endpoints) as db:
         await db.kv.put("k", "v")
-        lone.script = always(Fault(apply=False, answer="not-leader"))
+
+        def refuse(_node: FakeNode, frame: Any) -> Fault:
+            if isinstance(frame, Submit):
+                lone.lead(0)
+            return Fault(apply=False, answer="not-leader")
+
+        lone.script = refuse
         error = await outcome(db.kv.increment("n", timeout=0.1))
         assert isinstance(error, NotSentError)
         assert "as ordered" in str(error)
         lone.script = always(FINE)
+        lone.lead(1)
         assert (await db.kv.increment("n")).value == 1
 
 
@@ -405,6 +444,23 @@ async def test_a_refusal_after_a_lost_sending_is_no_certainty(lone: FakeCluster)
         assert isinstance(error, ReadOnlyError)
         assert error.definite
         assert await number(db) == 1
+
+
+async def test_a_vague_answer_is_no_certainty(lone: FakeCluster) -> None:
+    """The node had done it when it could no longer say so; later refusals do not undo that."""
+    async with connect(lone.endpoints) as db:
+        await db.kv.put("k", "v")
+        for vague in ("outcome-unknown", "closed"):
+            faults = [Fault(answer=vague), Fault(apply=False, answer="read-only")]
+            lone.script = lambda _node, frame, faults=faults: (
+                faults.pop(0) if isinstance(frame, Submit) and faults else FINE
+            )
+            assert isinstance(await outcome(db.kv.increment("n")), OutcomeUnknownError)
+            lone.script = always(Fault(answer=vague))
+            error = await outcome(db.kv.increment("n", timeout=0.1))
+            assert isinstance(error, DeadlineExceededError)
+            lone.script = always(FINE)
+        assert await number(db) == 4
 
 
 async def test_an_expired_session_is_an_explicit_error(lone: FakeCluster) -> None:
@@ -630,3 +686,78 @@ def test_endpoints_come_in_many_shapes() -> None:
         connect(endpoints)
     with pytest.raises(InvalidArgumentError, match="one node"):
         connect("a:1,b:2", follow_leader=False)
+
+
+# --- a node in this process ----------------------------------------------------------------------
+
+
+class HandWritten:
+    """A node of this process whose every answer the test gives itself."""
+
+    def __init__(self) -> None:
+        self.frames: list[Any] = []
+        self.answer: Any = None
+        self.lose: Any = None
+        self.closed = False
+
+    def connect(self, on_frame: Any, on_lost: Any) -> HandWritten:
+        self.answer, self.lose = on_frame, on_lost
+        return self
+
+    def receive(self, frame: Any) -> None:
+        self.frames.append(frame)
+        if isinstance(frame, Hello):
+            welcome = Welcome(1, "c", 1, "i", 1, 1, ())
+            asyncio.get_running_loop().call_soon(self.answer, welcome)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def reply(self, submit: Submit, *results: Any) -> None:
+        raw = msgspec.Raw(msgspec.msgpack.encode([results]))
+        self.answer(SubmitReply(submit.sequence, 1, raw))
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_answers_that_come_together_are_followed_by_one_frame() -> None:
+    """Two frames in one read wake two tasks, whose next calls share a frame."""
+    node = HandWritten()
+
+    async def lane() -> None:
+        for _ in range(2):
+            await db.kv.put("k", "v")
+
+    async with connect(node) as db:
+        lanes = [asyncio.ensure_future(lane())]
+        await settle()
+        node.reply(node.frames[-1], SessionOpened(1, 10**9))
+        await settle()
+        lanes.append(asyncio.ensure_future(lane()))
+        await settle()
+        first, second = node.frames[-2:]
+        count = len(node.frames)
+        node.reply(first, PutResult(1))
+        node.reply(second, PutResult(2))
+        await settle()
+        assert len(node.frames) == count + 1
+        node.reply(node.frames[-1], PutResult(3), PutResult(4))
+        await asyncio.gather(*lanes)
+    assert node.closed
+
+
+async def test_a_lost_node_of_this_process_is_asked_again() -> None:
+    node = HandWritten()
+    async with connect(node) as db:
+        read = asyncio.ensure_future(db.kv.get("k"))
+        await settle()
+        node.lose(ClosedError("stopped"))
+        await asyncio.sleep(0.05)
+        queries = [frame for frame in node.frames if isinstance(frame, Query)]
+        assert len(queries) == 2
+        raw = msgspec.Raw(msgspec.msgpack.encode([[GetResult(0, None)]]))
+        node.answer(QueryReply(queries[0].id, 1, raw))
+        assert await read is None
