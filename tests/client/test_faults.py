@@ -17,7 +17,7 @@ from quorate.client.database import Database, connect
 from quorate.errors import QuorateError, SessionExpiredError
 from tests.client.fake_cluster import FINE, FakeCluster, FakeNode, Fault, fake_cluster
 
-CALL_TIMEOUT_S = 0.6
+CALL_TIMEOUT_S = 0.4
 RUN_TIMEOUT_S = 15.0  # far beyond what deadlines allow
 
 #: A node that says these has not done it; one that does it all the same would be the liar.
@@ -163,7 +163,7 @@ def attempt(given_faults: list[Fault], given_events: list[Event]) -> None:
 SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-@settings(SLOW, max_examples=30)
+@settings(SLOW, max_examples=20)
 @given(st.lists(faults, max_size=12), st.lists(events, max_size=3))
 def test_nothing_is_lost_or_done_twice(
     given_faults: list[Fault], given_events: list[Event]
