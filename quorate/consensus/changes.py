@@ -50,9 +50,7 @@ def _learner_behind(state: State, event: ChangeMembership) -> str:
     for change in event.changes:
         if change.kind is not ChangeKind.PROMOTE:
             continue
-        progress = state.progress.get(change.node)
-        if progress is None:
-            return f"node {change.node} is new; add it as a learner first and let it catch up"
+        progress = state.progress[change.node]  # a learner, or the change was refused before
         lag = state.log.last_index - progress.match
         if lag > state.config.promote_lag_entries_max:
             return f"node {change.node} is {lag} entries behind; wait until it has caught up"

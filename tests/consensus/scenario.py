@@ -49,6 +49,9 @@ KINDS = {
     "remove": ChangeKind.REMOVE,
 }
 
+#: Messages that one ``deliver`` may deliver; more go round in circles.
+DELIVERIES_MAX = 500
+
 
 def show_membership(membership: Membership) -> str:
     shown = ",".join(map(str, membership.voters))
@@ -216,7 +219,7 @@ class Scenario:
 
     def do_deliver(self, *only: str) -> None:
         """deliver [FROM->TO …]: what waits on the wire, until nothing is left that matches."""
-        while True:
+        for _ in range(DELIVERIES_MAX):
             chosen = next((item for item in sorted(self.cluster.wire, key=lambda item: item[1])
                            if self._wanted(item[2], only)), None)  # fmt: skip
             if chosen is None:
@@ -226,6 +229,8 @@ class Scenario:
             up = target is not None and target.alive
             self._say(show(chosen[2]) + ("" if up else " (nobody there)"))
             self.cluster.deliver(chosen[2])
+        else:
+            raise AssertionError(f"more than {DELIVERIES_MAX} messages: do they end?")
         self._run_jobs()
 
     def do_deliver_one(self, only: str) -> None:

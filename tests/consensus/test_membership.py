@@ -228,3 +228,4 @@ def test_votes_since() -> None:
     assert not history.votes_since(LogIndex(4), one)
     assert history.votes_since(LogIndex(9), two)
     assert not history.votes_since(LogIndex(0), three)
+    assert not MembershipHistory(plain((1,)), LogIndex(5)).votes_since(LogIndex(2), two)

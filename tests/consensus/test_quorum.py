@@ -98,5 +98,6 @@ def test_tally_against_all_ways_the_election_can_end(
 
 def test_without_voters_nothing_is_decided() -> None:
     assert quorum_index((), (), {NodeId(1): 9}) == 0
+    assert quorum_value((), (), {NodeId(1): 9}) == 0
     assert tally((), (), {NodeId(1): True}) is VoteResult.LOST
     assert not has_quorum((), (), {})

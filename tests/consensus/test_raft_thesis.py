@@ -27,6 +27,7 @@ from quorate.consensus.messages import (
     VoteRequest,
 )
 from quorate.consensus.output import ReadState, Refusal, Role, SendAppend
+from quorate.errors import InvariantViolationError
 from tests.consensus.harness import plain
 from tests.consensus.solo import FOURTH, ME, PEER, THIRD, Solo, append_request
 
@@ -715,6 +716,42 @@ def _() -> None:
     assert [(m.prev_index + 1, m.last_index) for m in solo.sent_of(SendAppend)] == [
         (3, 4), (5, 5), (6, 6), (7, 7),
     ]  # fmt: skip
+
+
+@sentence("flow: only a leader takes proposals and hands over")
+def _() -> None:
+    solo = Solo()
+    assert solo.propose().refusal is Refusal.NOT_LEADER
+    assert solo.step(TransferLeadership(PEER)).refusal is Refusal.NOT_LEADER
+
+
+@sentence("flow: an acknowledgement of what was never sent is a bug, and named")
+def _() -> None:
+    with pytest.raises(InvariantViolationError, match="nobody holds more"):
+        leader().ack(2, 9)
+
+
+@sentence("flow: what a live follower still needs is not to be cut")
+def _() -> None:
+    solo = leader()
+    assert solo.core.first_index_needed() == 3
+    solo.propose()
+    solo.step(PeerLost(PEER))
+    solo.ack(3, 3)
+    assert solo.core.first_index_needed() == 3
+    for _ in range(11):
+        solo.tick(2)
+        solo.echo(3)
+    assert solo.core.first_index_needed() == 4, "node 2 is silent: a snapshot will do"
+    assert Solo().core.first_index_needed() == 0
+
+
+@sentence("flow: rounds that nobody answers do not pile up")
+def _() -> None:
+    solo = Solo(lease_reads=1).lead().settle()
+    for context in range(3000):
+        solo.step(ReadIndex(context))
+    assert len(solo.state.round_sent_ms) == 1024
 
 
 @sentence("flow: proposals are refused while too much is not committed")
