@@ -7,7 +7,7 @@ here first, in Python, 0.5 us a record. What is checked is what LMDB relies on:
 * both meta pages are whole and one transaction apart;
 * every page of every tree lies in the file, knows its own number, is of the kind and at the depth
   that its parent expects, and is reached once;
-* every node lies within its page; the keys of a page lie between its parent's separators;
+* every node lies within its page and has a key that LMDB can hold; the keys of a page lie between its parent's separators;
 * the counts of pages and records that each database keeps of itself are true;
 * no page is both in use and on the list of free pages;
 * the file ends where it says, or before pages that are free.
@@ -38,6 +38,7 @@ _DATA_VERSION: Final = 1
 _NO_PAGE: Final = (1 << 64) - 1
 _PAGE_HEADER_BYTES: Final = 16
 _NODE_HEADER_BYTES: Final = 8
+_KEY_BYTES_MAX: Final = 511  # LMDB's own limit (MDB_MAXKEYSIZE)
 _DEPTH_MAX: Final = 32  # LMDB's own limit (CURSOR_STACK)
 _BRANCH: Final = 0x01
 _LEAF: Final = 0x02
@@ -236,6 +237,8 @@ class _Walk:
         special = []
         for offset in offsets:
             low, high, flags, key_size = node(content, base + offset)
+            if not 0 < key_size <= _KEY_BYTES_MAX:
+                raise self._wrong(step.page, f"a key has {key_size} bytes")
             if flags:
                 special.append(offset)
             elif offset + 8 + key_size + (low | high << 16) > end:

@@ -226,6 +226,18 @@ def test_one_flipped_bit_of_a_long_key_is_found(folder: Path, store: LmdbStateSt
     again.close()
 
 
+def test_a_key_longer_than_lmdb_can_hold_is_damage(folder: Path, store: LmdbStateStore) -> None:
+    store.checkpoint(meta_at(1), {"t": [(b"K" * 1000, b"long-value")]})
+    store.close()
+    stored_size = b"\xff\x01"  # 511, in the node's header just before the key
+    path = data_file(folder)
+    content = path.read_bytes()
+    assert stored_size + b"K" * 100 in content
+    path.write_bytes(content.replace(stored_size + b"K" * 100, b"\xff\x03" + b"K" * 100))
+    with pytest.raises(StoreCorruptionError, match="a key has 1023 bytes"):
+        LmdbStateStore(folder)
+
+
 @pytest.mark.parametrize("name", [b"format", b"meta", b"seal/t"])
 def test_a_name_that_went_missing_is_damage_and_no_empty_store(
     folder: Path, store: LmdbStateStore, name: bytes
