@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from quorate.base.invariants import must
 from quorate.base.limits import MIB
 from quorate.base.types import LogIndex
 from quorate.consensus.messages import Entry, EntryKind
@@ -85,6 +86,7 @@ class Applier:
     def resume(self, applied: LogIndex) -> None:
         """The machines hold the state after *applied*; go on from there."""
         self.applied = applied
+        self._proposals.passed_over(applied)
         self._divergence.reset(applied, self._machines.state_hash)
         self.ready = True
         self.soon()
@@ -118,7 +120,7 @@ class Applier:
                 self.soon()
                 break
         if self.applied != before:
-            self._cache.trim(LogIndex(min(self.applied, self._state.persisted)))
+            self._cache.trim(self.applied, self._state.persisted)
             self._on_progress()
 
     def _apply(self, entry: Entry) -> None:
@@ -138,11 +140,13 @@ class Applier:
                 answer(waiting, each)
 
     def _read_back(self) -> None:
-        """Entries that left memory: read a stretch, apply it, come again."""
+        """Entries that left memory: read a stretch, apply it, come again. Never one that is still
+        in memory: the file may hold what stood there before."""
         self._reading_back = True
         era = self._era
         first = LogIndex(self.applied + 1)
-        last = self._state.commit
+        last = LogIndex(min(self._state.commit, self._cache.first_index - 1))
+        must(first <= last, "what is committed is in memory or on disk", first=first, last=last)
 
         def done(entries: Sequence[Entry] | None, error: BaseException | None) -> None:
             if self._stopped or era != self._era:
@@ -162,7 +166,15 @@ class Applier:
         end_s = self._clock.monotonic_s() + APPLY_SLICE_S
         try:
             while entries:
-                self._apply(entries.popleft())
+                entry = entries.popleft()
+                known = self._state.log.term_at(entry.index)
+                must(
+                    entry.index == self.applied + 1 and entry.term == known,
+                    "the file holds the log that the core knows",
+                    entry=(entry.index, entry.term),
+                    known=(self.applied + 1, known),
+                )
+                self._apply(entry)
                 if entries and self._clock.monotonic_s() > end_s:
                     self._loop.call_soon(self._apply_stretch, entries, era)
                     return

@@ -1,8 +1,12 @@
 """The recent end of the log in memory: what is sent to followers and applied, mostly at once.
 
 The driver adds entries here when it hands them to the disk, so nothing waits for a read back.
-Entries leave when they are applied *and* the cache is over its size; a follower that needs older
-ones is served from the file.
+Entries leave when they are durable and applied *and* the cache is over its size; a follower that
+needs older ones is served from the file.
+
+What readers of the file rely on: everything below ``first_index`` is durable there in the form
+that the core knows, everything from ``first_index`` on is here. The file may still hold entries
+that were overwritten a moment ago, and never is asked for those.
 """
 
 from __future__ import annotations
@@ -12,6 +16,10 @@ from collections.abc import Sequence
 from quorate.base.invariants import must
 from quorate.base.types import LogIndex
 from quorate.consensus.messages import Entry
+
+#: Entries that are durable but not applied leave too when the cache is so many times its size:
+#: a member that catches up writes faster than it applies.
+UNAPPLIED_FACTOR = 4
 
 
 class LogCache:
@@ -24,7 +32,13 @@ class LogCache:
         self.size_bytes = 0
 
     @property
+    def first_index(self) -> LogIndex:
+        """Of the first entry here, or of the next one to come if the cache is empty."""
+        return self._first
+
+    @property
     def last_index(self) -> LogIndex:
+        """Of the last entry here; ``first_index - 1`` if the cache is empty."""
         return LogIndex(self._first + len(self._entries) - 1)
 
     def add(self, entries: Sequence[Entry]) -> None:
@@ -67,16 +81,20 @@ class LogCache:
             return None
         return tuple(self._entries[at:end])
 
-    def trim(self, applied: LogIndex) -> None:
-        """Let go of entries up to *applied* while the cache is over its size."""
+    def trim(self, applied: LogIndex, durable: LogIndex) -> None:
+        """Let go of entries that are durable, and up to *applied*, while the cache is over its
+        size; of those after *applied* too while it is far over."""
         if self.size_bytes <= self._size_bytes_max:
             return
+        # A quarter of it at once: deleting from a list's head moves the list.
+        self._drop(LogIndex(min(applied, durable)), self._size_bytes_max * 3 // 4)
+        if self.size_bytes > self._size_bytes_max * UNAPPLIED_FACTOR:
+            self._drop(durable, self._size_bytes_max * (UNAPPLIED_FACTOR - 1))
+
+    def _drop(self, last: LogIndex, target_bytes: int) -> None:
         drop = 0
-        limit = min(applied - self._first + 1, len(self._entries))
-        target = (
-            self._size_bytes_max * 3 // 4
-        )  # a quarter at once: deleting from a list's head moves it
-        while drop < limit and self.size_bytes > target:
+        limit = min(last - self._first + 1, len(self._entries))
+        while drop < limit and self.size_bytes > target_bytes:
             self.size_bytes -= len(self._entries[drop].payload)
             drop += 1
         del self._entries[:drop]
