@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 
+from quorate.base.limits import MEMBERS_MAX
 from quorate.base.types import LogIndex, NodeId
+from quorate.replication.machines import STATE_HASH_BYTES
 from quorate.replication.transport import StateDigest
 
 _log = logging.getLogger("quorate.divergence")
@@ -38,13 +40,17 @@ class DivergenceWatch:
         """The state came from a checkpoint or a snapshot."""
         self._hashes.clear()
         self._hashes[index] = state_hash
+        self._ahead.clear()
 
     def on_digest(self, digest: StateDigest, applied: LogIndex) -> None:
-        """A peer's word; kept until the own state has come as far."""
-        if digest.index > applied:
-            self._ahead[digest.sender] = digest
-        else:
+        """A peer's word; kept until the own state has come as far. One that waits is not replaced
+        by a later one: a member that is always a little behind would never compare any."""
+        if len(digest.state_hash) != STATE_HASH_BYTES:
+            return  # not of this protocol; an alarm about it would say nothing
+        if digest.index <= applied:
             self._compare(digest)
+        elif digest.sender in self._ahead or len(self._ahead) < MEMBERS_MAX:
+            self._ahead.setdefault(digest.sender, digest)
 
     def _compare(self, digest: StateDigest) -> None:
         own = self._hashes.get(digest.index)

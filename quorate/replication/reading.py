@@ -13,7 +13,7 @@ import msgspec
 
 from quorate.base.frames import Query, QueryFailed, QueryReply
 from quorate.base.types import LogIndex
-from quorate.errors import OverloadedError
+from quorate.errors import OverloadedError, UnavailableError
 
 #: Receives the one answer to a query.
 QuerySink = Callable[[QueryReply | QueryFailed], None]
@@ -23,7 +23,12 @@ QUERIES_WAITING_MAX = 50_000
 #: A round that is not answered for so long is asked again, under a new context: its messages may
 #: be lost, and an old context must never be trusted twice (etcd issue 20418).
 ROUND_TIMEOUT_S = 0.25
-ROUND_TRIES_MAX = 8
+#: One that was refused (no leader is known) is asked again so soon: elections are short.
+REFUSED_RETRY_S = 0.05
+#: Reads that no leader vouched for in this time are given up: they may be served elsewhere.
+ROUND_GIVE_UP_S = 2.0
+#: And so are those that wait for this member to apply what it was granted: it is far behind.
+APPLY_GIVE_UP_S = 5.0
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):
@@ -34,12 +39,21 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
 
 
 class Round(msgspec.Struct):
-    """Reads that share one context."""
+    """Reads that share one context. *asked_s*: when it was asked for last."""
 
     context: int
     readings: list[Reading]
-    started_s: float
-    tries: int = 1
+    began_s: float
+    asked_s: float
+    refused: bool = False
+
+
+class Granted(msgspec.Struct, gc=False):
+    """Reads that may be served once *index* is applied here."""
+
+    index: LogIndex
+    readings: list[Reading]
+    began_s: float
 
 
 class Reads:
@@ -50,8 +64,9 @@ class Reads:
         self._next_context = first_context
         self._waiting: list[Reading] = []
         self._rounds: dict[int, Round] = {}
-        self._granted: deque[tuple[LogIndex, list[Reading]]] = deque()
+        self._granted: deque[Granted] = deque()
         self._count = 0
+        self._stopped = False
 
     @property
     def count(self) -> int:
@@ -71,38 +86,39 @@ class Reads:
 
     def start_round(self, now_s: float) -> None:
         """Ask the core for an index on behalf of everything that waits, if a round is free."""
-        if not self._waiting or len(self._rounds) >= ROUNDS_IN_FLIGHT_MAX:
+        if not self._waiting or len(self._rounds) >= ROUNDS_IN_FLIGHT_MAX or self._stopped:
             return
         readings, self._waiting = self._waiting, []
-        self._begin(Round(0, readings, now_s))
+        self._begin(Round(0, readings, now_s, now_s), now_s)
 
-    def _begin(self, round_: Round) -> None:
+    def _begin(self, round_: Round, now_s: float) -> None:
         round_.context = self._next_context
         self._next_context += 1
+        round_.asked_s = now_s
+        round_.refused = False
         self._rounds[round_.context] = round_
         self._ask(round_.context)
 
     def on_index(self, context: int, index: LogIndex) -> None:
-        """The core's answer. Index 0: nobody can vouch for one now; try again on the next tick."""
+        """The core's answer. Index 0: nobody can vouch for one now; try again in a moment."""
         round_ = self._rounds.get(context)
         if round_ is None:
             return  # asked again meanwhile
         if index == 0:
-            round_.started_s = 0.0
+            round_.refused = True
             return
         del self._rounds[context]
-        self._granted.append((index, round_.readings))
+        self._granted.append(Granted(index, round_.readings, round_.asked_s))
 
     def ready(self, applied: LogIndex) -> list[Reading]:
         """Reads that the applied state may answer now."""
         found: list[Reading] = []
-        waiting: deque[tuple[LogIndex, list[Reading]]] = deque()
-        while self._granted:
-            index, readings = self._granted.popleft()
-            if index <= applied:
-                found.extend(readings)
+        waiting: deque[Granted] = deque()
+        for granted in self._granted:
+            if granted.index <= applied:
+                found.extend(granted.readings)
             else:
-                waiting.append((index, readings))
+                waiting.append(granted)
         self._granted = waiting
         self._count -= len(found)
         return found
@@ -119,27 +135,33 @@ class Reads:
 
     def on_tick(self, now_s: float) -> None:
         """Ask again for rounds that got no answer; give up on hopeless ones; start waiting ones."""
-        late = [r for r in self._rounds.values() if now_s - r.started_s > ROUND_TIMEOUT_S]
-        for round_ in late:
-            del self._rounds[round_.context]
-            if round_.tries >= ROUND_TRIES_MAX:
-                self._fail(round_.readings, "unavailable", "no leader confirmed the read in time")
+        code = UnavailableError.code
+        for round_ in list(self._rounds.values()):
+            late_s = REFUSED_RETRY_S if round_.refused else ROUND_TIMEOUT_S
+            if now_s - round_.asked_s < late_s or self._stopped:
                 continue
-            round_.tries += 1
-            round_.started_s = now_s
-            self._begin(round_)
+            del self._rounds[round_.context]
+            if now_s - round_.began_s < ROUND_GIVE_UP_S:
+                self._begin(round_, now_s)
+            else:
+                self._fail(round_.readings, code, "no leader confirmed the read in time")
+        while self._granted and now_s - self._granted[0].began_s > APPLY_GIVE_UP_S:
+            behind = self._granted.popleft().readings
+            self._fail(behind, code, "this member is too far behind; ask another")
         self.start_round(now_s)
 
     def fail_all(self, code: str, message: str) -> None:
-        """The node stops."""
-        for round_ in self._rounds.values():
-            self._fail(round_.readings, code, message)
-        for _, readings in self._granted:
-            self._fail(readings, code, message)
-        self._fail(self._waiting, code, message)
+        """The node stops: nothing is asked for any more."""
+        self._stopped = True
+        waiting = [
+            *(reading for round_ in self._rounds.values() for reading in round_.readings),
+            *(reading for granted in self._granted for reading in granted.readings),
+            *self._waiting,
+        ]
         self._rounds.clear()
         self._granted.clear()
         self._waiting = []
+        self._fail(waiting, code, message)
 
     def _fail(self, readings: list[Reading], code: str, message: str) -> None:
         self._count -= len(readings)
