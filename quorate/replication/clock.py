@@ -32,6 +32,40 @@ def system_clock() -> Clock:
     return Clock(lambda: time.clock_gettime(boottime), lambda: time.time_ns() // 1_000_000)
 
 
+#: Lateness counts as so many ticks at most: what waits in the sockets goes first.
+TICKS_AT_ONCE_MAX = 5
+#: A timer is never set shorter, whatever the clock says.
+WAIT_S_MIN = 0.001
+
+
+class TickPace:
+    """How many ticks have passed. Never more than the clock says: a member that ticks too fast
+    forgets its leader before the leader's lease ends (thesis 6.4.1)."""
+
+    def __init__(self, clock: Clock, tick_s: float) -> None:
+        self._clock = clock
+        self._tick_s = tick_s
+        self._counted_s = clock.monotonic_s()
+        self.lag_s = 0.0  #: how late the last call was, beyond a tick
+
+    def passed(self) -> tuple[float, int]:
+        """The time now, and whole ticks since the last call; what is left counts next time."""
+        now_s = self._clock.monotonic_s()
+        passed_s = now_s - self._counted_s
+        self.lag_s = max(passed_s - self._tick_s, 0.0)
+        ticks = int(passed_s / self._tick_s + 1e-6)  # a sum of floats is a little less
+        if ticks > TICKS_AT_ONCE_MAX:
+            ticks, self._counted_s = TICKS_AT_ONCE_MAX, now_s
+        else:
+            self._counted_s += ticks * self._tick_s
+        return now_s, ticks
+
+    def wait_s(self) -> float:
+        """Until the next tick is due."""
+        left_s = self._counted_s + self._tick_s - self._clock.monotonic_s()
+        return min(max(left_s, WAIT_S_MIN), self._tick_s)
+
+
 class ClusterClock:
     """Cluster time as the leader stamps it: the own clock's pace on top of what the log says."""
 

@@ -10,11 +10,12 @@ import asyncio
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 from quorate.base.invariants import must
-from quorate.consensus.messages import Entry, HardState
+from quorate.base.limits import MIB
+from quorate.consensus.messages import Entry, HardState, Message
 from quorate.consensus.output import Persist
 from quorate.errors import DiskFullError
 from quorate.storage.interfaces import LogStore
@@ -24,7 +25,9 @@ T = TypeVar("T")
 #: A full disk is tried again this often; the core resigns meanwhile if it takes long.
 DISK_FULL_RETRY_S = 0.25
 #: One write holds at most so much, so that a long queue does not become one long stall.
-WRITE_BYTES_MAX = 16 * 1024 * 1024
+WRITE_BYTES_MAX = 16 * MIB
+#: Messages that wait for a write: far more than a working disk ever lets pile up.
+HELD_MAX = 10_000
 
 
 class JobRunner(Protocol):
@@ -92,6 +95,27 @@ async def run_job(runner: JobRunner, job: Callable[[], T]) -> T:
     return await future
 
 
+class Held:
+    """Messages that promise what is not durable yet, in order, by the write they wait for."""
+
+    def __init__(self) -> None:
+        self._messages: deque[tuple[int, Message]] = deque()
+        self.dropped_count = 0
+
+    def add(self, persist_id: int, messages: Iterable[Message]) -> None:
+        """They may leave once *persist_id* is durable. While a disk stalls, the oldest are
+        dropped beyond ``HELD_MAX``, as by a network: nobody waits for those any more."""
+        self._messages.extend((persist_id, message) for message in messages)
+        while len(self._messages) > HELD_MAX:
+            self._messages.popleft()
+            self.dropped_count += 1
+
+    def release(self, durable_id: int) -> Iterator[Message]:
+        """Those that may leave now."""
+        while self._messages and self._messages[0][0] <= durable_id:
+            yield self._messages.popleft()[1]
+
+
 class LogWriter:
     """Feeds ``Persist`` orders to the log, in order, merging what waits into one durable write."""
 
@@ -109,10 +133,9 @@ class LogWriter:
         self._on_durable = on_durable
         self._on_failure = on_failure
         self._on_disk_full = on_disk_full
-        self._waiting: deque[Persist] = deque()
+        self._waiting: deque[tuple[Persist, Callable[[], None] | None]] = deque()
         self._busy = False
         self._stopped = False
-        self._before_reset: Callable[[], None] | None = None
         self.durable_id = 0
         self.write_count = 0
 
@@ -121,14 +144,16 @@ class LogWriter:
         return not self._busy and not self._waiting
 
     def write(self, persist: Persist) -> None:
-        self._waiting.append(persist)
+        """Make it durable after everything handed in before; ``on_durable`` tells when."""
+        must(persist.reset is None, "a reset comes with a swap", persist=persist.id)
+        self._waiting.append((persist, None))
         self._start()
 
     def write_reset(self, persist: Persist, swap: Callable[[], None]) -> None:
         """A write with ``reset``: *swap* installs the snapshot on the disk thread just before."""
         must(persist.reset is not None, "a swap comes with a reset", persist=persist.id)
-        self._before_reset = swap
-        self.write(persist)
+        self._waiting.append((persist, swap))
+        self._start()
 
     def run(
         self, job: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
@@ -144,15 +169,17 @@ class LogWriter:
     def _start(self) -> None:
         if self._busy or self._stopped or not self._waiting:
             return
-        first = self._waiting.popleft()
+        first, swap = self._waiting.popleft()
         self._busy = True
-        if first.reset is not None:
-            self._runner.run(self._reset_job(first), self._done(first.id))
+        if swap is not None:
+            self._submit(self._reset_job(first, swap), first.id)
             return
         entries, hard_state, last_id = self._merge(first)
-        self._submit(entries, hard_state, last_id)
+        self._submit(lambda: self._log.append(entries, hard_state), last_id)
 
-    def _submit(self, entries: list[Entry], hard_state: HardState, last_id: int) -> None:
+    def _submit(self, job: Callable[[], None], last_id: int) -> None:
+        """Run *job*, which makes everything up to *last_id* durable or, on a full disk, changes
+        nothing and is run again."""
         if self._stopped:
             return
         self.write_count += 1
@@ -161,11 +188,11 @@ class LogWriter:
             if isinstance(error, DiskFullError) and not self._stopped:
                 self._on_disk_full()
                 loop = asyncio.get_running_loop()
-                loop.call_later(DISK_FULL_RETRY_S, self._submit, entries, hard_state, last_id)
+                loop.call_later(DISK_FULL_RETRY_S, self._submit, job, last_id)
                 return
             self._finish(last_id, error)
 
-        self._runner.run(lambda: self._log.append(entries, hard_state), done)
+        self._runner.run(job, done)
 
     def _merge(self, first: Persist) -> tuple[list[Entry], HardState, int]:
         """Join what waits as long as the entries continue each other."""
@@ -173,8 +200,8 @@ class LogWriter:
         hard_state, last_id = first.hard_state, first.id
         size = sum(len(entry.payload) for entry in entries)
         while self._waiting and size < WRITE_BYTES_MAX:
-            following = self._waiting[0]
-            if following.reset is not None:
+            following, swap = self._waiting[0]
+            if swap is not None:
                 break
             if following.entries:
                 if entries and following.entries[0].index != entries[-1].index + 1:
@@ -185,19 +212,20 @@ class LogWriter:
             self._waiting.popleft()
         return entries, hard_state, last_id
 
-    def _reset_job(self, persist: Persist) -> Callable[[], None]:
-        swap, self._before_reset = self._before_reset, None
+    def _reset_job(self, persist: Persist, swap: Callable[[], None]) -> Callable[[], None]:
+        """First the snapshot, then the log: recovery mends a crash in between. A full disk may
+        stop it between the two as well; then only the second half is tried again."""
+        swapped = False
 
         def job() -> None:
-            must(swap is not None and persist.reset is not None, "a reset follows a swap")
-            if swap is not None and persist.reset is not None:
+            nonlocal swapped
+            if not swapped:
                 swap()
+                swapped = True
+            if persist.reset is not None:
                 self._log.reset(persist.reset, persist.hard_state)
 
         return job
-
-    def _done(self, last_id: int) -> Callable[[None, BaseException | None], None]:
-        return lambda _result, error: self._finish(last_id, error)
 
     def _finish(self, last_id: int, error: BaseException | None) -> None:
         self._busy = False

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 import msgspec
 
 from quorate.base.frames import Query, QueryFailed, QueryReply, Submit
 from quorate.base.invariants import must
-from quorate.base.limits import MIB
+from quorate.base.limits import ENTRY_BYTES_MAX, MIB
 from quorate.base.types import NO_NODE, LogIndex, NodeId
 from quorate.consensus.core import Core
 from quorate.consensus.events import (
@@ -54,8 +53,8 @@ from quorate.errors import (
 )
 from quorate.replication.applying import Applier
 from quorate.replication.batch import Batch, batch_time_ms, encode_batch
-from quorate.replication.clock import Clock, ClusterClock
-from quorate.replication.disk import JobRunner, LogWriter
+from quorate.replication.clock import Clock, ClusterClock, TickPace
+from quorate.replication.disk import Held, JobRunner, LogWriter
 from quorate.replication.divergence import DivergenceWatch
 from quorate.replication.log_cache import LogCache
 from quorate.replication.machines import Machines
@@ -71,9 +70,6 @@ _logger = logging.getLogger("quorate.replica")
 #: Entries on their way to a majority before the next one waits to fill up. Two keep both the disk
 #: and the network busy; more make entries small when many clients have one command each.
 PROPOSALS_IN_FLIGHT_MAX = 2
-#: A tick later than this many ticks counts as so many: what waits in the sockets goes first.
-TICKS_AT_ONCE_MAX = 5
-
 #: A wall clock outside 1970 to some 280,000 years later is wrong; an entry must stand all the same.
 WALL_MS_MAX = 2**53 - 1
 
@@ -147,16 +143,16 @@ class Replica:
             log,
             log_runner,
             on_durable=self._on_durable,
-            on_failure=self._fail,
+            on_failure=self.fail,
             on_disk_full=self._on_disk_full,
         )
-        self._held: deque[tuple[int, tuple[Message, ...]]] = deque()
+        self._held = Held()
         self._last_persist_id = 0
         self._installed: dict[int, asyncio.Future[None]] = {}
         self._cache = LogCache(config.cache_bytes)
         self._cache.reset(self.core.state.log.last_index)
         self._sender = AppendSender(
-            self.core.state, log, self._cache, read_runner, transport, self._fail
+            self.core.state, log, self._cache, read_runner, transport, self.fail
         )
         self._proposals = Proposals()
         self._flush_scheduled = False
@@ -171,7 +167,7 @@ class Replica:
             clock,
             applied=recovered.applied.index,
             on_progress=self._on_progress,
-            on_failure=self._fail,
+            on_failure=self.fail,
         )
         self._cluster_clock = ClusterClock(clock)
         self._last_time_ms = machines.time_ms
@@ -179,7 +175,8 @@ class Replica:
         self._round_scheduled = False
         self._stopped = False
         self._ticker: asyncio.TimerHandle | None = None
-        self._ticked_s = 0.0
+        self._pace = TickPace(clock, config.tick_ms / 1000)
+        self._performing = False
         self._lag_max_s = 0.0
         self._proposal_count = 0
         self._submission_count = 0
@@ -193,8 +190,8 @@ class Replica:
     def start(self) -> None:
         """Begin to tick; apply what the log says is committed."""
         self._transport.set_members(self.addresses())
-        self._ticked_s = self._clock.monotonic_s()
-        self._ticker = self._loop.call_later(self.config.tick_ms / 1000, self._tick)
+        self._pace.passed()
+        self._ticker = self._loop.call_later(self._pace.wait_s(), self._tick)
         self._applier.soon()
 
     def stop(self, error: QuorateError | None = None) -> None:
@@ -217,7 +214,8 @@ class Replica:
                 future.exception()  # whoever waited may be gone; it is told all the same
         self._installed.clear()
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """The disk failed, or a claim turned out false: stop, and tell the node."""
         if self._stopped:
             return
         _logger.critical("the node stops: %s", error, exc_info=error)
@@ -308,7 +306,7 @@ class Replica:
         self._flush_scheduled = False
         while (
             self._proposals.queued
-            and self._proposals.in_flight < PROPOSALS_IN_FLIGHT_MAX
+            and self._proposals.in_flight(self.core.state.term) < PROPOSALS_IN_FLIGHT_MAX
             and not self._stopped
         ):
             refusal = self._propose(self._proposals.take())
@@ -323,11 +321,13 @@ class Replica:
         self._last_time_ms = self._now_ms()
         wall_ms = min(max(self._clock.wall_ms(), 0), WALL_MS_MAX)
         batch = Batch(self._last_time_ms, wall_ms, self._random.getrandbits(64), submissions)
+        payload = encode_batch(batch)
         try:
-            output = self.core.step(Propose((encode_batch(batch),)))
+            must(len(payload) <= ENTRY_BYTES_MAX, "an entry fits", size_bytes=len(payload))
+            output = self.core.step(Propose((payload,)))
         except Exception as error:  # noqa: BLE001 - a broken invariant stops the node, not the loop
             self._proposals.give_back(taken)
-            self._fail(error)
+            self.fail(error)
             return None
         if output.refusal is not None:
             self._proposals.give_back(taken)
@@ -339,7 +339,7 @@ class Replica:
 
     def _propose_time(self) -> None:
         """Something is due in the machines: an entry with the time, and nothing else."""
-        if self._proposals.in_flight or self._flush_scheduled:
+        if self._proposals.in_flight(self.core.state.term) or self._flush_scheduled:
             return  # the next entry carries the time anyway
         deadline_ms = self.machines.next_deadline_ms()
         if deadline_ms is not None and self._now_ms() >= deadline_ms:
@@ -411,8 +411,12 @@ class Replica:
         self.step(PeerReached(node))
 
     def peer_lost(self, node: NodeId) -> None:
-        """A connection to or from *node* broke."""
-        self.step(PeerLost(node))
+        """A connection to or from *node* broke. The transport says so, too, from within
+        ``set_members``, in the middle of a step."""
+        if self._performing:
+            self._loop.call_soon(self.peer_lost, node)
+        else:
+            self.step(PeerLost(node))
 
     def snapshot_sent(self, node: NodeId, index: LogIndex, *, ok: bool) -> None:
         """The stream asked for by ``on_snapshot_needed`` ended."""
@@ -438,13 +442,14 @@ class Replica:
         try:
             output = self.core.step(event)
         except Exception as error:  # noqa: BLE001 - as in ``_propose``
-            self._fail(error)
+            self.fail(error)
             return Output()
         self._perform(output)
         return output
 
     def _perform(self, output: Output) -> None:
         """The duties of an output, in its order."""
+        self._performing = True
         try:
             if output.persist is not None and output.install is None:
                 self._persist(output.persist)
@@ -466,23 +471,27 @@ class Replica:
             for node in output.snapshots:
                 self._on_snapshot_needed(node)
         except Exception as error:  # noqa: BLE001 - as in ``_propose``
-            self._fail(error)
+            self.fail(error)
+        finally:
+            self._performing = False
 
     def _persist(self, persist: Persist) -> None:
         self._last_persist_id = persist.id
         if persist.entries:
             self._cache.add(persist.entries)
             if self.core.state.role is not Role.LEADER:
-                self._note_time(persist.entries[-1])
+                self._note_time(persist.entries)
         self.writer.write(persist)
 
-    def _note_time(self, entry: Entry) -> None:
+    def _note_time(self, entries: Sequence[Entry]) -> None:
         """Cluster time never goes back along the log, whoever leads next."""
-        if entry.kind == EntryKind.BATCH:
-            try:
-                self._last_time_ms = max(self._last_time_ms, batch_time_ms(entry.payload))
-            except QuorateError:
-                return  # apply ignores it too
+        for entry in reversed(entries):
+            if entry.kind == EntryKind.BATCH:
+                try:
+                    self._last_time_ms = max(self._last_time_ms, batch_time_ms(entry.payload))
+                except QuorateError:
+                    continue  # apply ignores it too
+                return
 
     def _hold(self, messages: tuple[Message, ...]) -> None:
         """They promise what is not durable yet, or may not be: all that was handed to the disk."""
@@ -490,19 +499,19 @@ class Replica:
             for message in messages:
                 self._send(message)
         else:
-            self._held.append((self._last_persist_id, messages))
+            self._held.add(self._last_persist_id, messages)
 
     def _on_durable(self, persist_id: int) -> None:
         if self._stopped:
             return
         try:
-            while self._held and self._held[0][0] <= persist_id:
-                for message in self._held.popleft()[1]:
-                    self._send(message)
+            for message in self._held.release(persist_id):
+                self._send(message)
         except Exception as error:  # noqa: BLE001 - as in ``_propose``
-            self._fail(error)
+            self.fail(error)
             return
         self.step(Persisted(persist_id))
+        self._cache.trim(self._applier.applied, self.core.state.persisted)
         for done in [each for each in self._installed if each <= persist_id]:
             future = self._installed.pop(done)
             if not future.done():
@@ -522,19 +531,20 @@ class Replica:
         self._on_role(change)
 
     def _tick(self) -> None:
-        now_s = self._clock.monotonic_s()
-        tick_s = self.config.tick_ms / 1000
-        passed_s = now_s - self._ticked_s
-        self._lag_max_s = max(self._lag_max_s, passed_s - tick_s)
-        ticks = min(max(int(passed_s / tick_s + 0.5), 1), TICKS_AT_ONCE_MAX)
-        self._ticked_s = now_s
-        self._ticker = self._loop.call_later(tick_s, self._tick)
+        now_s, ticks = self._pace.passed()
+        self._lag_max_s = max(self._lag_max_s, self._pace.lag_s)
+        self._ticker = self._loop.call_later(self._pace.wait_s(), self._tick)
+        if not ticks:
+            return
         self.step(Tick(ticks, int(now_s * 1000)))
         if self._stopped:
             return
-        self._reads.on_tick(now_s)
-        if self.core.state.role is Role.LEADER and self._applier.ready:
-            self._propose_time()
+        try:
+            self._reads.on_tick(now_s)
+            if self.core.state.role is Role.LEADER and self._applier.ready:
+                self._propose_time()
+        except Exception as error:  # noqa: BLE001 - as in ``_propose``
+            self.fail(error)
 
     def _on_progress(self) -> None:
         self._serve_reads()
@@ -560,14 +570,17 @@ class Replica:
         """
         if self._stopped:
             raise ClosedError("the node is stopping")
-        output = self.core.step(offer)
-        if output.install is None:
+        try:
+            output = self.core.step(offer)
+            persist = output.persist
+            resets = persist is not None and persist.reset is not None
+            must(resets == (output.install is not None), "an install resets the log", out=output)
+        except Exception as error:  # as in ``_propose``
+            self.fail(error)
+            raise ClosedError("the node is stopping") from error
+        if persist is None or persist.reset is None:
             self._perform(output)
             return None
-        persist = output.persist
-        must(persist is not None, "an install resets the log", output=output)
-        if persist is None or persist.reset is None:
-            raise StorageError("an install resets the log")
         self._applier.suspend()
         self._last_persist_id = persist.id
         self._cache.reset(persist.reset.index)
