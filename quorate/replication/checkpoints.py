@@ -16,7 +16,7 @@ import msgspec
 from quorate.base.limits import MIB
 from quorate.base.types import BEFORE_FIRST, LogIndex, NodeId, Term
 from quorate.consensus.messages import EntryId
-from quorate.errors import ClosedError, DiskFullError, QuorateError
+from quorate.errors import ClosedError, DiskFullError, QuorateError, UnavailableError
 from quorate.replication.disk import JobRunner, run_job
 from quorate.replication.recovery import encode_saved_membership
 from quorate.replication.replica import Replica
@@ -28,8 +28,10 @@ _logger = logging.getLogger("quorate.checkpoints")
 LOG_HELD_BYTES_MAX = 512 * MIB
 #: After a failed checkpoint (a full disk), applied bytes must not ask for the next one at once.
 RETRY_S = 5.0
-#: How often a capture looks whether the log is durable as far as it is applied.
+#: How often a capture looks whether the log is durable as far as it is applied, and how long it
+#: waits for that: a full or stalled disk must not keep a node from stopping.
 DURABLE_POLL_S = 0.002
+DURABLE_WAIT_S = 10.0
 
 
 class CheckpointStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +47,8 @@ class Checkpointer:
     """Writes checkpoints off the loop, one at a time, and cuts the log.
 
     *lock* is held while the store is written or replaced: a snapshot's install takes it too.
-    *on_disk_full*: a checkpoint found no space; nothing was lost.
+    *on_disk_full*: a checkpoint found no space; nothing was lost. Any other failure of the store
+    or the log stops the node.
     """
 
     def __init__(
@@ -73,7 +76,8 @@ class Checkpointer:
         self._before_last = nothing
         self._at_bytes = 0
         self._holds: dict[NodeId, LogIndex] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._due_task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[LogIndex]] = set()
         self._retry_at_s = 0.0
         self._written = 0
         self._failed = 0
@@ -82,11 +86,11 @@ class Checkpointer:
     def on_applied(self) -> None:
         """Called after every applied slice: is one due?"""
         due = self._replica.applied_bytes - self._at_bytes >= self._interval_bytes
-        if not due or self._task is not None or self._replica.stopped:
+        if not due or self._due_task is not None or self._replica.stopped:
             return
         loop = asyncio.get_running_loop()
         if loop.time() >= self._retry_at_s:
-            self._task = loop.create_task(self._run_due())
+            self._due_task = loop.create_task(self._run_due())
 
     def hold(self, node: NodeId, index: LogIndex) -> None:
         """Keep the log after *index* for *node* (a snapshot is on its way to it)."""
@@ -111,41 +115,66 @@ class Checkpointer:
         )
 
     async def stop(self) -> None:
-        """Wait for the one under way; it is short, and its transaction whole or not at all."""
-        if self._task is not None:
-            await asyncio.wait((self._task,))
+        """Wait for what is under way; it is short, and its transaction whole or not at all."""
+        if self._due_task is not None:
+            await asyncio.wait((self._due_task,))
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def checkpoint(self) -> LogIndex:
-        """Write one now; returns the index it covers.
+        """Write one now; returns the index it covers. Goes on if the caller is cancelled: while
+        the store is being written, nobody else may begin to.
 
         Raises:
             ClosedError: the node is stopping.
+            UnavailableError: the own log is not durable as far as it is applied.
             DiskFullError, StorageError: nothing was written.
         """
+        task = asyncio.get_running_loop().create_task(self._checkpoint())
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[LogIndex]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited may be gone; it is told all the same
+
+    async def _checkpoint(self) -> LogIndex:
+        self._check_ready()  # not behind an install, which takes as long as its disk does
         async with self.lock:
-            if self._replica.stopped or not self._replica.ready:
-                raise ClosedError("the node is stopping, or is loading a snapshot")
+            self._check_ready()
             if self._replica.applied != self._last.index:
                 await self._write()
             return self._last.index
+
+    def _check_ready(self) -> None:
+        if self._replica.stopped or not self._replica.ready:
+            raise ClosedError("the node is stopping, or is loading a snapshot")
 
     async def _run_due(self) -> None:
         try:
             await self.checkpoint()
         except QuorateError as error:
+            self._retry_at_s = asyncio.get_running_loop().time() + RETRY_S
             if not self._replica.stopped:
                 _logger.warning("checkpoint failed, the log stays whole: %s", error)
+        except Exception as error:  # noqa: BLE001 - a broken claim stops the node
+            self._replica.fail(error)
         finally:
-            self._task = None
+            self._due_task = None
 
     async def _write(self) -> None:
         replica = self._replica
         loop = asyncio.get_running_loop()
+        began_s = loop.time()
         # A checkpoint must not run ahead of the own log: a restart would find a hole between them.
         while replica.core.state.persisted < replica.applied:
             await asyncio.sleep(DURABLE_POLL_S)
             if replica.stopped:
                 raise ClosedError("the node is stopping")
+            if loop.time() - began_s > DURABLE_WAIT_S:
+                raise UnavailableError("the disk of this node does not keep up with its log")
         began_s = loop.time()
         index, membership = replica.core.state.members.step_at(replica.applied)
         captured = replica.machines.take_checkpoint(encode_saved_membership(index, membership))
@@ -161,6 +190,8 @@ class Checkpointer:
             self._retry_at_s = loop.time() + RETRY_S
             if isinstance(error, DiskFullError):
                 self._on_disk_full(str(error))
+            elif isinstance(error, Exception):
+                replica.fail(error)  # the store is unusable: the page cache may have lost a write
             raise
         self._written += 1
         self._last_s = loop.time() - began_s
@@ -173,7 +204,11 @@ class Checkpointer:
         floor = self._replica.core.state.log.floor
         if target.index <= floor.index or self._replica.stopped:
             return
-        new_floor = await run_job(self._log_runner, lambda: self._log.cut(target))
+        try:
+            new_floor = await run_job(self._log_runner, lambda: self._log.cut(target))
+        except Exception as error:
+            self._replica.fail(error)
+            raise
         if new_floor.index > floor.index:
             self._replica.compacted(new_floor)
 

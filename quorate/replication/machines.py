@@ -521,7 +521,7 @@ class Machines:
         meta = store.meta()
         names = store.tables()
         if meta is not None:
-            self._check_versions(meta)
+            self.check_versions(meta)
         for name in names:
             self._check_table(name)
         self._whole = False
@@ -537,7 +537,8 @@ class Machines:
             slot.machine.loaded()
         self._whole = True
 
-    def _check_versions(self, meta: StoreMeta) -> None:
+    def check_versions(self, meta: StoreMeta) -> None:
+        """Whether *meta*'s state can be restored here. Raises as ``restore`` does."""
         for name, version in sorted(meta.machine_versions.items()):
             slot = self._slots.get(name)
             if slot is None:

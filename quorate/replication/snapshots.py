@@ -26,14 +26,21 @@ import msgspec
 from quorate.base.limits import FRAME_BYTES_MAX, KIB, MIB
 from quorate.base.types import LogIndex, NodeId, Term
 from quorate.consensus.events import SnapshotOffered
+from quorate.consensus.membership import encode_membership, invalid_membership
+from quorate.consensus.messages import NUMBER_MAX
 from quorate.errors import (
+    ClosedError,
+    DiskFullError,
     QuorateError,
+    StorageError,
     StoreCorruptionError,
     UnavailableError,
     WireFormatError,
 )
+from quorate.replication.batch import TIME_MS_MAX
 from quorate.replication.checkpoints import Checkpointer
 from quorate.replication.disk import JobRunner, run_job
+from quorate.replication.machines import STATE_HASH_BYTES
 from quorate.replication.recovery import decode_saved_membership
 from quorate.replication.replica import Replica
 from quorate.storage.interfaces import (
@@ -43,6 +50,7 @@ from quorate.storage.interfaces import (
     StateStore,
     StoreMeta,
 )
+from quorate.storage.store_format import LAYOUT_VERSION
 
 _logger = logging.getLogger("quorate.snapshots")
 
@@ -53,6 +61,8 @@ CHUNK_BYTES_MAX = FRAME_BYTES_MAX - MIB
 #: Attempts to get one snapshot across before the leader looks afresh at what the member needs.
 TRIES_MAX = 5
 RETRY_S = 0.5
+#: After that, or after a refusal: what keeps it from arriving (a full disk) does not pass at once.
+FAILED_PAUSE_S = 1.0
 #: The receiver has to make the snapshot durable and load it before it answers.
 RESULT_TIMEOUT_S = 120.0
 STEP_TIMEOUT_S = 20.0
@@ -164,6 +174,8 @@ class SnapshotSender:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for node in list(self._tasks):
+            self._ended(node)
 
     async def _run(self, node: NodeId) -> None:
         index, ok = LogIndex(0), False
@@ -175,22 +187,29 @@ class SnapshotSender:
                 ok = await self._try(node, reader)
             finally:
                 await asyncio.shield(run_job(self._runner, reader.close))
+        except StorageError as error:
+            self._replica.fail(error)  # the own checkpoint cannot be read
         except QuorateError as error:
             _logger.warning("snapshot for node %d failed: %s", node, error)
         except Exception:
             _logger.exception("snapshot for node %d failed", node)
-        finally:
+        if not ok:
             self._checkpointer.release(node)
-            del self._tasks[node]
+            await asyncio.sleep(FAILED_PAUSE_S)
+        self._ended(node)
         self.sent_count += ok
         self._replica.snapshot_sent(node, index, ok=ok)
+
+    def _ended(self, node: NodeId) -> None:
+        self._checkpointer.release(node)
+        self._tasks.pop(node, None)
 
     async def _try(self, node: NodeId, reader: SnapshotReader) -> bool:
         term = self._replica.core.state.term
         for attempt in range(TRIES_MAX):
             if attempt:
                 await asyncio.sleep(RETRY_S * attempt)
-            if not self._replica.is_leader or self._replica.core.state.term != term:
+            if not self._leads(term):
                 return False
             try:
                 channel = await self._dial(node)
@@ -209,11 +228,15 @@ class SnapshotSender:
             return result.ok
         return False
 
+    def _leads(self, term: Term) -> bool:
+        return self._replica.is_leader and self._replica.core.state.term == term
+
     async def _stream(
         self, channel: SnapshotChannel, term: Term, reader: SnapshotReader
     ) -> SnapshotResult:
         sender = self._replica.node_id
-        await channel.send(SnapshotBegin(term, sender, reader.meta, reader.record_count))
+        begin = SnapshotBegin(term, sender, reader.meta, reader.record_count)
+        await asyncio.wait_for(channel.send(begin), STEP_TIMEOUT_S)
         answer = await asyncio.wait_for(channel.receive(), STEP_TIMEOUT_S)
         if isinstance(answer, SnapshotResult):
             return answer
@@ -223,10 +246,12 @@ class SnapshotSender:
         chunks = reader.chunks(answer.position, CHUNK_BYTES)
         due_s = loop.time()
         while (data := await run_job(self._runner, lambda: _next_data(chunks))) is not None:
+            if not self._leads(term):
+                raise UnavailableError("this node does not lead any more")
             await asyncio.wait_for(channel.send(data), STEP_TIMEOUT_S)
             due_s = max(due_s, loop.time() - 0.05) + len(data.chunk) / self._bytes_per_s
             await asyncio.sleep(max(due_s - loop.time(), 0))
-        await channel.send(SnapshotEnd())
+        await asyncio.wait_for(channel.send(SnapshotEnd()), STEP_TIMEOUT_S)
         result = await asyncio.wait_for(channel.receive(), RESULT_TIMEOUT_S)
         if not isinstance(result, SnapshotResult):
             raise WireFormatError(f"a snapshot's receiver ended with {type(result).__name__}")
@@ -249,6 +274,7 @@ class _Partial:
         self.record_count = begin.record_count
         self.installer = installer
         self.position = b""
+        self.count = 0  # of records that arrived
 
     def is_of(self, begin: SnapshotBegin) -> bool:
         """Whether *begin* offers the rest of it, whoever sends."""
@@ -277,29 +303,61 @@ class SnapshotReceiver:
         self._partial: _Partial | None = None
         self._busy = asyncio.Lock()
         self._channel: SnapshotChannel | None = None
+        self._term = Term(0)  # of the stream on that channel
         self.installed_count = 0
 
-    async def serve(self, channel: SnapshotChannel) -> None:
-        """Handle one connection to its end; never raises for what the other side does."""
+    async def serve(self, channel: SnapshotChannel, node: NodeId) -> None:
+        """Handle one connection, dialled by member *node*, to its end; never raises for what the
+        other side does."""
         try:
-            begin = await asyncio.wait_for(channel.receive(), STEP_TIMEOUT_S)
-            if not isinstance(begin, SnapshotBegin):
-                raise WireFormatError(f"a snapshot stream began with {type(begin).__name__}")
-            if begin.term < self._replica.core.state.term:
-                await channel.send(SnapshotResult(ok=False, message="your term has passed"))
+            begin = self._checked(await asyncio.wait_for(channel.receive(), STEP_TIMEOUT_S), node)
+            answer = self._at_once(begin)
+            if answer is not None:
+                await channel.send(answer)
                 return
             if self._channel is not None:
                 self._channel.close()  # its sender has gone, or it would not send again
+            self._channel = channel
+            self._term = begin.term
             async with self._busy:
-                self._channel = channel
-                try:
-                    await self._receive(channel, begin)
-                finally:
-                    self._channel = None
+                await self._receive(channel, begin)
+        except (DiskFullError, StoreCorruptionError) as error:
+            _logger.warning("snapshot stream ended: %s", error)
+        except StorageError as error:
+            self._on_failure(error)
         except (QuorateError, TimeoutError) as error:
             _logger.info("snapshot stream ended: %s", error)
+        except Exception as error:  # noqa: BLE001 - a broken claim, not what the other side did
+            self._on_failure(error)
         finally:
+            if self._channel is channel:
+                self._channel = None
             channel.close()
+
+    def _checked(self, frame: SnapshotFrame, node: NodeId) -> SnapshotBegin:
+        if not isinstance(frame, SnapshotBegin):
+            raise WireFormatError(f"a snapshot stream began with {type(frame).__name__}")
+        problem = _invalid_begin(frame, node)
+        if problem is None and node == self._replica.node_id:
+            problem = "it comes from this node itself"
+        if problem is not None:
+            raise WireFormatError(f"node {node} sends a wrong snapshot: {problem}")
+        return frame
+
+    def _at_once(self, begin: SnapshotBegin) -> SnapshotResult | None:
+        """The answer, if there is no need to see the records."""
+        state = self._replica.core.state
+        behind = self._channel is not None and begin.term < self._term
+        if begin.term < state.term or behind:
+            return SnapshotResult(ok=False, message="your term has passed")
+        if begin.meta.applied.index <= state.commit:
+            return SnapshotResult(ok=True)
+        try:
+            self._replica.machines.check_versions(begin.meta)
+        except QuorateError as error:
+            _logger.warning("a snapshot of node %d is of no use here: %s", begin.sender, error)
+            return SnapshotResult(ok=False, message=str(error))
+        return None
 
     async def _receive(self, channel: SnapshotChannel, begin: SnapshotBegin) -> None:
         partial = self._partial
@@ -323,13 +381,19 @@ class SnapshotReceiver:
                 await channel.send(SnapshotResult(ok=False, message=str(error)))
                 raise
             partial.position = chunk.position
+            partial.count += len(chunk.records)
         self._partial = None
         try:
+            if partial.count != begin.record_count:
+                raise StoreCorruptionError(f"{partial.count} records came, of {begin.record_count}")
             await self._install(begin, partial.installer)
         except QuorateError as error:
             await run_job(self._runner, partial.installer.abort)
             await channel.send(SnapshotResult(ok=False, message=str(error)))
             raise
+        if self._replica.core.state.commit < begin.meta.applied.index:
+            await channel.send(SnapshotResult(ok=False, message="your term has passed"))
+            return
         await channel.send(SnapshotResult(ok=True))
 
     async def _drop(self) -> None:
@@ -358,13 +422,36 @@ class SnapshotReceiver:
                 for _ in replica.machines.restore(self._store):
                     await asyncio.sleep(0)
                 await run_job(self._runner, self._store.release_pages)
-            except BaseException as error:
+            except Exception as error:
                 self._on_failure(error)
-                raise
+                raise ClosedError("the node is stopping: the state was not loaded") from error
             self._checkpointer.installed(meta.applied)
             self.installed_count += 1
             replica.snapshot_loaded()
         _logger.info("installed a snapshot up to entry %d", meta.applied.index)
+
+
+def _invalid_begin(begin: SnapshotBegin, node: NodeId) -> str | None:
+    """Why *begin*, from member *node*, announces nothing that could be installed, or None: what
+    the store and the core would stop the node for is found out before either of them sees it."""
+    meta = begin.meta
+    if begin.sender != node:
+        return f"it says it comes from node {begin.sender}"
+    if not 1 <= begin.term <= NUMBER_MAX or not 1 <= meta.applied.term <= begin.term:
+        return f"entry {meta.applied} in term {begin.term}"
+    if not 1 <= meta.applied.index <= NUMBER_MAX or not 0 <= meta.time_ms <= TIME_MS_MAX:
+        return f"it ends at {meta.applied}, at {meta.time_ms} ms"
+    if meta.format_version != LAYOUT_VERSION:
+        return f"it is of format {meta.format_version}, and this node has {LAYOUT_VERSION}"
+    if len(meta.state_hash) != STATE_HASH_BYTES or not 0 <= begin.record_count <= NUMBER_MAX:
+        return f"{begin.record_count} records of hash {meta.state_hash.hex()[:64]}"
+    try:
+        saved = decode_saved_membership(meta.membership)
+    except StoreCorruptionError as error:
+        return str(error)
+    if not 0 <= saved.index <= meta.applied.index:
+        return f"its configuration is of entry {saved.index}, after {meta.applied.index}"
+    return invalid_membership(encode_membership(saved.membership))
 
 
 def _checked_chunk(frame: SnapshotData) -> SnapshotChunk:

@@ -42,7 +42,7 @@ class Routes(msgspec.Struct, frozen=True):
 
     client: Callable[[Connection], None]
     relay: Callable[[Connection, Hello], None]
-    snapshot: Callable[[Connection], None]
+    snapshot: Callable[[Connection, NodeId], None]
     peer: Callable[[Connection, NodeId], None]
     member_known: Callable[[NodeId, str], None]
     welcome: Callable[[], Welcome]
@@ -160,7 +160,7 @@ class Listener:
         connection.accepted()
         connection.send(encode_frame(self._routes.welcome()))
         if hello.role == ROLE_SNAPSHOT:
-            self._routes.snapshot(connection)
+            self._routes.snapshot(connection, node)
         else:
             self._routes.peer(connection, node)
 

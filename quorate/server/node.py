@@ -200,8 +200,8 @@ class Node:
 
     async def _shut(self, parts: _Parts) -> None:
         await parts.sender.stop()
+        parts.replica.stop()  # first: a checkpoint may wait for what a stalled disk never writes
         await parts.checkpointer.stop()
-        parts.replica.stop()
         parts.clients.stop()
         parts.relays.stop()
         await parts.peers.stop()
@@ -525,8 +525,8 @@ class Node:
         else:
             self.parts.relays.accept(connection, hello)
 
-    def _accept_snapshot(self, connection: Connection) -> None:
-        self._spawn(self.parts.receiver.serve(FrameChannel(connection)))
+    def _accept_snapshot(self, connection: Connection, node: NodeId) -> None:
+        self._spawn(self.parts.receiver.serve(FrameChannel(connection), node))
 
     async def _dial_snapshot(self, node: NodeId) -> SnapshotChannel:
         parts = self.parts
