@@ -10,60 +10,55 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import resource
 import ssl
 from collections.abc import Callable, Coroutine, Sequence
 from random import Random
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
 from quorate.base.frames import (
-    ROLE_CLIENT,
     ROLE_SNAPSHOT,
     WIRE_VERSION,
     Hello,
-    Run,
-    Submit,
-    SubmitFailed,
-    SubmitReply,
 )
 from quorate.base.limits import MIB
 from quorate.base.types import NO_NODE, LogIndex, NodeId
-from quorate.base.version import VERSION
 from quorate.client.database import Database
 from quorate.consensus.config import CoreConfig
-from quorate.consensus.events import ChangeMembership, Tick
-from quorate.consensus.membership import ChangeKind, MemberChange, Membership
+from quorate.consensus.events import Tick
+from quorate.consensus.membership import Membership
 from quorate.consensus.output import Role, RoleChange
 from quorate.errors import (
     ClosedError,
-    ConfigError,
     QuorateError,
     RefusedError,
-    StorageError,
     UnavailableError,
 )
 from quorate.replication.checkpoints import Checkpointer
 from quorate.replication.clock import Clock, system_clock
-from quorate.replication.cluster import ClusterMachine, Pin
+from quorate.replication.cluster import ClusterMachine
 from quorate.replication.disk import DiskThread, JobRunner, run_job
 from quorate.replication.kv import KvMachine
 from quorate.replication.machine import Machine
 from quorate.replication.machines import Machines
-from quorate.replication.recovery import recover
+from quorate.replication.recovery import Recovered, recover
 from quorate.replication.replica import Replica, ReplicaConfig, ReplicaStatistics
 from quorate.replication.snapshots import SnapshotChannel, SnapshotReceiver, SnapshotSender
 from quorate.server.admin import Admin
 from quorate.server.channel import FrameChannel
-from quorate.server.clients import ClientService, describe_members
+from quorate.server.clients import ClientService
 from quorate.server.config import TICK_MS, NodeConfig, parse_listen
 from quorate.server.connection import Connection
+from quorate.server.disk_guard import DiskGuard
 from quorate.server.greeting import greet
 from quorate.server.identity import Gate, open_identity
+from quorate.server.joining import find_cluster
 from quorate.server.listener import Listener, Routes
 from quorate.server.peers import PeerEvents, PeerTransport
+from quorate.server.registrar import Registrar
 from quorate.server.relay import Relays
+from quorate.server.status import node_status
 from quorate.server.tls import peer_context, server_context
 from quorate.storage.directory import DataDirectory, Identity
 from quorate.storage.store import LmdbStateStore
@@ -72,10 +67,6 @@ from quorate.storage.wal import WriteAheadLog
 _logger = logging.getLogger("quorate.node")
 
 GUARD_PERIOD_S: Final = 0.5
-#: Free space must exceed the reserve by this factor before a read-only node takes writes again.
-RESERVE_HYSTERESIS: Final = 1.25
-JOIN_TIMEOUT_S: Final = 60.0
-JOIN_RETRY_S: Final = 0.5
 DIAL_TIMEOUT_S: Final = 2.0
 FINISH_TIMEOUT_S: Final = 2.0
 
@@ -109,9 +100,6 @@ class Node:
         self._stopping = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closers: list[Callable[[], object]] = []
-        self._shown: dict[NodeId, str] = {}
-        self._pinning = False
-        self._disk_note = ""
         self._parts: _Parts | None = None
         self._listener: Listener | None = None
         self._db: Database | None = None
@@ -147,9 +135,9 @@ class Node:
         parts.replica.start()
         if parts.replica.core.state.membership.voters == (self.node_id,):
             # Alone, there is nobody to wait for: campaign at once.
-            parts.replica.step(Tick(parts.core_config.election_ticks_max, 0))
+            parts.replica.step(Tick(parts.replica.core.state.config.election_ticks_max, 0))
         await parts.listener.serve()
-        self._spawn(self._guard())
+        self._spawn(self._guard(parts))
 
     async def stop(self) -> None:
         """Hand leadership over, finish what is under way, write a checkpoint, close. Idempotent."""
@@ -232,27 +220,13 @@ class Node:
         inside, outside = server_context(config), peer_context(config)
         directory = await loop.run_in_executor(None, DataDirectory, config.data)
         self._closers.append(directory.close)
-        gate = Gate(await self._identify(directory, outside))
+        joined = ""
+        if config.join and directory.identity() is None:
+            joined = await find_cluster(config.join, config.cluster, outside)
+        gate = Gate(open_identity(directory, config, joined))
         self._listener = listener = Listener(gate, self._routes(), inside)
         await self._bind(listener)
-        log_runner, store_runner, read_runner = runners = [
-            DiskThread(name, loop) for name in ("log", "store", "read")
-        ]
-        self._closers.extend(runner.stop for runner in runners)
-        log = WriteAheadLog(
-            directory.log_path,
-            identity=int(gate.identity.incarnation[:16], 16),
-            spawn=lambda job: read_runner.run(job, _ignore_result),
-        )
-        self._closers.insert(1, log.close)  # closed after the threads have ended
-        store = await run_job(store_runner, lambda: LmdbStateStore(directory.state_path))
-        self._closers.insert(1, store.close)
-        core_config = _core_config(config)
-        recovered = await run_job(
-            log_runner, lambda: recover(log, store, core_config, self._random, self._founders())
-        )
-        await run_job(log_runner, directory.confirm_log)
-        await self._load(store, store_runner)
+        disk = await self._open_disk(directory, gate.identity)
         peers = PeerTransport(
             gate,
             PeerEvents(
@@ -266,50 +240,96 @@ class Node:
         )
         replica = Replica(
             ReplicaConfig(tick_ms=TICK_MS),
-            recovered,
-            log=log,
+            disk.recovered,
+            log=disk.log,
             machines=self.machines,
             transport=peers,
-            log_runner=log_runner,
-            read_runner=read_runner,
+            log_runner=disk.log_runner,
+            read_runner=disk.read_runner,
             clock=self._clock,
             random=self._random,
             on_role=self._on_role,
             on_membership=self._on_membership,
-            on_snapshot_needed=lambda node: sender.request(node),  # noqa: PLW0108  made below
-            on_applied=lambda: checkpointer.on_applied(),  # noqa: PLW0108  likewise
+            on_snapshot_needed=lambda node: parts.sender.request(node),  # noqa: PLW0108  below
+            on_applied=lambda: parts.checkpointer.on_applied(),  # noqa: PLW0108  likewise
             on_failure=self._on_failure,
         )
+        parts = self._attach(disk, gate, peers, replica, listener, outside)
+        return parts
+
+    async def _open_disk(self, directory: DataDirectory, identity: Identity) -> _Disk:
+        """Recover log, store and machines; all of it is closed by ``_close_files``."""
+        loop = asyncio.get_running_loop()
+        log_runner, store_runner, read_runner = runners = [
+            DiskThread(name, loop) for name in ("log", "store", "read")
+        ]
+        self._closers.extend(runner.stop for runner in runners)
+        log = WriteAheadLog(
+            directory.log_path,
+            identity=int(identity.incarnation[:16], 16),
+            spawn=lambda job: read_runner.run(job, _ignore_result),
+        )
+        self._closers.insert(1, log.close)  # closed after the threads have ended
+        store = await run_job(store_runner, lambda: LmdbStateStore(directory.state_path))
+        self._closers.insert(1, store.close)
+        core_config = _core_config(self.config)
+        recovered = await run_job(
+            log_runner, lambda: recover(log, store, core_config, self._random, self._founders())
+        )
+        await run_job(log_runner, directory.confirm_log)
+        for _ in self.machines.restore(store):
+            await asyncio.sleep(0)
+        await run_job(store_runner, store.release_pages)
+        return _Disk(log, store, log_runner, store_runner, read_runner, recovered)
+
+    def _attach(
+        self,
+        disk: _Disk,
+        gate: Gate,
+        peers: PeerTransport,
+        replica: Replica,
+        listener: Listener,
+        context: ssl.SSLContext | None,
+    ) -> _Parts:
+        """Everything that stands around the replica."""
+        config = self.config
+        disk_guard = DiskGuard(config.data, config.disk_reserve_mib, replica, self._on_failure)
         checkpointer = Checkpointer(
             replica,
-            log=log,
-            store=store,
-            meta=recovered.meta,
-            store_runner=store_runner,
-            log_runner=log_runner,
+            log=disk.log,
+            store=disk.store,
+            meta=disk.recovered.meta,
+            store_runner=disk.store_runner,
+            log_runner=disk.log_runner,
             interval_bytes=config.checkpoint_mib * MIB,
-            on_disk_full=self._on_disk_full,
-        )
-        pace = config.snapshot_mib_per_s * MIB
-        sender = SnapshotSender(
-            replica, checkpointer, store, read_runner, self._dial_snapshot, pace
+            on_disk_full=disk_guard.full,
         )
         admin = Admin(self)
         return _Parts(
             gate=gate,
-            core_config=core_config,
-            log=log,
-            store=store,
+            log=disk.log,
+            store=disk.store,
             replica=replica,
             checkpointer=checkpointer,
             peers=peers,
             listener=listener,
             admin=admin,
             clients=ClientService(gate, replica, admin),
-            relays=Relays(self._leader_address, outside),
-            sender=sender,
-            receiver=SnapshotReceiver(replica, checkpointer, store, store_runner, self._on_failure),
-            tls=outside,
+            relays=Relays(self._leader_address, context),
+            sender=SnapshotSender(
+                replica,
+                checkpointer,
+                disk.store,
+                disk.read_runner,
+                self._dial_snapshot,
+                config.snapshot_mib_per_s * MIB,
+            ),
+            receiver=SnapshotReceiver(
+                replica, checkpointer, disk.store, disk.store_runner, self._on_failure
+            ),
+            disk_guard=disk_guard,
+            registrar=Registrar(gate.identity, self.address, self._cluster_machine, replica),
+            tls=context,
         )
 
     def _founders(self) -> Membership | None:
@@ -322,40 +342,6 @@ class Node:
         pairs = tuple((NodeId(node), founders[node]) for node in sorted(founders))
         return Membership(voters=tuple(node for node, _ in pairs), addresses=pairs)
 
-    async def _identify(self, directory: DataDirectory, context: ssl.SSLContext | None) -> Identity:
-        joined = ""
-        if self.config.join and directory.identity() is None:
-            joined = await self._find_cluster(context)
-        return open_identity(directory, self.config, joined)
-
-    async def _find_cluster(self, context: ssl.SSLContext | None) -> str:
-        """Ask the nodes of ``join`` which cluster they are."""
-        loop = asyncio.get_running_loop()
-        end_s = loop.time() + JOIN_TIMEOUT_S
-        problems: dict[str, str] = {}
-        while loop.time() < end_s:
-            for address in self.config.join:
-                try:
-                    connection, welcome = await greet(
-                        address,
-                        Hello(WIRE_VERSION, ROLE_CLIENT),
-                        context=context,
-                        timeout_s=DIAL_TIMEOUT_S,
-                    )
-                except QuorateError as error:
-                    problems[address] = str(error)
-                    continue
-                connection.close()
-                name = welcome.cluster.rpartition("-")[0]
-                if name != self.config.cluster:
-                    raise ConfigError(
-                        f"join: {address} is of cluster {name!r}, not {self.config.cluster!r}"
-                    )
-                return welcome.cluster
-            await asyncio.sleep(JOIN_RETRY_S)
-        reasons = "; ".join(f"{address}: {problem}" for address, problem in problems.items())
-        raise UnavailableError(f"join: no node answered in {JOIN_TIMEOUT_S:g} s: {reasons}")
-
     async def _bind(self, listener: Listener) -> None:
         """Take the port before the log is read: its number may be part of the membership."""
         if not self.config.listen:
@@ -364,11 +350,6 @@ class Node:
         self.port = await listener.bind(place.host, place.port)
         if self.address.endswith(":0"):
             self.address = f"{self.address[:-1]}{self.port}"
-
-    async def _load(self, store: LmdbStateStore, runner: JobRunner) -> None:
-        for _ in self.machines.restore(store):
-            await asyncio.sleep(0)
-        await run_job(runner, store.release_pages)
 
     def _routes(self) -> Routes:
         return Routes(
@@ -427,55 +408,18 @@ class Node:
         """
         return await self.parts.checkpointer.checkpoint()
 
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the node started."""
+        return self._clock.monotonic_s() - self._started_s
+
     def statistics(self) -> ReplicaStatistics:
         """Counters of the replica; ``loop_lag_ms_max`` is since the last call."""
         return self.replica.statistics()
 
     def status(self) -> dict[str, Any]:
         """Everything an operator may want to see, as plain values."""
-        parts = self.parts
-        replica, identity = parts.replica, parts.gate.identity
-        core = replica.core.status()
-        return {
-            "node": identity.node,
-            "cluster": identity.cluster,
-            "incarnation": identity.incarnation,
-            "version": VERSION,
-            "address": self.address,
-            "role": core.role.value,
-            "term": core.term,
-            "leader": core.leader,
-            "commit": core.commit,
-            "applied": replica.applied,
-            "last_index": core.last_index,
-            "persisted": core.persisted,
-            "floor": core.floor,
-            "ready": replica.ready,
-            "members": [msgspec.to_builtins(member) for member in self._members()],
-            "followers": [msgspec.to_builtins(follower) for follower in core.followers],
-            "connected": parts.peers.connected(),
-            "problems": {str(node): text for node, text in parts.peers.problems().items()},
-            "alarms": list(replica.divergence.alarms),
-            "read_only": replica.read_only,
-            "sessions": self.machines.sessions.live_count,
-            "clients": len(parts.clients),
-            "keys": self.kv_machine.key_count,
-            "revision": self.kv_machine.revision,
-            "checkpoint": parts.checkpointer.statistics().last_index,
-            "log_bytes": parts.log.size_bytes(),
-            "store_bytes": parts.store.size_bytes(),
-            "state_hash": self.machines.state_hash.hex(),
-            "cluster_time_ms": self.machines.time_ms,
-            "uptime_s": round(self._clock.monotonic_s() - self._started_s, 3),
-            "resident_bytes": resident_bytes(),
-        }
-
-    def _members(self) -> list[dict[str, Any]]:
-        membership = self.replica.core.state.membership
-        return [
-            {"node": member.node, "address": member.address, "role": member.role}
-            for member in describe_members(membership)
-        ]
+        return node_status(self)
 
     # --- events ----------------------------------------------------------------------------------
 
@@ -497,12 +441,13 @@ class Node:
         """Tell the clients, in a later turn: the core is in the middle of a step."""
         loop = asyncio.get_running_loop()
         loop.call_soon(self.parts.clients.tell_all)
-        loop.call_soon(self._tend)
+        loop.call_soon(self.parts.registrar.tend)
 
     def _on_peer_reached(self, node: NodeId, incarnation: str) -> None:
-        self._shown[node] = incarnation
-        self.replica.peer_reached(node)
-        self._tend()
+        parts = self.parts
+        parts.registrar.shown(node, incarnation)
+        parts.replica.peer_reached(node)
+        parts.registrar.tend()
 
     def _on_peer_lost(self, node: NodeId) -> None:
         if self._parts is not None:
@@ -551,81 +496,29 @@ class Node:
         replica = self.replica
         return "" if replica.is_leader else replica.addresses().get(replica.leader, "")
 
-    # --- housekeeping ----------------------------------------------------------------------------
-
-    async def _guard(self) -> None:
-        """Look after what nobody else is told of: free space, pins, the own address."""
+    async def _guard(self, parts: _Parts) -> None:
+        """Look after what nobody else is told of."""
         while True:
-            self._watch_disk()
-            self._tend()
+            parts.disk_guard.look()
+            parts.registrar.tend()
             await asyncio.sleep(GUARD_PERIOD_S)
 
-    def _watch_disk(self) -> None:
-        replica = self.replica
-        try:
-            room = os.statvfs(self.config.data)
-        except OSError as error:
-            self._on_failure(StorageError(f"the data directory cannot be read: {error}"))
-            return
-        free_bytes = room.f_bavail * room.f_frsize
-        reserve_bytes = self.config.disk_reserve_mib * MIB
-        if free_bytes < reserve_bytes:
-            self._on_disk_full(
-                f"{free_bytes // MIB} MiB are free on the disk of node {self.node_id}, less than "
-                f"the reserve of {self.config.disk_reserve_mib} MiB"
-            )
-        elif replica.read_only and free_bytes > reserve_bytes * RESERVE_HYSTERESIS:
-            _logger.warning("node %d takes writes again", self.node_id)
-            replica.read_only = ""
 
-    def _on_disk_full(self, reason: str) -> None:
-        replica = self.replica
-        if not replica.read_only:
-            _logger.error("node %d is read-only: %s", self.node_id, reason)
-        replica.read_only = f"{reason}; deletes still work: free space, or move the leadership"
+class _Disk(NamedTuple):
+    """What was recovered, and the threads that serve it."""
 
-    def _tend(self) -> None:
-        """The leader records in the log what only it may: incarnations, and its own address."""
-        parts = self._parts
-        if parts is None or not parts.replica.is_leader or parts.replica.stopped:
-            return
-        state = parts.replica.core.state
-        if state.log.term_at(state.commit) != state.term:
-            return
-        own = state.membership.address(self.node_id)
-        if own is not None and own != self.address and not state.membership.joint:
-            change = MemberChange(ChangeKind.ADDRESS, self.node_id, self.address)
-            parts.replica.step(ChangeMembership((change,)))
-        shown = {**self._shown, self.node_id: parts.gate.identity.incarnation}
-        members = state.membership.members()
-        pins = [
-            Pin(node, incarnation)
-            for node, incarnation in sorted(shown.items())
-            if node in members and not self.pinned(node)
-        ]
-        if pins and not self._pinning:
-            self._pin(pins)
-
-    def _pin(self, pins: list[Pin]) -> None:
-        run = Run(ClusterMachine.name, msgspec.Raw(msgspec.msgpack.encode(pins)))
-
-        def sink(answer: SubmitReply | SubmitFailed) -> None:
-            self._pinning = False
-            if isinstance(answer, SubmitFailed):
-                _logger.info("members not pinned yet: %s", answer.message)
-
-        try:
-            self.replica.submit(Submit(0, 0, 0, (run,)), sink)
-            self._pinning = True
-        except QuorateError as error:
-            _logger.info("members not pinned yet: %s", error)
+    log: WriteAheadLog
+    store: LmdbStateStore
+    log_runner: JobRunner
+    store_runner: JobRunner
+    read_runner: JobRunner
+    recovered: Recovered
 
 
 class _Parts(msgspec.Struct, frozen=True, kw_only=True):
     """What a started node is made of."""
 
     gate: Gate
-    core_config: CoreConfig
     log: WriteAheadLog
     store: LmdbStateStore
     replica: Replica
@@ -637,6 +530,8 @@ class _Parts(msgspec.Struct, frozen=True, kw_only=True):
     relays: Relays
     sender: SnapshotSender
     receiver: SnapshotReceiver
+    disk_guard: DiskGuard
+    registrar: Registrar
     tls: ssl.SSLContext | None
 
 
@@ -656,12 +551,3 @@ def _core_config(config: NodeConfig) -> CoreConfig:
         tick_ms=TICK_MS,
         fast_failover=config.fast_failover and not config.lease_reads,
     )
-
-
-def resident_bytes() -> int:
-    """Memory of this process that is in RAM now (Linux), or at most was (elsewhere)."""
-    try:
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123  half the time of a Path
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -360,15 +360,15 @@ async def test_little_space_makes_a_node_read_only_and_deletes_still_work(
     db = cluster.connect()
     await db.kv.put("k", "v")
     node = cluster.nodes[1]
-    object.__setattr__(node, "config", msgspec.structs.replace(node.config, disk_reserve_mib=2**20))
-    node._watch_disk()
+    node.parts.disk_guard.reserve_mib = 2**30
+    node.parts.disk_guard.look()
     assert "reserve" in node.status()["read_only"]
     with pytest.raises(ReadOnlyError, match="deletes still work"):
         await db.kv.put("k", "w", timeout=2)
     await db.kv.delete("k")
     assert await db.kv.get("k") is None
-    object.__setattr__(node, "config", msgspec.structs.replace(node.config, disk_reserve_mib=1))
-    node._watch_disk()
+    node.parts.disk_guard.reserve_mib = 1
+    node.parts.disk_guard.look()
     await db.kv.put("k", "w")
 
 

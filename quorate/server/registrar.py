@@ -1,0 +1,71 @@
+"""What only a leader may record in the log: incarnations of members, and its own new address."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from quorate.base.frames import Run, Submit, SubmitFailed, SubmitReply
+from quorate.base.types import NodeId
+from quorate.consensus.events import ChangeMembership
+from quorate.consensus.membership import ChangeKind, MemberChange
+from quorate.errors import QuorateError
+from quorate.replication.cluster import ClusterMachine, Pin
+from quorate.replication.replica import Replica
+from quorate.storage.directory import Identity
+
+_logger = logging.getLogger("quorate.registrar")
+
+
+class Registrar:
+    """*address*: how others reach this node."""
+
+    def __init__(
+        self, identity: Identity, address: str, machine: ClusterMachine, replica: Replica
+    ) -> None:
+        self._identity = identity
+        self._address = address
+        self._machine = machine
+        self._replica = replica
+        self._shown: dict[NodeId, str] = {identity.node: identity.incarnation}
+        self._pinning = False
+
+    def shown(self, node: NodeId, incarnation: str) -> None:
+        """Member *node* keeps its data under *incarnation*, as it has shown in a handshake."""
+        self._shown[node] = incarnation
+
+    def tend(self) -> None:
+        """Record what is not recorded yet; harmless on a node that does not lead."""
+        replica = self._replica
+        state = replica.core.state
+        if not replica.is_leader or replica.stopped:
+            return
+        if state.log.term_at(state.commit) != state.term:
+            return
+        own = state.membership.address(self._identity.node)
+        if own is not None and own != self._address and not state.membership.joint:
+            change = MemberChange(ChangeKind.ADDRESS, self._identity.node, self._address)
+            replica.step(ChangeMembership((change,)))
+        members = state.membership.members()
+        pins = [
+            Pin(node, incarnation)
+            for node, incarnation in sorted(self._shown.items())
+            if node in members and not self._machine.incarnation(node)
+        ]
+        if pins and not self._pinning:
+            self._pin(pins)
+
+    def _pin(self, pins: list[Pin]) -> None:
+        run = Run(ClusterMachine.name, msgspec.Raw(msgspec.msgpack.encode(pins)))
+
+        def sink(answer: SubmitReply | SubmitFailed) -> None:
+            self._pinning = False
+            if isinstance(answer, SubmitFailed):
+                _logger.info("members not pinned yet: %s", answer.message)
+
+        try:
+            self._replica.submit(Submit(0, 0, 0, (run,)), sink)
+            self._pinning = True
+        except QuorateError as error:
+            _logger.info("members not pinned yet: %s", error)
