@@ -174,10 +174,14 @@ def _() -> None:
 
 @pytest.mark.parametrize(
     ("size", "votes", "wins"),
-    [(3, 0, False), (3, 1, True), (5, 1, False), (5, 2, True), (4, 1, False), (4, 2, True),
-     (7, 2, False), (7, 3, True)],
-    ids=lambda value: f"5.2: a majority of the full cluster wins: {value}",
-)  # fmt: skip
+    [
+        pytest.param(
+            size, votes, 2 * (votes + 1) > size, id=f"5.2: {votes} votes of {size} servers"
+        )
+        for size in (3, 4, 5, 7)
+        for votes in range(size)
+    ],
+)
 def test_majority(size: int, votes: int, *, wins: bool) -> None:
     solo = Solo(range(1, size + 1))
     solo.campaign()
@@ -474,9 +478,13 @@ LEADER_7 = (1, 1, 1, 4, 4, 5, 5, 6, 6, 6)
 
 
 @pytest.mark.parametrize(
-    ("name", "terms"), FIGURE_7, ids=lambda value: f"figure 7, follower {value}, is brought in line"
+    "terms",
+    [
+        pytest.param(log, id=f"figure 7, follower {name}, is brought in line")
+        for name, log in FIGURE_7
+    ],
 )
-def test_figure_7(name: str, terms: tuple[int, ...]) -> None:
+def test_figure_7(terms: tuple[int, ...]) -> None:
     """The leader finds the last common entry, with at most one probe per term that differs."""
     leader = Solo((1, 2), terms=LEADER_7, term=7).lead()
     follower = Solo((1, 2), terms=terms, term=7)

@@ -555,6 +555,11 @@ def _() -> None:
     solo.echo(2)
     assert solo.echo(3).read_states == ()
     assert solo.echo(4).read_states == (ReadState(7, LogIndex(2)),)
+    solo = joint((1, 2, 3), (PROMOTE, 4), (PROMOTE, 5), (REMOVE, 2), (REMOVE, 3))
+    solo.step(ReadIndex(7))
+    solo.echo(4)
+    assert solo.echo(5).read_states == (), "the new one alone does not do either"
+    assert solo.echo(2).read_states == (ReadState(7, LogIndex(2)),)
 
 
 @sentence("6.4: the read index is the commit index when the read came, not when it was confirmed")

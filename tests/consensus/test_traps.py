@@ -10,6 +10,7 @@ from quorate.consensus.events import (
     ChangeMembership,
     Compacted,
     PeerLost,
+    Persisted,
     ReadIndex,
     SnapshotOffered,
     TransferLeadership,
@@ -412,6 +413,22 @@ def test_a_full_window_of_lost_acknowledgements_opens_again() -> None:
     cluster.blocked.clear()
     cluster.run(10)
     assert leader.commit == leader.core.state.log.last_index
+
+
+def test_a_late_fsync_does_not_vouch_for_what_replaced_its_entries() -> None:
+    """etcd's async_storage_writes_append_aba_race: entries are truncated while their write is
+    under way, others take their indexes, then the old write is confirmed."""
+    solo = Solo()
+    solo.disk = False
+    solo.append((1, 1), 2, 2, 2, term=2)
+    first = solo.last_persist
+    solo.append((2, 2), 3, 3, term=3, sender=3)
+    solo.step(Persisted(first))
+    assert (solo.state.persisted, solo.state.log.last_index) == (2, 4)
+    solo.append((2, 2), 3, term=3, sender=3)
+    assert solo.sent_of(AppendReply) == [], "entry 3 of term 3 is not on disk yet"
+    solo.finish()
+    assert solo.state.persisted == 4
 
 
 def test_a_cut_that_comes_after_an_installed_snapshot_is_idle() -> None:
