@@ -191,7 +191,9 @@ class Admin:
         output = replica.step(TransferLeadership(target))
         if output.refusal is Refusal.NOT_LEADER:
             raise NotLeaderError(f"node {replica.node_id} does not lead; node {replica.leader} may")
-        if output.refusal is not None:
+        under_way = replica.core.state.transfer_target
+        same = output.refusal is Refusal.TRANSFERRING and target in (NO_NODE, under_way)
+        if output.refusal is not None and not same:  # asked again: wait for the one under way
             raise TransferError(f"not handed over: {output.refusal_detail or output.refusal.value}")
         loop = asyncio.get_running_loop()
         end_s = loop.time() + TRANSFER_TIMEOUT_S
