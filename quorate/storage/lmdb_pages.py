@@ -7,7 +7,8 @@ here first, in Python, 0.5 us a record. What is checked is what LMDB relies on:
 * both meta pages are whole and one transaction apart;
 * every page of every tree lies in the file, knows its own number, is of the kind and at the depth
   that its parent expects, and is reached once;
-* every node lies within its page and has a key that LMDB can hold; the keys of a page lie between its parent's separators;
+* every node lies within its page and has a key that LMDB can hold; the keys of a page lie between
+  its parent's separators;
 * the counts of pages and records that each database keeps of itself are true;
 * no page is both in use and on the list of free pages;
 * the file ends where it says, or before pages that are free.
