@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -58,15 +59,16 @@ async def _demo(files: list[Path], kills: int, *, as_json: bool) -> DemoReport |
         loop.add_signal_handler(each, running.cancel)
     console = Console()
     try:
-        if as_json:
-            return await running
-        if not console.is_terminal:
+        if as_json or not console.is_terminal:
             report = await running
         else:
             report = await _show_live(console, demo_run, running)
     except asyncio.CancelledError:
         return None
-    console.print(_summary(report))
+    if not as_json:
+        console.print(_summary(report))
+    if not report.passed:
+        sys.stderr.write(f"quorate: {demo_run.state.events[-1]}\n")
     return report
 
 

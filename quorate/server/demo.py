@@ -111,16 +111,32 @@ class Demo:
         self._read_text()
         self.state.phase = "starting the nodes"
         self._cluster = LocalCluster(self._node_count, cluster="demo")
-        async with self._cluster:
-            watching = asyncio.ensure_future(self._watch())
+        async with self._cluster as cluster:
             try:
-                await self._write()
-                lost, exact = await self._verify()
-            finally:
-                watching.cancel()
-            self.state.phase = "stopping the nodes"
-            await asyncio.to_thread(self._cluster.stop)
+                lost, exact = await self._write_and_verify(cluster)
+            except QuorateError as error:
+                cluster.keep()
+                error.args = (f"{error}; the nodes' logs are in {cluster.directory}",)
+                raise
+            report = self._report(lost, verified=exact)
+            if not report.passed:
+                cluster.keep()
+                self._tell(f"the nodes' data and logs are in {cluster.directory}")
         self.state.phase = "done"
+        return report
+
+    async def _write_and_verify(self, cluster: LocalCluster) -> tuple[int, bool]:
+        watching = asyncio.ensure_future(self._watch())
+        try:
+            await self._write()
+            found = await self._verify()
+        finally:
+            watching.cancel()
+        self.state.phase = "stopping the nodes"
+        await asyncio.to_thread(cluster.stop)
+        return found
+
+    def _report(self, lost: int, *, verified: bool) -> DemoReport:
         state = self.state
         return DemoReport(
             nodes=self._node_count,
@@ -130,7 +146,7 @@ class Demo:
             lost=lost,
             leader_kills=len(state.failover_ms),
             failover_ms=state.failover_ms,
-            verified=exact,
+            verified=verified,
             puts_per_s=round(len(self._acknowledged) / max(state.writing_s, 1e-9), 1),
             seconds=round(time.monotonic() - self._began, 3),
         )

@@ -265,6 +265,10 @@ class LocalCluster:
             node.terminate()
         return {number: node.wait_ended() for number, node in self.nodes.items()}
 
+    def keep(self) -> None:
+        """Do not remove the directory at the end: somebody will want to look into it."""
+        self._temporary = False
+
     def close(self) -> None:
         """SIGKILL what still runs, and remove the temporary directory."""
         for node in self.nodes.values():

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from quorate.base.limits import KEY_BYTES_MAX
 from quorate.errors import InvalidArgumentError
 from quorate.server.demo import Demo, DemoReport
+from quorate.server.local_cluster import LocalNode
 from quorate.server.texts import default_texts, lines_of, read_lines, text_files
 
 
@@ -65,6 +67,29 @@ def test_a_signal_ends_the_demo_and_its_nodes(tmp_path: Path) -> None:
     assert (process.returncode, out) == (130, "")
     assert "Traceback" not in err
     assert not made[0].exists()
+
+
+@pytest.mark.processes
+async def test_a_lost_key_is_found_and_the_evidence_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Demo._read_all
+
+    async def forgetful(self: Demo, node: LocalNode) -> dict[bytes, bytes]:
+        held = await whole(self, node)
+        if node.number == 2:
+            del held[b"b"]
+        return held
+
+    monkeypatch.setattr(Demo, "_read_all", forgetful)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "text").write_text("a\nb\nc\n")
+    run = Demo([tmp_path / "text"], kills=0)
+    report = await run.run()
+    assert (report.lost, report.verified, report.passed) == (1, False, False)
+    (kept,) = list(tmp_path.glob("quorate-*"))  # noqa: ASYNC240  # nothing else runs
+    assert str(kept) in run.state.events[-1]
+    assert (kept / "node-2.log").read_text()
 
 
 def test_a_text_without_lines_is_refused(tmp_path: Path) -> None:

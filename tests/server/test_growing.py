@@ -84,7 +84,7 @@ async def test_from_one_node_to_three_and_back_under_writes(cluster: LocalCluste
         await writing
         keys = {item.key async for item in db.kv.scan()}
         assert keys == set(writer.acknowledged)
-        refused, error = await quorate("members", "add", f"2={node.endpoint}", *where)
+        refused, error = await quorate("members", "add", f"2={cluster.nodes[2].endpoint}", *where)
         assert (refused, error["error"]["code"]) == (1, "membership")
 
 

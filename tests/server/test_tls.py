@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import stat
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -160,7 +161,7 @@ def test_wrong_files_say_which(authority: Path) -> None:
 def test_an_expired_certificate_is_refused_at_start(
     authority: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    later = tls._now() + certificates.dt.timedelta(days=certificates.LEAF_DAYS_DEFAULT + 1)
+    later = tls._now() + timedelta(days=certificates.LEAF_DAYS_DEFAULT + 1)
     monkeypatch.setattr(tls, "_now", lambda: later)
     with pytest.raises(ConfigError, match="which is not now"):
         tls.server_context(config_of(authority))
