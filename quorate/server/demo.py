@@ -229,7 +229,7 @@ class Demo:
         middles = [max(1, keys * n // (self._kills + 1)) for n in range(1, self._kills + 1)]
         # Writing goes on while a leader is looked for and killed, but not up to the next kill.
         limits = [self._limit(*pair) for pair in pairwise([*middles, keys])]
-        for middle, limit, after in zip(middles, limits, [*limits[1:], keys], strict=True):
+        for middle, limit, after in zip(middles, limits, [*limits, keys][1:], strict=True):
             self._allow(limit)
             while self.state.acknowledged < middle:
                 await self._next_progress()
