@@ -97,6 +97,13 @@ class Applier:
             self._scheduled = True
             self._loop.call_soon(self._later)
 
+    def later(self) -> None:
+        """Run in the turn after the next: what was handed to the disk in this one, and the answer
+        that waits for it, go first (60 us earlier, on a follower)."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._loop.call_soon, self._later)
+
     def _later(self) -> None:
         self._scheduled = False
         try:

@@ -54,7 +54,7 @@ from quorate.errors import (
 from quorate.replication.applying import Applier
 from quorate.replication.batch import Batch, batch_time_ms, encode_batch
 from quorate.replication.clock import Clock, ClusterClock, TickPace
-from quorate.replication.disk import Held, JobRunner, LogWriter
+from quorate.replication.disk import Held, JobRunner, LogWriter, QuickDisk
 from quorate.replication.divergence import DivergenceWatch
 from quorate.replication.log_cache import LogCache
 from quorate.replication.machines import Machines
@@ -145,6 +145,7 @@ class Replica:
             on_durable=self._on_durable,
             on_failure=self.fail,
             on_disk_full=self._on_disk_full,
+            quick=log_runner.quick if isinstance(log_runner, QuickDisk) else None,
         )
         self._held = Held()
         self._last_persist_id = 0
@@ -462,7 +463,9 @@ class Replica:
             if output.membership is not None:
                 self._transport.set_members(self.addresses())
                 self._on_membership(output.membership)
-            if output.commit:
+            if output.commit and output.persist is not None and not self.is_leader:
+                self._applier.later()
+            elif output.commit:
                 self._applier.run()
             if output.read_states:
                 for read in output.read_states:

@@ -267,7 +267,7 @@ class _TcpClient(ClientConnection):
         except LimitExceededError as error:
             connection.abort(f"an answer is too large: {error}")
             return
-        connection.send(encoded)
+        connection.send_soon(encoded)
         if not connection.writable:
             connection.pause_reading()  # no new requests before the answers to the old are read
             if connection.queued_bytes > UNREAD_BYTES_MAX:

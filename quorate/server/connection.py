@@ -1,4 +1,4 @@
-"""One TCP connection of a node: bytes in, frame bodies out; frames in, one write per loop turn.
+"""One TCP connection of a node: bytes in, frame bodies out; frames in, at once or once per turn.
 
 What frames mean is decided by whoever sets ``on_bodies``; a connection changes hands once, when
 its hello says what it is for.
@@ -38,7 +38,6 @@ class Connection(asyncio.Protocol):
         self.on_gone: Callable[[Connection], None] | None = None
         self._splitter = FrameSplitter(GREETING_BYTES_MAX)
         self._loop = asyncio.get_running_loop()
-        self._gathers = False
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._out_bytes = 0
@@ -54,10 +53,6 @@ class Connection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]  # a stream's is a Transport
         name = transport.get_extra_info("peername")
         self.peer = f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "?"
-        # uvloop gathers the writes of a loop turn by itself; asyncio makes a system call of each,
-        # and TLS a record.
-        uvloop = type(self._loop).__module__.partition(".")[0] == "uvloop"
-        self._gathers = uvloop and transport.get_extra_info("sslcontext") is None
         self._transport.set_write_buffer_limits(WRITE_HIGH_BYTES)  # type: ignore[union-attr]
         self._on_made(self)
 
@@ -123,12 +118,17 @@ class Connection(asyncio.Protocol):
         return None if session is None else session.getpeercert()
 
     def send(self, frame: bytes) -> None:
-        """Queue an encoded frame for the one write of this loop turn; dropped if closed."""
-        if self._gathers:
-            transport = self._transport
-            if transport is not None and not transport.is_closing():
-                transport.write(frame)
-            return
+        """Write an encoded frame now: for what somebody waits for (a member's answer leaves before
+        this node's next fsync or apply); dropped if closed."""
+        if self._out:
+            self._out.append(frame)
+            self._flush()
+        elif self._transport is not None and not self._transport.is_closing():
+            self._transport.write(frame)
+
+    def send_soon(self, frame: bytes) -> None:
+        """Queue an encoded frame for the one write of this loop turn: for answers, of which there
+        are many at once, and a write is a system call each; dropped if closed."""
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(frame)

@@ -38,7 +38,7 @@ from quorate.errors import (
 from quorate.replication.checkpoints import Checkpointer
 from quorate.replication.clock import Clock, system_clock
 from quorate.replication.cluster import ClusterMachine
-from quorate.replication.disk import DiskThread, JobRunner, run_job
+from quorate.replication.disk import DiskThread, JobRunner, QuickDisk, run_job
 from quorate.replication.kv import KvMachine
 from quorate.replication.machine import Machine
 from quorate.replication.machines import Machines
@@ -260,10 +260,9 @@ class Node:
     async def _open_disk(self, directory: DataDirectory, identity: Identity) -> _Disk:
         """Recover log, store and machines; all of it is closed by ``_close_files``."""
         loop = asyncio.get_running_loop()
-        log_runner, store_runner, read_runner = runners = [
-            DiskThread(name, loop) for name in ("log", "store", "read")
-        ]
-        self._closers.extend(runner.stop for runner in runners)
+        log_runner = QuickDisk("log", loop)
+        store_runner, read_runner = DiskThread("store", loop), DiskThread("read", loop)
+        self._closers.extend(each.stop for each in (log_runner, store_runner, read_runner))
         log = WriteAheadLog(
             directory.log_path,
             identity=int(identity.incarnation[:16], 16),
