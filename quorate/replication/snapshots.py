@@ -186,7 +186,7 @@ class SnapshotSender:
                 self._checkpointer.hold(node, index)
                 ok = await self._try(node, reader)
             finally:
-                await asyncio.shield(run_job(self._runner, reader.close))
+                self._runner.run(reader.close, _ignored)  # after what is read from it now
         except StorageError as error:
             self._replica.fail(error)  # the own checkpoint cannot be read
         except QuorateError as error:
@@ -256,6 +256,10 @@ class SnapshotSender:
         if not isinstance(result, SnapshotResult):
             raise WireFormatError(f"a snapshot's receiver ended with {type(result).__name__}")
         return result
+
+
+def _ignored(_result: object, _error: BaseException | None) -> None:
+    """Nobody waits for a view to be closed."""
 
 
 def _next_data(chunks: Iterator[SnapshotChunk]) -> SnapshotData | None:
