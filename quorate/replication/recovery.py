@@ -130,6 +130,12 @@ def _fit(
             )
             log.reset(floor, hard)
             return RecoveredLog(hard_state=hard, floor=floor, metas=[])
+    last = recovered.floor.index + len(recovered.metas)
+    if recovered.hard_state.commit > last:
+        raise LogCorruptionError(
+            f"entry {recovered.hard_state.commit} was committed, but the log ends at {last}; empty "
+            "this node's data directory, remove the member and add it again under a new id"
+        )
     if applied.index < recovered.floor.index:
         raise StoreCorruptionError(
             f"the checkpoint ends at entry {applied.index}, but the log begins after "
