@@ -277,7 +277,7 @@ class RecordingTransport:
 
 
 class Rig:
-    """One replica, member 1 of 1, 2 and 3, whose peers are played by the test."""
+    """One replica, member *me* of 1, 2 and 3, whose peers are played by the test."""
 
     def __init__(
         self,
@@ -287,9 +287,11 @@ class Rig:
         cache_bytes: int = 2**20,
         machines: Sequence[Machine] | None = None,
         prompt: bool = False,
+        me: NodeId = ME,
         clock: Clock | None = None,
         **settings: int,
     ) -> None:
+        self.me = me
         self.log = log or MemoryLogStore()
         self.image = image or MemoryImage()
         self.store = MemoryStateStore(self.image)
@@ -305,7 +307,7 @@ class Rig:
         self.applied_calls = 0
         self.answers: list[SubmitReply | SubmitFailed] = []
         self.reads: list[QueryReply | QueryFailed] = []
-        config = CoreConfig(node_id=ME, **settings)
+        config = CoreConfig(node_id=me, **settings)
         self.recovered = recover(self.log, self.store, config, Random(1), three())
         for _ in self.machines.restore(self.store):
             pass
@@ -349,7 +351,7 @@ class Rig:
             AppendRequest(
                 term=Term(term),
                 sender=NodeId(sender),
-                target=ME,
+                target=self.me,
                 prev_index=LogIndex(prev[0]),
                 prev_term=Term(prev[1]),
                 entries=entries,
@@ -359,7 +361,7 @@ class Rig:
         )
 
     def heartbeat(self, term: int, commit: int = 0, sender: int = 2) -> None:
-        self.replica.receive(Heartbeat(Term(term), NodeId(sender), ME, LogIndex(commit), 0))
+        self.replica.receive(Heartbeat(Term(term), NodeId(sender), self.me, LogIndex(commit), 0))
 
     def ack(self, index: int, sender: int = 2) -> None:
         """A follower has everything up to *index*."""
@@ -367,7 +369,7 @@ class Rig:
             AppendReply(
                 term=self.state.term,
                 sender=NodeId(sender),
-                target=ME,
+                target=self.me,
                 ok=True,
                 index=LogIndex(index),
                 hint_index=LogIndex(0),
@@ -386,7 +388,7 @@ class Rig:
             self.disk.drain()
             for asked in self.net.take(VoteRequest):
                 term = Term(asked.term)
-                reply = VoteReply(term, asked.target, ME, granted=True, pre=asked.pre)
+                reply = VoteReply(term, asked.target, self.me, granted=True, pre=asked.pre)
                 self.replica.receive(reply)
                 self.disk.drain()
         assert self.state.role is Role.LEADER

@@ -16,6 +16,8 @@ from quorate.consensus.messages import (
     HardState,
     Heartbeat,
     HeartbeatReply,
+    ReadIndexReply,
+    ReadIndexRequest,
     VoteReply,
     VoteRequest,
 )
@@ -562,6 +564,47 @@ def test_an_install_waits_for_older_writes_and_its_promise_for_the_install() -> 
         await turns()
         assert rig.replica.applied == 51
         assert codes(rig) == [OutcomeUnknownError.code]  # the hit may be in the snapshot, or not
+
+    virtually(main())
+
+
+def test_a_read_is_never_answered_from_a_state_that_is_being_replaced() -> None:
+    async def main() -> None:
+        rig = Rig()
+        rig.append(prev=(1, 1), term=9, commit=1)
+        await rig.settle()
+        rig.disk.drain()
+        rig.query()
+        await turns()
+        (asked,) = rig.net.take(ReadIndexRequest)
+        assert rig.replica.offer_snapshot(offer(50, 3, 9), lambda: None) is not None
+        rig.replica.receive(ReadIndexReply(Term(9), TWO, ME, asked.context, LogIndex(1)))
+        rig.disk.drain()
+        await turns()
+        assert rig.reads == []  # entry 1 is applied, but the machines are in pieces
+        rig.machines._index = 50
+        rig.replica.snapshot_loaded()
+        await turns()
+        assert counts(rig.reads[0]) == [0]
+
+    virtually(main())
+
+
+def test_what_is_read_back_while_a_snapshot_is_installed_is_dropped() -> None:
+    async def main() -> None:
+        rig = Rig(overwritten())
+        rig.heartbeat(3)
+        rig.append(prev=(8, 2), term=3, commit=8)
+        await turns()
+        report = rig.reader.work()  # entries 1 to 8
+        assert rig.replica.offer_snapshot(offer(50, 3, 9), lambda: None) is not None
+        report()
+        rig.disk.drain()
+        rig.machines._index = 50
+        rig.replica.snapshot_loaded()
+        await rig.settle()
+        assert (rig.replica.applied, rig.tally.count) == (50, 0)
+        assert not rig.failures
 
     virtually(main())
 
