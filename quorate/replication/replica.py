@@ -597,3 +597,4 @@ class Replica:
         """The machines hold the installed snapshot; go on applying after it."""
         self._last_time_ms = max(self._last_time_ms, self.machines.time_ms)
         self._applier.resume(LogIndex(self.machines.index))
+        self._serve_reads()  # those that waited for no more than that

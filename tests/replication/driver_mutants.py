@@ -99,9 +99,8 @@ DRIVER_MUTANTS = (
     Mutant(
         "what a snapshot passed over is refused as if it had not happened",
         PROPOSALS,
-        '                _fail_unknown(entry, "a snapshot from the leader took the place of the log")',
-        "                for each in entry.waiting:\n"
-        '                    _fail(each, NotLeaderError.code, "")',
+        '_fail_unknown(entry, "a snapshot from the leader took the place of the log")',
+        '[_fail(each, NotLeaderError.code, "") for each in entry.waiting]',
         ("proposals",),
     ),
     Mutant(
@@ -170,8 +169,8 @@ DRIVER_MUTANTS = (
     Mutant(
         "a failed write counts as durable",
         DISK,
-        "            self._stopped = True\n            self._on_failure(error)\n            return\n",
-        "            pass\n",
+        "        if error is not None:\n            self._stopped = True\n",
+        "        if False:\n            self._stopped = True\n",
         ("disk", "replica"),
     ),
     Mutant(
@@ -310,8 +309,8 @@ DRIVER_MUTANTS = (
     Mutant(
         "a log that holds the snapshot is thrown away",
         RECOVERY,
-        "if floor.index > recovered.floor.index and _term_at(recovered, floor.index) != floor.term:",
-        "if floor.index > recovered.floor.index:",
+        " and _term_at(recovered, floor.index) != floor.term:",
+        ":",
         ("recovery",),
     ),
     Mutant(

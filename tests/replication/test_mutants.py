@@ -19,7 +19,11 @@ from hypothesis import Phase, settings
 settings.register_profile("no-shrinking", phases=[Phase.generate], database=None)
 settings.load_profile("no-shrinking")
 """
-FILES = ("ordered_keys", "tables", "batch", "kv", "sessions", "runs", "machines", "restoring")
+ALL = MUTANTS + DRIVER_MUTANTS
+MACHINES = ("ordered_keys", "tables", "batch", "kv", "sessions", "runs", "machines", "restoring")
+LOG = ("replica", "proposals", "log_cache", "sending", "disk", "reading", "clock", "recovery")
+STATE = ("checkpoints", "snapshots", "divergence", "fake_cluster")
+FILES = MACHINES + LOG + STATE
 
 
 def _copy(to: Path) -> None:
