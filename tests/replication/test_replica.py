@@ -494,7 +494,7 @@ def test_cluster_time_continues_from_the_last_batch_wherever_it_stands() -> None
         rig = Rig()
         rig.append(batch_entry(2, 2, hit("a"), time_ms=70_000), entry(3, 2), prev=(1, 1), term=2)
         rig.disk.drain()
-        await rig.lead()
+        await rig.lead(commit=False)
         rig.submit("b")
         await turns()
         last = rig.state.log.last_index
@@ -571,17 +571,18 @@ def test_an_install_waits_for_older_writes_and_its_promise_for_the_install() -> 
 def test_a_read_is_never_answered_from_a_state_that_is_being_replaced() -> None:
     async def main() -> None:
         rig = Rig()
-        rig.append(prev=(1, 1), term=9, commit=1)
+        rig.append(entry(2, 9), prev=(1, 1), term=9, commit=2)
         await rig.settle()
         rig.disk.drain()
+        assert rig.replica.applied == 2
         rig.query()
         await turns()
         (asked,) = rig.net.take(ReadIndexRequest)
         assert rig.replica.offer_snapshot(offer(50, 3, 9), lambda: None) is not None
-        rig.replica.receive(ReadIndexReply(Term(9), TWO, ME, asked.context, LogIndex(1)))
+        rig.replica.receive(ReadIndexReply(Term(9), TWO, ME, asked.context, LogIndex(2)))
         rig.disk.drain()
         await turns()
-        assert rig.reads == []  # entry 1 is applied, but the machines are in pieces
+        assert rig.reads == []  # entry 2 is applied, but the machines are in pieces
         rig.machines._index = 50
         rig.replica.snapshot_loaded()
         await turns()

@@ -210,8 +210,9 @@ def test_a_member_that_cannot_be_reached_is_given_up_and_looked_at_afresh() -> N
 
 
 def damage(frame: SnapshotFrame) -> SnapshotFrame:
+    """A record says that its tag was hit twice."""
     if isinstance(frame, SnapshotData) and b"0030" in frame.chunk:
-        return SnapshotData(frame.chunk.replace(b"0030", b"0031"), frame.checksum)
+        return SnapshotData(frame.chunk.replace(b"\x92\x01", b"\x92\x02"), frame.checksum)
     return frame
 
 
