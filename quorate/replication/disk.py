@@ -34,10 +34,10 @@ DISK_FULL_RETRY_S = 0.25
 WRITE_BYTES_MAX = 16 * MIB
 #: A write of at most so many payload bytes may run on the event loop, if the disk is fast.
 QUICK_BYTES_MAX = 64 * KIB
-#: What counts as fast: see ``QuickDisk``. A heartbeat interval is a hundred times as long.
-QUICK_S = 0.000_5
-SLOW_S = 0.005
-PAUSE_S = 2.0
+#: What counts as fast: see ``QuickDisk``. The election timeout is 400 times as long.
+QUICK_S = 0.001
+SLOW_S = 0.02
+PAUSE_S = 1.0
 #: Over about so many jobs the duration is averaged.
 AVERAGED_JOBS = 16
 #: Messages that wait for a write: far more than a working disk ever lets pile up.
@@ -99,9 +99,9 @@ class QuickDisk(DiskThread):
 
     The hand-over to a thread and back costs more than the fsync of a small append on a good SSD
     (ten futex calls, two waits for the interpreter's lock), and a loop with one write to make has
-    nothing better to do. *quick_s*: average duration up to which the disk counts as fast; one job
-    longer than *slow_s* sends all to the thread for *pause_s*, so that a stalling disk stalls the
-    loop once.
+    nothing better to do. *quick_s*: average duration up to which the disk counts as fast. Beyond
+    it, or after one job longer than *slow_s*, all go to the thread for *pause_s*, before the disk
+    is tried again: a stalling disk stalls the loop once.
     """
 
     def __init__(
@@ -133,30 +133,18 @@ class QuickDisk(DiskThread):
             return
         self._under_way += 1
 
-        def timed() -> T:
-            began_s = time.perf_counter()
-            try:
-                return job()
-            finally:
-                self._note(time.perf_counter() - began_s)
-
         def finished(result: T | None, error: BaseException | None) -> None:
             self._under_way -= 1
             done(result, error)
 
-        super().run(timed, finished)
+        super().run(job, finished)
 
     def quick(
         self, job: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
     ) -> bool:
         """Run *job*, and then *done*, on the loop in its next turn. False: not now, nothing will
         be done."""
-        if (
-            self._under_way
-            or self._scheduled
-            or self._average_s > self._quick_s
-            or time.perf_counter() < self._paused_until_s
-        ):
+        if self._under_way or self._scheduled or time.perf_counter() < self._paused_until_s:
             return False
         self._scheduled = True
         self._loop.call_soon(self._run_quick, job, done)
@@ -181,10 +169,12 @@ class QuickDisk(DiskThread):
         done(result, error)
 
     def _note(self, duration_s: float) -> None:
-        """One more job took so long. Called from both threads, but never at the same time."""
+        """One more quick job took so long. Only these are measured: on the thread, the wait for
+        the interpreter's lock cannot be told from the disk."""
         self._average_s += (duration_s - self._average_s) / AVERAGED_JOBS
-        if duration_s > self._slow_s:
+        if duration_s > self._slow_s or self._average_s > self._quick_s:
             self._paused_until_s = time.perf_counter() + self._pause_s
+            self._average_s = 0.0
 
 
 async def run_job(runner: JobRunner, job: Callable[[], T]) -> T:

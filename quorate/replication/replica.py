@@ -58,18 +58,17 @@ from quorate.replication.disk import Held, JobRunner, LogWriter, QuickDisk
 from quorate.replication.divergence import DivergenceWatch
 from quorate.replication.log_cache import LogCache
 from quorate.replication.machines import Machines
+from quorate.replication.pipeline import Pipeline
 from quorate.replication.proposals import Proposals, SubmitSink, Waiting
 from quorate.replication.reading import QuerySink, Reads
 from quorate.replication.recovery import Recovered
 from quorate.replication.sending import AppendSender
+from quorate.replication.statistics import Counts, ReplicaStatistics
 from quorate.replication.transport import PeerFrame, StateDigest, Transport
 from quorate.storage.interfaces import LogStore
 
 _logger = logging.getLogger("quorate.replica")
 
-#: Entries on their way to a majority before the next one waits to fill up. Two keep both the disk
-#: and the network busy; more make entries small when many clients have one command each.
-PROPOSALS_IN_FLIGHT_MAX = 2
 #: A wall clock outside 1970 to some 280,000 years later is wrong; an entry must stand all the same.
 WALL_MS_MAX = 2**53 - 1
 
@@ -81,22 +80,6 @@ class ReplicaConfig(msgspec.Struct, frozen=True, kw_only=True):
     cache_bytes: int = 16 * MIB
 
 
-class ReplicaStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters since the start, and *loop_lag_ms_max* since the last call."""
-
-    proposals: int
-    submissions: int
-    commands_applied: int
-    entries_applied: int
-    queries: int
-    log_writes: int
-    elections_seen: int
-    leader_changes: int
-    digests_compared: int
-    queued_submissions: int
-    loop_lag_ms_max: float
-
-
 class Replica:
     """One member's engine. ``start`` it, feed it, ``stop`` it.
 
@@ -105,6 +88,10 @@ class Replica:
     with ``snapshot_sent``. *on_applied*: after each applied slice (checkpoint policy).
     *on_failure*: the disk failed or an invariant broke; the node must stop.
     """
+
+    _stopped = _performing = False
+    _flush_scheduled = _round_scheduled = False
+    _ticker: asyncio.TimerHandle | None = None
 
     def __init__(
         self,
@@ -139,14 +126,7 @@ class Replica:
         self._on_applied = on_applied
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
-        self.writer = LogWriter(
-            log,
-            log_runner,
-            on_durable=self._on_durable,
-            on_failure=self.fail,
-            on_disk_full=self._on_disk_full,
-            quick=log_runner.quick if isinstance(log_runner, QuickDisk) else None,
-        )
+        self.writer = self._new_writer(log, log_runner)
         self._held = Held()
         self._last_persist_id = 0
         self._installed: dict[int, asyncio.Future[None]] = {}
@@ -156,7 +136,7 @@ class Replica:
             self.core.state, log, self._cache, read_runner, transport, self.fail
         )
         self._proposals = Proposals()
-        self._flush_scheduled = False
+        self._pipeline = Pipeline(self._flush_soon)
         self._applier = Applier(
             self.core.state,
             machines,
@@ -173,18 +153,19 @@ class Replica:
         self._cluster_clock = ClusterClock(clock)
         self._last_time_ms = machines.time_ms
         self._reads = Reads(ask=self._ask_index, first_context=random.getrandbits(52))
-        self._round_scheduled = False
-        self._stopped = False
-        self._ticker: asyncio.TimerHandle | None = None
         self._pace = TickPace(clock, config.tick_ms / 1000)
-        self._performing = False
-        self._lag_max_s = 0.0
-        self._proposal_count = 0
-        self._submission_count = 0
-        self._query_count = 0
-        self._elections_seen = 0
-        self._leader_changes = 0
+        self._counts = Counts()
         self.divergence.reset(recovered.applied.index, machines.state_hash)
+
+    def _new_writer(self, log: LogStore, runner: JobRunner) -> LogWriter:
+        return LogWriter(
+            log,
+            runner,
+            on_durable=self._on_durable,
+            on_failure=self.fail,
+            on_disk_full=self._on_disk_full,
+            quick=runner.quick if isinstance(runner, QuickDisk) else None,
+        )
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -202,6 +183,7 @@ class Replica:
         self._stopped = True
         self.writer.stop()
         self._sender.stop()
+        self._pipeline.stop()
         self._applier.stop()
         if self._ticker is not None:
             self._ticker.cancel()
@@ -262,19 +244,19 @@ class Replica:
 
     def statistics(self) -> ReplicaStatistics:
         """Counters for metrics."""
-        lag_ms, self._lag_max_s = self._lag_max_s * 1000, 0.0
+        counts = self._counts
         return ReplicaStatistics(
-            proposals=self._proposal_count,
-            submissions=self._submission_count,
+            proposals=counts.proposals,
+            submissions=counts.submissions,
             commands_applied=self._applier.command_count,
             entries_applied=self._applier.entry_count,
-            queries=self._query_count,
+            queries=counts.queries,
             log_writes=self.writer.write_count,
-            elections_seen=self._elections_seen,
-            leader_changes=self._leader_changes,
+            elections_seen=counts.elections_seen,
+            leader_changes=counts.leader_changes,
             digests_compared=self.divergence.compared,
             queued_submissions=self._proposals.queued,
-            loop_lag_ms_max=lag_ms,
+            loop_lag_ms_max=counts.take_lag_ms(),
         )
 
     # --- writes ----------------------------------------------------------------------------------
@@ -294,7 +276,7 @@ class Replica:
         if self.read_only and not self.machines.frees_space(prepared):
             raise ReadOnlyError(self.read_only)
         self._proposals.add(prepared, sink)
-        self._submission_count += 1
+        self._counts.submissions += 1
         self._flush_soon()
 
     def _flush_soon(self) -> None:
@@ -307,8 +289,8 @@ class Replica:
         self._flush_scheduled = False
         while (
             self._proposals.queued
-            and self._proposals.in_flight(self.core.state.term) < PROPOSALS_IN_FLIGHT_MAX
             and not self._stopped
+            and self._pipeline.may_propose(self._proposals.in_flight(self.core.state.term))
         ):
             refusal = self._propose(self._proposals.take())
             if refusal is Refusal.OVERLOADED:
@@ -334,7 +316,8 @@ class Replica:
             self._proposals.give_back(taken)
         else:
             self._proposals.proposed(output.proposed, self.core.state.term, taken)
-            self._proposal_count += 1
+            self._counts.proposals += 1
+            self._pipeline.proposed()
         self._perform(output)
         return output.refusal
 
@@ -362,7 +345,7 @@ class Replica:
             raise ClosedError("the node is stopping")
         for run in query.runs:
             self.machines.machine(run.machine)
-        self._query_count += 1
+        self._counts.queries += 1
         if query.linearizable:
             self._reads.add(query, sink)
             self._round_soon()
@@ -524,9 +507,9 @@ class Replica:
         self.read_only = "the disk of this node is full: free space on it, or hand over leadership"
 
     def _change_role(self, change: RoleChange) -> None:
-        self._elections_seen += 1
+        self._counts.elections_seen += 1
         if change.leader != NO_NODE:
-            self._leader_changes += 1
+            self._counts.leader_changes += 1
         if change.role is Role.LEADER:
             self._cluster_clock.lead(max(self._last_time_ms, self.machines.time_ms))
         else:
@@ -535,7 +518,7 @@ class Replica:
 
     def _tick(self) -> None:
         now_s, ticks = self._pace.passed()
-        self._lag_max_s = max(self._lag_max_s, self._pace.lag_s)
+        self._counts.lag_max_s = max(self._counts.lag_max_s, self._pace.lag_s)
         self._ticker = self._loop.call_later(self._pace.wait_s(), self._tick)
         if not ticks:
             return

@@ -43,8 +43,9 @@ from quorate.replication.kv import KvMachine
 from quorate.replication.machine import Machine
 from quorate.replication.machines import Machines
 from quorate.replication.recovery import Recovered, recover
-from quorate.replication.replica import Replica, ReplicaConfig, ReplicaStatistics
+from quorate.replication.replica import Replica, ReplicaConfig
 from quorate.replication.snapshots import SnapshotChannel, SnapshotReceiver, SnapshotSender
+from quorate.replication.statistics import ReplicaStatistics
 from quorate.server.admin import Admin
 from quorate.server.channel import FrameChannel
 from quorate.server.clients import ClientService
