@@ -8,6 +8,7 @@ away for less than that catches up from the log, without a snapshot.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ from quorate.base.types import BEFORE_FIRST, LogIndex, NodeId, Term
 from quorate.consensus.messages import EntryId
 from quorate.errors import ClosedError, DiskFullError, QuorateError, UnavailableError
 from quorate.replication.disk import JobRunner, run_job
+from quorate.replication.machines import Checkpoint
 from quorate.replication.recovery import encode_saved_membership
 from quorate.replication.replica import Replica
 from quorate.storage.interfaces import LogStore, StateStore, StoreMeta
@@ -180,10 +182,7 @@ class Checkpointer:
         captured = replica.machines.take_checkpoint(encode_saved_membership(index, membership))
         at_bytes = replica.applied_bytes
         try:
-            await run_job(
-                self._store_runner,
-                lambda: self._store.checkpoint(captured.meta, captured.changes()),
-            )
+            await run_job(self._store_runner, functools.partial(self._write_store, captured))
         except BaseException as error:
             replica.machines.checkpoint_failed(captured)
             self._failed += 1
@@ -198,6 +197,12 @@ class Checkpointer:
         self._at_bytes = at_bytes
         self._before_last, self._last = self._last, captured.meta.applied
         await self._cut()
+
+    def _write_store(self, captured: Checkpoint) -> None:
+        """On the store's thread. The pages that a checkpoint touches would count as this process's
+        memory from then on: 170 MB with a million keys."""
+        self._store.checkpoint(captured.meta, captured.changes())
+        self._store.release_pages()
 
     async def _cut(self) -> None:
         target = self._cut_target()
