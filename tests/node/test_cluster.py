@@ -147,7 +147,7 @@ async def test_membership_changes_that_make_no_sense_are_refused(cluster: Any) -
         await db.promote(9)
     with pytest.raises(MembershipError, match="no voter"):
         await db.remove_member(1)
-    with pytest.raises(MembershipError, match="a member already"):
+    with pytest.raises(MembershipError, match="used before|a member already"):
         await db.add_member(1, "127.0.0.1:1")
     with pytest.raises(InvalidArgumentError, match="not an endpoint"):
         await db.add_member(2, "nowhere")
