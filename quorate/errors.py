@@ -160,6 +160,13 @@ class TransferError(QuorateError):
     code = "transfer"
 
 
+class TransferRefusedError(TransferError):
+    """The leader did not begin to hand over: the target is no voter, or cannot be reached."""
+
+    definite = True
+    code = "transfer-refused"
+
+
 # --- the wire ------------------------------------------------------------------------------------
 
 

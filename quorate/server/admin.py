@@ -36,6 +36,7 @@ from quorate.errors import (
     NotLeaderError,
     OutcomeUnknownError,
     TransferError,
+    TransferRefusedError,
 )
 from quorate.server.clients import describe_members
 
@@ -183,7 +184,8 @@ class Admin:
 
         Raises:
             NotLeaderError: this node does not lead.
-            TransferError: refused, or not finished in time.
+            TransferRefusedError: it did not begin.
+            TransferError: it did not finish in time.
         """
         replica = self._node.replica
         if target == replica.node_id and replica.is_leader:
@@ -194,7 +196,8 @@ class Admin:
         under_way = replica.core.state.transfer_target
         same = output.refusal is Refusal.TRANSFERRING and target in (NO_NODE, under_way)
         if output.refusal is not None and not same:  # asked again: wait for the one under way
-            raise TransferError(f"not handed over: {output.refusal_detail or output.refusal.value}")
+            reason = output.refusal_detail or output.refusal.value
+            raise TransferRefusedError(f"not handed over: {reason}")
         loop = asyncio.get_running_loop()
         end_s = loop.time() + TRANSFER_TIMEOUT_S
         while loop.time() < end_s and not replica.stopped:

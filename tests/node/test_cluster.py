@@ -18,6 +18,7 @@ from quorate.errors import (
     MembershipError,
     NotLeaderError,
     QuorateError,
+    TransferRefusedError,
 )
 
 
@@ -147,7 +148,7 @@ async def test_membership_changes_that_make_no_sense_are_refused(cluster: Any) -
         await db.promote(9)
     with pytest.raises(MembershipError, match="no voter"):
         await db.remove_member(1)
-    with pytest.raises(MembershipError, match="used before|a member already"):
+    with pytest.raises(MembershipError, match=r"used before|a member already"):
         await db.add_member(1, "127.0.0.1:1")
     with pytest.raises(InvalidArgumentError, match="not an endpoint"):
         await db.add_member(2, "nowhere")
@@ -183,6 +184,13 @@ async def test_a_member_too_far_behind_gets_a_snapshot_while_clients_write(
     await cluster.start(2)
     await cluster.leader()
     await writer.check(cluster.connect(2, follow_leader=False))
+
+
+async def test_a_transfer_to_nobody_is_refused_for_sure(cluster: Any) -> None:
+    await cluster.found(1)
+    with pytest.raises(TransferRefusedError) as caught:
+        await cluster.connect().transfer_leader(9)
+    assert caught.value.definite
 
 
 async def test_checkpoints_shorten_the_restart_and_keep_the_state(cluster: Any) -> None:
