@@ -33,9 +33,12 @@ from quorate.errors import (
 
 #: Calls that only look, so that any node may be asked, and asked twice.
 LOOKING_METHODS = frozenset(("status", "members.list"))
-#: Methods that may be sent again when a connection ended without an answer: looking, and handing
-#: over leadership, which ends the connection to the old leader and names whom it takes it from.
-REPEATABLE_METHODS = LOOKING_METHODS | {"leader.transfer"}
+#: Changes that may be sent again when a connection ended without an answer (removing the leader,
+#: or handing leadership over, ends the connection to it): with the argument ``again``, the node
+#: takes what is already so for done.
+REPEATABLE_METHODS = frozenset(
+    f"members.{change}" for change in ("add", "promote", "demote", "remove", "address")
+) | {"leader.transfer", "checkpoint"}
 #: Refusals that say for certain that nothing was done, and that another try may succeed.
 _RETRIED_CODES = frozenset((NotLeaderError.code, UnavailableError.code, OverloadedError.code))
 
@@ -45,13 +48,14 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class _Call:
-    __slots__ = ("deadline", "frame", "future", "sent", "to_send")
+    __slots__ = ("deadline", "doubtful", "frame", "future", "sent", "to_send")
 
     def __init__(self, frame: AdminRequest, future: AnyFuture, deadline: float) -> None:
         self.frame = frame
         self.future = future
         self.deadline = deadline
         self.sent = False  # it may have reached a node
+        self.doubtful = False  # an earlier sending of it may have
         self.to_send = True
 
 
@@ -166,7 +170,12 @@ class Calls:
     def disconnected(self, why: str) -> None:
         """The connection is gone: repeat what is harmless, give up the rest."""
         for call_id, call in list(self._calls.items()):
-            if not call.sent or call.frame.method in REPEATABLE_METHODS:
+            method = call.frame.method
+            if not call.sent or method in LOOKING_METHODS or method in REPEATABLE_METHODS:
+                if call.sent and method in REPEATABLE_METHODS:
+                    call.doubtful = True
+                    arguments = {**call.frame.arguments, "again": True}
+                    call.frame = AdminRequest(call.frame.id, method, arguments)
                 call.to_send = self._to_send = True
                 continue
             del self._calls[call_id]
@@ -187,7 +196,8 @@ class Calls:
             if call.deadline <= now:
                 del self._calls[call_id]
                 if not call.future.done():
-                    late = DeadlineExceededError if call.sent else NotSentError
+                    doubtful = call.sent or call.doubtful
+                    late = DeadlineExceededError if doubtful else NotSentError
                     because = explain_refusal(self._last_refusal, trouble)
                     message = f"{call.frame.method} was not answered in time{because}"
                     call.future.set_exception(late(message))
@@ -199,7 +209,7 @@ class Calls:
         for call in calls.values():
             if call.future.done():
                 continue
-            if call.sent and call.frame.method not in LOOKING_METHODS:
+            if (call.sent or call.doubtful) and call.frame.method not in LOOKING_METHODS:
                 call.future.set_exception(
                     OutcomeUnknownError(f"closed before {call.frame.method} was answered")
                 )

@@ -15,7 +15,9 @@ leader.transfer       target (0: the best one),        {"leader": node}; done al
 checkpoint                                             {"index": log index}
 ====================  ===============================  ==========================================
 
-Changes work at the leader only; elsewhere the error names it, and the client goes there.
+A change with the argument *again* is done if it is already so: a client sends it when the answer
+to the first sending was lost. Changes work at the leader only; elsewhere the error names it, and
+the client goes there.
 """
 
 from __future__ import annotations
@@ -109,7 +111,10 @@ class Admin:
 
     async def _add(self, given: dict[str, Any]) -> object:
         node = _node_argument(given, "node")
-        if self._node.pinned(node):
+        again = given.get("again") is True
+        if self._node.pinned(node) and not (
+            again and self._is_so(ChangeKind.ADD_LEARNER, node, str(given.get("address", "")))
+        ):
             raise MembershipError(
                 f"number {node} was used before in this cluster, by a member with its own votes "
                 "and log; give the new node a number never used"
@@ -124,17 +129,39 @@ class Admin:
             parse_endpoint(address)
         change = MemberChange(kind, node, address)
         deadline_s = asyncio.get_running_loop().time() + CHANGE_TIMEOUT_S
-        index, term = await self._propose_change(change, deadline_s)
-        await self._committed(index, term, deadline_s)
+        again = given.get("again") is True
+        proposed = await self._propose_change(change, deadline_s, again=again)
+        if proposed is not None:
+            await self._committed(*proposed, deadline_s)
         return self._member_list()
 
+    def _is_so(self, kind: ChangeKind, node: NodeId, address: str) -> bool:
+        """Whether a change that is asked for again, because its answer was lost, was made."""
+        replica = self._node.replica
+        state = replica.core.state
+        membership = state.membership
+        if membership.joint or state.members.index > state.commit or not replica.is_leader:
+            return False
+        match kind:
+            case ChangeKind.ADD_LEARNER | ChangeKind.ADDRESS:
+                return membership.address(node) == address
+            case ChangeKind.PROMOTE:
+                return node in membership.voters
+            case ChangeKind.DEMOTE:
+                return node in membership.learners
+            case ChangeKind.REMOVE:
+                return node not in membership.members()
+
     async def _propose_change(
-        self, change: MemberChange, deadline_s: float
-    ) -> tuple[LogIndex, Term]:
-        """Once the guards let it through; what passes by itself is waited for."""
+        self, change: MemberChange, deadline_s: float, *, again: bool
+    ) -> tuple[LogIndex, Term] | None:
+        """Once the guards let it through; what passes by itself is waited for. None: it was asked
+        for *again*, and is so already."""
         replica = self._node.replica
         loop = asyncio.get_running_loop()
         while True:
+            if again and self._is_so(change.kind, change.node, change.address):
+                return None
             output = replica.step(ChangeMembership((change,)))
             if output.refusal is None:
                 if replica.stopped:

@@ -58,6 +58,7 @@ class Listener:
         self._server: asyncio.Server | None = None
         self._connections: dict[Connection, None] = {}
         self._strangers: dict[Connection, asyncio.TimerHandle] = {}
+        self._stopped = False
         self.refused_count = 0
 
     async def bind(self, host: str, port: int) -> int:
@@ -100,6 +101,7 @@ class Listener:
 
     def stop(self) -> None:
         """Close the port and all connections."""
+        self._stopped = True
         self.stop_accepting()
         for connection in list(self._connections):
             connection.close()
@@ -108,6 +110,9 @@ class Listener:
     # --- a stranger ------------------------------------------------------------------------------
 
     def _on_made(self, connection: Connection) -> None:
+        if self._stopped:  # accepted just before
+            connection.abort("the node has stopped")
+            return
         if len(self._connections) >= CONNECTIONS_MAX or len(self._strangers) >= STRANGERS_MAX:
             self._refuse(connection, RefusedError("this node has too many connections"))
             return

@@ -599,12 +599,22 @@ async def test_administration_goes_to_the_leader(three: FakeCluster) -> None:
         assert db.statistics().leader == 2
 
 
-async def test_a_change_whose_answer_is_lost_is_not_repeated(lone: FakeCluster) -> None:
+async def test_a_change_whose_answer_is_lost_is_asked_for_again_as_such(lone: FakeCluster) -> None:
     async with connect(lone.endpoints) as db:
         lone.script = once(LOST_REPLY, AdminRequest)
-        error = await outcome(db.promote(4))
-        assert isinstance(error, OutcomeUnknownError)
-        assert sum(isinstance(frame, AdminRequest) for frame in lone.requests) == 1
+        await db.promote(4)
+        asked = [frame for frame in lone.requests if isinstance(frame, AdminRequest)]
+        assert [frame.arguments.get("again", False) for frame in asked] == [False, True]
+        assert {frame.id for frame in asked} == {asked[0].id}
+
+
+async def test_a_change_that_may_have_been_made_is_no_certainty(lone: FakeCluster) -> None:
+    async with connect(lone.endpoints) as db:
+        lone.script = once(LOST_REPLY, AdminRequest)
+        waiting = asyncio.ensure_future(outcome(db.promote(4, timeout=0.3)))
+        await asyncio.sleep(0.02)
+        lone.lead(0)
+        assert not getattr(await waiting, "definite", False)
 
 
 async def test_looking_needs_no_leader(lone: FakeCluster) -> None:

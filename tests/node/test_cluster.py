@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from quorate import Node, NodeConfig
-from quorate.base.frames import Run, Submit
+from quorate.base.frames import AdminRequest, Run, Submit
 from quorate.base.kv_commands import Put
 from quorate.errors import (
     InvalidArgumentError,
@@ -184,6 +184,25 @@ async def test_a_member_too_far_behind_gets_a_snapshot_while_clients_write(
     await cluster.start(2)
     await cluster.leader()
     await writer.check(cluster.connect(2, follow_leader=False))
+
+
+async def test_changes_asked_for_again_are_done_when_they_are_so(cluster: Any) -> None:
+    await cluster.found(1)
+    db = cluster.connect()
+    cluster.joiner(2)
+    await cluster.start(2)
+    await db.add_member(2, cluster.addresses[2])
+    await db.promote(2)
+    admin = (await cluster.leader()).parts.admin
+    for method in ("members.add", "members.promote"):
+        given = {"node": 2, "address": cluster.addresses[2]}
+        with pytest.raises(MembershipError):
+            await admin.call(AdminRequest(1, method, given))
+        found = await admin.call(AdminRequest(1, method, {**given, "again": True}))
+        assert [each["role"] for each in found["members"]] == ["voter", "voter"]
+    await db.remove_member(2)
+    found = await admin.call(AdminRequest(1, "members.remove", {"node": 2, "again": True}))
+    assert len(found["members"]) == 1
 
 
 async def test_a_transfer_to_nobody_is_refused_for_sure(cluster: Any) -> None:
