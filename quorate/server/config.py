@@ -93,7 +93,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     #: The node turns read-only when less than this is free on its disk.
     disk_reserve_mib: int = 64
     #: Speed at which a snapshot is sent to a member that is far behind.
-    snapshot_mib_per_s: int = 64
+    snapshot_mib_per_s: int = 16
 
     def __post_init__(self) -> None:
         self.validate()
