@@ -1,0 +1,1 @@
+"""Known bugs, put back on purpose: what the kit must catch."""

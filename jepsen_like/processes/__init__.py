@@ -1,0 +1,1 @@
+"""Real node processes on loopback, and what is done to them."""
