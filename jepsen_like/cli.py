@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jepsen_like", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name in COMMANDS:
-        command: Command = importlib.import_module(name)  # type: ignore[assignment]
+        command: Command = importlib.import_module(name)
         command.add_to(commands)
     parsed = parser.parse_args(arguments)
     try:
