@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from random import Random
 from typing import Any, Final, Protocol, Self, TypedDict, TypeVar, overload
 
 from quorate.base.limits import SESSION_TTL_MS_DEFAULT
@@ -44,8 +45,8 @@ class Host(Protocol):
 class Database:
     """A handle on a cluster. Belongs to the loop that it is first used on; not thread-safe.
 
-    *endpoints*: None if *host* says them when it has started. The rest is explained at
-    ``connect``.
+    *endpoints*: None if *host* says them when it has started. *random*: for the backoff; a test
+    hands in its own. The rest is explained at ``connect``.
 
     Raises:
         InvalidArgumentError: an argument has the wrong type or range; nothing was done.
@@ -65,6 +66,7 @@ class Database:
         tls: ssl.SSLContext | None = None,
         server_hostname: str | None = None,
         follow_leader: bool = True,
+        random: Random | None = None,
     ) -> None:
         if (endpoints is None) is (host is None):
             raise InvalidArgumentError("a handle needs endpoints or a host, not both")
@@ -83,6 +85,7 @@ class Database:
         self._name = name
         self._dialer = Dialer(_as_tls(tls), server_hostname)
         self._follow_leader = follow_leader
+        self._random = random
         self._client: Client | None = None
         self._opening = asyncio.Lock()
         self._closed = False
@@ -142,6 +145,7 @@ class Database:
             session_ttl_ms=self._session_ttl_ms,
             name=self._name,
             follow_leader=self._follow_leader,
+            random=self._random,
         )
         self.kv.bind(client.submit, client.query)
 

@@ -54,7 +54,7 @@ from quorate.errors import (
 from quorate.replication.applying import Applier
 from quorate.replication.batch import Batch, batch_time_ms, encode_batch
 from quorate.replication.clock import Clock, ClusterClock, TickPace
-from quorate.replication.disk import Held, JobRunner, LogWriter, QuickDisk
+from quorate.replication.disk import Held, JobRunner, LogWriter
 from quorate.replication.divergence import DivergenceWatch
 from quorate.replication.log_cache import LogCache
 from quorate.replication.machines import Machines
@@ -164,7 +164,7 @@ class Replica:
             on_durable=self._on_durable,
             on_failure=self.fail,
             on_disk_full=self._on_disk_full,
-            quick=runner.quick if isinstance(runner, QuickDisk) else None,
+            quick=getattr(runner, "quick", None),
         )
 
     # --- life ------------------------------------------------------------------------------------

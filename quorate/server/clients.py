@@ -168,7 +168,7 @@ class ClientConnection:
 
     def __init__(self, service: ClientService) -> None:
         self._service = service
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self.outstanding = 0
         service.add(self)
 
@@ -229,8 +229,8 @@ class ClientConnection:
     def _start(self, request: AdminRequest) -> None:
         self.outstanding += 1
         task = asyncio.get_running_loop().create_task(self._operate(request))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
 
     async def _operate(self, request: AdminRequest) -> None:
         try:
@@ -244,7 +244,7 @@ class ClientConnection:
 
     def _ended(self) -> None:
         self._service.discard(self)
-        for task in self._tasks:
+        for task in list(self._tasks):
             task.cancel()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from typing import Final
 
@@ -18,28 +17,28 @@ RESERVE_HYSTERESIS: Final = 1.25
 
 
 class DiskGuard:
-    """*reserve_mib*: what must stay free at *path*. *on_failure*: the disk cannot even be asked."""
+    """*free_bytes*: asks the disk. *reserve_mib*: what must stay free on it. *on_failure*: the disk
+    cannot even be asked."""
 
     def __init__(
         self,
-        path: str,
+        free_bytes: Callable[[], int],
         reserve_mib: int,
         replica: Replica,
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self.reserve_mib = reserve_mib
-        self._path = path
+        self._free_bytes = free_bytes
         self._replica = replica
         self._on_failure = on_failure
 
     def look(self) -> None:
         """Compare the free space with the reserve; called every half second."""
         try:
-            room = os.statvfs(self._path)
+            free_bytes = self._free_bytes()
         except OSError as error:
             self._on_failure(StorageError(f"the data directory cannot be read: {error}"))
             return
-        free_bytes = room.f_bavail * room.f_frsize
         reserve_bytes = self.reserve_mib * MIB
         if free_bytes < reserve_bytes:
             self.full(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
-import uuid
 from collections.abc import Mapping
 
 import msgspec
@@ -13,6 +11,7 @@ from quorate.base.frames import ROLE_CLIENT, WIRE_VERSION, Hello
 from quorate.base.types import NodeId
 from quorate.errors import ConfigError, RefusedError
 from quorate.server.config import NodeConfig
+from quorate.server.platform import Platform
 from quorate.storage.directory import DataDirectory, Identity
 
 
@@ -26,7 +25,9 @@ def founding_cluster_id(name: str, founders: Mapping[int, str], incarnation: str
     return f"{name}-{hashlib.blake2b(f'{name}:{seed}'.encode(), digest_size=8).hexdigest()}"
 
 
-def open_identity(directory: DataDirectory, config: NodeConfig, joined: str) -> Identity:
+def open_identity(
+    directory: DataDirectory, config: NodeConfig, joined: str, platform: Platform
+) -> Identity:
     """Read whose data this is, or write it into an empty directory. *joined*: the id of the
     cluster that a new node joins, "" for one that founds its own.
 
@@ -35,12 +36,12 @@ def open_identity(directory: DataDirectory, config: NodeConfig, joined: str) -> 
     """
     identity = directory.identity()
     if identity is None:
-        incarnation = uuid.uuid4().hex
+        incarnation = platform.new_incarnation()
         identity = Identity(
             cluster=joined or founding_cluster_id(config.cluster, config.founders, incarnation),
             node=NodeId(config.node_id),
             incarnation=incarnation,
-            created_ms=time.time_ns() // 1_000_000,
+            created_ms=platform.clock.wall_ms(),
         )
         directory.write_identity(identity)
         return identity

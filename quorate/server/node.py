@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import ssl
 from collections.abc import Callable, Coroutine, Sequence
-from random import Random
 from typing import Any, Final, NamedTuple, Self
 
 import msgspec
@@ -36,9 +34,8 @@ from quorate.errors import (
     UnavailableError,
 )
 from quorate.replication.checkpoints import Checkpointer
-from quorate.replication.clock import Clock, system_clock
 from quorate.replication.cluster import ClusterMachine
-from quorate.replication.disk import DiskThread, JobRunner, QuickDisk, run_job
+from quorate.replication.disk import JobRunner, run_job
 from quorate.replication.kv import KvMachine
 from quorate.replication.machine import Machine
 from quorate.replication.machines import Machines
@@ -57,12 +54,13 @@ from quorate.server.identity import Gate, open_identity
 from quorate.server.joining import find_cluster
 from quorate.server.listener import Listener, Routes
 from quorate.server.peers import PeerEvents, PeerTransport
+from quorate.server.platform import Platform
 from quorate.server.registrar import Registrar
 from quorate.server.relay import Relays
 from quorate.server.status import node_status
 from quorate.server.tls import peer_context, server_context
 from quorate.storage.directory import DataDirectory, Identity
-from quorate.storage.store import LmdbStateStore
+from quorate.storage.interfaces import StateStore
 from quorate.storage.wal import WriteAheadLog
 
 _logger = logging.getLogger("quorate.node")
@@ -76,7 +74,8 @@ class Node:
     """A member that runs in this process and on this event loop.
 
     *config*: see ``NodeConfig``. *machines*: machines of the user's own, beside the built-in ones;
-    the same on every member, in the same order. Use ``async with``, or ``start`` and ``stop``.
+    the same on every member, in the same order. *platform*: other surroundings than the real
+    system, for tests. Use ``async with``, or ``start`` and ``stop``.
     """
 
     def __init__(
@@ -84,12 +83,11 @@ class Node:
         config: NodeConfig,
         machines: Sequence[Machine] = (),
         *,
-        clock: Clock | None = None,
-        random: Random | None = None,
+        platform: Platform | None = None,
     ) -> None:
         self.config = config
-        self._clock = clock or system_clock()
-        self._random = random or Random(os.urandom(16))  # noqa: S311  spreads timeouts, no secrets
+        self._platform = platform or Platform()
+        self._clock, self._random = self._platform.clock, self._platform.random
         self._cluster_machine = ClusterMachine()
         self.kv_machine = KvMachine()
         self.machines = Machines((self.kv_machine, self._cluster_machine, *machines))
@@ -99,7 +97,7 @@ class Node:
         self._failure: BaseException | None = None
         self._ended = asyncio.Event()
         self._stopping = False
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}
         self._closers: list[Callable[[], object]] = []
         self._parts: _Parts | None = None
         self._listener: Listener | None = None
@@ -209,8 +207,8 @@ class Node:
 
     def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
         return task
 
     # --- putting it together ---------------------------------------------------------------------
@@ -219,12 +217,13 @@ class Node:
         config = self.config
         loop = asyncio.get_running_loop()
         inside, outside = server_context(config), peer_context(config)
-        directory = await loop.run_in_executor(None, DataDirectory, config.data)
+        files = self._platform.files
+        directory = await loop.run_in_executor(None, DataDirectory, config.data, files)
         self._closers.append(directory.close)
         joined = ""
         if config.join and directory.identity() is None:
             joined = await find_cluster(config.join, config.cluster, outside)
-        gate = Gate(open_identity(directory, config, joined))
+        gate = Gate(open_identity(directory, config, joined, self._platform))
         self._listener = listener = Listener(gate, self._routes(), inside)
         await self._bind(listener)
         disk = await self._open_disk(directory, gate.identity)
@@ -261,16 +260,19 @@ class Node:
     async def _open_disk(self, directory: DataDirectory, identity: Identity) -> _Disk:
         """Recover log, store and machines; all of it is closed by ``_close_files``."""
         loop = asyncio.get_running_loop()
-        log_runner = QuickDisk("log", loop)
-        store_runner, read_runner = DiskThread("store", loop), DiskThread("read", loop)
+        platform = self._platform
+        log_runner = platform.log_runner(loop)
+        store_runner, read_runner = platform.thread("store", loop), platform.thread("read", loop)
         self._closers.extend(each.stop for each in (log_runner, store_runner, read_runner))
         log = WriteAheadLog(
             directory.log_path,
+            files=platform.files,
+            segment_bytes=platform.segment_bytes,
             identity=int(identity.incarnation[:16], 16),
             spawn=lambda job: read_runner.run(job, _ignore_result),
         )
         self._closers.insert(1, log.close)  # closed after the threads have ended
-        store = await run_job(store_runner, lambda: LmdbStateStore(directory.state_path))
+        store = await run_job(store_runner, lambda: platform.open_store(directory.state_path))
         self._closers.insert(1, store.close)
         core_config = _core_config(self.config)
         recovered = await run_job(
@@ -293,7 +295,13 @@ class Node:
     ) -> _Parts:
         """Everything that stands around the replica."""
         config = self.config
-        disk_guard = DiskGuard(config.data, config.disk_reserve_mib, replica, self._on_failure)
+        platform = self._platform
+        disk_guard = DiskGuard(
+            lambda: platform.free_bytes(config.data),
+            config.disk_reserve_mib,
+            replica,
+            self._on_failure,
+        )
         checkpointer = Checkpointer(
             replica,
             log=disk.log,
@@ -301,7 +309,7 @@ class Node:
             meta=disk.recovered.meta,
             store_runner=disk.store_runner,
             log_runner=disk.log_runner,
-            interval_bytes=config.checkpoint_mib * MIB,
+            interval_bytes=platform.checkpoint_bytes(config),
             on_disk_full=disk_guard.full,
         )
         admin = Admin(self)
@@ -393,7 +401,7 @@ class Node:
     def db(self) -> Database:
         """A handle on the cluster through this node; it lives as long as the node."""
         if self._db is None:
-            self._db = Database(self.local_server, tls=self.parts.tls)
+            self._db = Database(self.local_server, tls=self.parts.tls, random=self._random)
         return self._db
 
     def pinned(self, node: NodeId) -> str:
@@ -508,7 +516,7 @@ class _Disk(NamedTuple):
     """What was recovered, and the threads that serve it."""
 
     log: WriteAheadLog
-    store: LmdbStateStore
+    store: StateStore
     log_runner: JobRunner
     store_runner: JobRunner
     read_runner: JobRunner
@@ -520,7 +528,7 @@ class _Parts(msgspec.Struct, frozen=True, kw_only=True):
 
     gate: Gate
     log: WriteAheadLog
-    store: LmdbStateStore
+    store: StateStore
     replica: Replica
     checkpointer: Checkpointer
     peers: PeerTransport

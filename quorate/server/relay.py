@@ -30,8 +30,8 @@ class Relays:
     def __init__(self, leader_address: Callable[[], str], context: ssl.SSLContext | None) -> None:
         self._leader_address = leader_address
         self._context = context
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._pairs: set[tuple[Connection, Connection]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._pairs: dict[tuple[Connection, Connection], None] = {}
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -49,12 +49,12 @@ class Relays:
             raise UnavailableError(f"this node relays {RELAYS_MAX} connections already")
         connection.pause_reading()
         task = asyncio.get_running_loop().create_task(self._join(connection, address, hello))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
 
     def stop(self) -> None:
         """Close all."""
-        for task in self._tasks:
+        for task in list(self._tasks):
             task.cancel()
         for pair in list(self._pairs):
             for connection in pair:
@@ -74,7 +74,7 @@ class Relays:
         connection.accepted()
         connection.send(encode_frame(welcome))
         pair = (connection, onward)
-        self._pairs.add(pair)
+        self._pairs[pair] = None
         for source, target in (pair, (onward, connection)):
             source.splice(_forward(source, target))
             source.on_writable = target.resume_reading
@@ -83,16 +83,16 @@ class Relays:
         connection.resume_reading()
         if not connection.open:
             onward.close()
-            self._pairs.discard(pair)
+            self._pairs.pop(pair, None)
         elif not onward.open:
             connection.close()
-            self._pairs.discard(pair)
+            self._pairs.pop(pair, None)
 
     def _closing(
         self, pair: tuple[Connection, Connection], other: Connection
     ) -> Callable[[str], None]:
         def on_closed(_reason: str) -> None:
-            self._pairs.discard(pair)
+            self._pairs.pop(pair, None)
             other.close()
 
         return on_closed

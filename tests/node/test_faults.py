@@ -47,6 +47,7 @@ from quorate.replication.clock import Clock, system_clock
 from quorate.replication.tables import Tables
 from quorate.server.connection import GREETING_BYTES_MAX
 from quorate.server.peers import decode_peer_frame
+from quorate.server.platform import Platform
 
 
 class Wire:
@@ -403,7 +404,8 @@ async def test_a_full_disk_is_waited_out_and_loses_nothing(
 async def test_a_wall_clock_that_jumps_moves_no_cluster_time(tmp_path: Path) -> None:
     jumps = iter([10**15, 5, -(10**12), 77, 10**9] * 10_000)
     clock = Clock(system_clock().monotonic_s, lambda: next(jumps))
-    node = Node(NodeConfig(node_id=1, data=str(tmp_path), listen=""), clock=clock)
+    config = NodeConfig(node_id=1, data=str(tmp_path), listen="")
+    node = Node(config, platform=Platform(clock=clock))
     async with node:
         times = []
         for number in range(20):
