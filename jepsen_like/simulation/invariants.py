@@ -1,0 +1,462 @@
+"""What a cluster must never contradict: a memory of the past that outlives every restart.
+
+``Invariants`` is told what happens at each node (``observing`` listens) and holds it against what
+it remembers. It never raises into the system under test: what is wrong becomes a ``Violation``
+in ``found``, and the run ends. The names of violations:
+
+=========================  =====================================================================
+two-leaders                one leader per term (Raft figure 3, election safety)
+log-matching               an index and a term name one entry, and with it all before it
+leader-completeness        a leader holds all that was committed in terms before its own
+committed-changed          a committed entry is never replaced, on any node
+committed-not-durable      what is committed is durable on a quorum when it is first called so
+promised-not-durable       no vote, term or acknowledgement leaves before it is on the disk
+two-votes                  one vote per term and disk, restarts included
+durable-lost               after a restart a disk holds what it was said to hold
+checkpoint-went-back       the state that a restart begins from never gets older
+applied-not-committed      only committed entries are applied, as they were committed
+state-differs              equal applied index, equal hash of the state
+acknowledged-early         a command is answered after its entry was committed, and applied once
+executed-twice             a (session, sequence) takes effect at one place of the log
+stale-read                 a linearizable read sees all that was acknowledged before it began
+membership-differs         the configuration at an index is the same everywhere
+order                      purged <= checkpoint <= applied <= committed <= end of the log
+core                       an invariant of one core (``quorate.consensus.checker``)
+=========================  =====================================================================
+
+Disks that were tampered with (wiped, rolled back, damaged) make no claims until they start again:
+``tampered``. Whatever else is done to at most a minority of them must break nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from itertools import pairwise
+from typing import Any, Final
+
+import msgspec
+
+from quorate.consensus.membership import Membership, decode_membership
+from quorate.consensus.messages import (
+    AppendReply,
+    Entry,
+    EntryKind,
+    HeartbeatReply,
+    Message,
+    VoteReply,
+    VoteRequest,
+)
+from quorate.consensus.output import Role
+from quorate.consensus.state import State
+
+#: Of one run; the first is what matters, the rest follow from it.
+VIOLATIONS_MAX: Final = 20
+
+
+class Violation(msgspec.Struct, frozen=True, kw_only=True):
+    """A broken promise. *at_s*: virtual time; *evidence*: what proves it."""
+
+    name: str
+    text: str
+    at_s: float = 0.0
+    evidence: dict[str, Any] = {}
+
+
+def majority(voters: Iterable[int], holders: Iterable[int]) -> bool:
+    """More than half of *voters* are among *holders*. On purpose not ``quorate``'s own function:
+    a second opinion."""
+    known, all_of_them = list(holders), list(voters)
+    return 2 * sum(1 for voter in all_of_them if voter in known) > len(all_of_them)
+
+
+def quorum(membership: Membership, holders: Iterable[int]) -> bool:
+    """A majority, and in a joint configuration one of the old voters too (thesis 4.3)."""
+    known = list(holders)
+    old = membership.voters_old
+    return majority(membership.voters, known) and (not old or majority(old, known))
+
+
+def digest(payload: bytes) -> bytes:
+    """Stands for a payload in the memory."""
+    return blake2b(payload, digest_size=12).digest()
+
+
+class Disk:
+    """What one data directory claims to hold: its last running core says so.
+
+    *state*: of that core, which a crash leaves as it was. *void*: somebody tampered with the disk,
+    so it claims nothing. *checkpoint*: the newest that was reported as durable.
+    """
+
+    def __init__(self, node: int, incarnation: str, state: State) -> None:
+        self.node = node
+        self.incarnation = incarnation
+        self.state = state
+        self.void = False
+        self.checkpoint = 0
+        #: What the log's own calls made durable: term, vote, last index. Ahead of *state*, which
+        #: learns of it later.
+        self.written = (int(state.persisted_term), int(state.persisted_vote), int(state.persisted))
+
+    def holds(self, index: int, term: int) -> bool:
+        """Whether the entry is durable here, or covered by a checkpoint."""
+        if self.void:
+            return False
+        state = self.state
+        if index <= state.log.floor.index:
+            return True
+        return index <= state.persisted and state.log.term_at(index) == term  # type: ignore[arg-type]
+
+
+class Before:
+    """A member just before a step."""
+
+    __slots__ = ("commit", "members_index", "membership", "role")
+
+    def __init__(self, state: State) -> None:
+        self.commit = state.commit
+        self.role = state.role
+        self.membership = state.membership
+        self.members_index = state.members.index
+
+
+class Invariants:
+    """See the module. *now_s*: virtual time, for the record."""
+
+    def __init__(self, now_s: Callable[[], float] = lambda: 0.0) -> None:
+        self._now_s = now_s
+        self.found: list[Violation] = []
+        self.disks: dict[int, Disk] = {}
+        self.leaders: dict[int, tuple[int, str]] = {}  # term -> (node, incarnation)
+        self.votes: dict[tuple[int, str, int], int] = {}  # (voter, incarnation, term)
+        self.facts: dict[tuple[int, int], tuple[int | None, int, bytes]] = {}  # (index, term)
+        self.memberships: dict[tuple[int, int], Membership] = {}  # of entries, by (index, term)
+        self.committed: list[tuple[int, bytes]] = [(0, b"")]  # (term, digest) by index
+        self.commit_terms: list[int] = [0]  # in which it was committed, ascending
+        self.configs: list[tuple[int, Membership]] = []  # committed
+        self.hashes: dict[int, tuple[bytes, int]] = {}  # applied index -> (state hash, node)
+        self.executed: dict[tuple[int, int], int] = {}  # (session, sequence) -> index
+        self.acknowledged_max = 0  # highest index that a client was told of
+
+    def claim(self, holds: bool, name: str, text: str, **evidence: Any) -> bool:  # noqa: ANN401, FBT001
+        """Record a violation unless *holds*; returns *holds*."""
+        if not holds and len(self.found) < VIOLATIONS_MAX:
+            plain = {key: _plain(value) for key, value in evidence.items()}
+            self.found.append(
+                Violation(name=name, text=text, at_s=round(self._now_s(), 6), evidence=plain)
+            )
+        return holds
+
+    @property
+    def commit_max(self) -> int:
+        """Highest index that any node ever called committed."""
+        return len(self.committed) - 1
+
+    # --- disks ----------------------------------------------------------------------------------
+
+    def started(self, node: int, incarnation: str, state: State, checkpoint: int) -> Disk:
+        """A node recovered from its disk. *checkpoint*: index of the state it loaded."""
+        before = self.disks.get(node)
+        disk = self.disks[node] = Disk(node, incarnation, state)
+        disk.checkpoint = checkpoint
+        if before is not None and before.incarnation == incarnation and not before.void:
+            self._check_kept(before, disk)
+        self._note_vote(disk)
+        self._check_committed(disk, state.log.floor.index, None)
+        return disk
+
+    def tampered(self, node: int) -> None:
+        """The disk of *node*, which does not run, was wiped, rolled back or damaged."""
+        if node in self.disks:
+            self.disks[node].void = True
+
+    def _check_kept(self, before: Disk, after: Disk) -> None:
+        was, now = before.state, after.state
+        where = f"node {after.node} restarted"
+        term, vote = was.persisted_term, was.persisted_vote
+        self.claim(
+            now.term > term or (now.term == term and vote in {0, now.vote}),
+            "durable-lost",
+            f"{where} in term {now.term} with vote {now.vote}; durable were {term} and {vote}",
+        )
+        index = min(was.persisted, was.log.last_index)
+        held = was.log.term_at(index) if index > was.log.floor.index else None
+        self.claim(
+            index <= now.log.floor.index or held is None or now.log.term_at(index) == held,
+            "durable-lost",
+            f"{where} without entry {index} of term {held}, which was durable on its disk; its "
+            f"log is now ({now.log.floor.index}, {now.log.last_index}]",
+        )
+        self.claim(
+            after.checkpoint >= before.checkpoint,
+            "checkpoint-went-back",
+            f"{where} from a checkpoint at {after.checkpoint}; {before.checkpoint} was durable",
+        )
+
+    # --- a step ---------------------------------------------------------------------------------
+
+    def stepped(self, disk: Disk, before: Before, entries: Iterable[Entry]) -> None:
+        """The core of *disk* took a step; *entries* go to its disk."""
+        state = disk.state
+        for entry in entries:
+            self._know(disk, entry)
+        self._note_vote(disk)
+        if state.role is Role.LEADER and before.role is not Role.LEADER:
+            self._became_leader(disk)
+        if state.commit > before.commit:
+            self._check_committed(disk, before.commit, before)
+
+    def _know(self, disk: Disk, entry: Entry) -> None:
+        previous = disk.state.log.term_at(entry.index - 1)  # type: ignore[arg-type]
+        key = (int(entry.index), int(entry.term))
+        fact = (previous, entry.kind, digest(entry.payload))
+        known = self.facts.setdefault(key, fact)
+        if entry.kind == EntryKind.MEMBERSHIP and key not in self.memberships:
+            self.memberships[key] = decode_membership(entry.payload)
+        self.claim(
+            _same_fact(known, fact),
+            "log-matching",
+            f"entry {entry.index} of term {entry.term} on node {disk.node} is another than before",
+            known=known,
+            here=fact,
+        )
+
+    def _note_vote(self, disk: Disk) -> None:
+        state = disk.state
+        if not state.vote:
+            return
+        key = (disk.node, disk.incarnation, int(state.term))
+        known = self.votes.setdefault(key, state.vote)
+        self.claim(
+            known == state.vote,
+            "two-votes",
+            f"node {disk.node} voted for {known} and for {state.vote} in term {state.term}",
+        )
+
+    def _became_leader(self, disk: Disk) -> None:
+        state = disk.state
+        me = (disk.node, disk.incarnation)
+        other = self.leaders.setdefault(int(state.term), me)
+        self.claim(
+            other == me,
+            "two-leaders",
+            f"nodes {other[0]} and {disk.node} both lead term {state.term}",
+        )
+        # A leader that learns late of its election owes nothing to the terms after its own.
+        last = bisect_left(self.commit_terms, state.term) - 1
+        term = self.committed[last][0]
+        self.claim(
+            last <= state.log.floor.index or state.log.term_at(last) == term,  # type: ignore[arg-type]
+            "leader-completeness",
+            f"node {disk.node} leads term {state.term} without the committed entry {last} of "
+            f"term {term}",
+            log=(state.log.floor.index, state.log.last_index),
+        )
+
+    # --- commits --------------------------------------------------------------------------------
+
+    def _check_committed(self, disk: Disk, after: int, before: Before | None) -> None:
+        state = disk.state
+        for index in range(max(after, state.log.floor.index) + 1, state.commit + 1):
+            term = state.log.term_at(index) or 0  # type: ignore[arg-type]
+            if index > self.commit_max:
+                self._commit_first(disk, index, term, before)
+            else:
+                known = self.committed[index][0]
+                self.claim(
+                    known == term,
+                    "committed-changed",
+                    f"entry {index} was committed with term {known}; node {disk.node} has it "
+                    f"committed with term {term}",
+                )
+            if self.found:
+                return
+        self._check_config(disk)
+
+    def _commit_first(self, disk: Disk, index: int, term: int, before: Before | None) -> None:
+        state = disk.state
+        fact = self.facts.get((index, term))
+        self.committed.append((term, b"" if fact is None else fact[2]))
+        self.commit_terms.append(max(self.commit_terms[-1], int(state.term)))
+        if (index, term) in self.memberships:
+            self.configs.append((index, self.memberships[index, term]))
+        if index == 1 and fact is None:
+            return  # written by each founder for itself, before there is a cluster
+        holders = [other.node for other in self.disks.values() if other.holds(index, term)]
+        now = state.membership
+        if before is None:
+            counts = quorum(now, holders)
+        else:
+            latest = now if index > before.members_index else before.membership
+            counts = quorum(before.membership, holders) or quorum(latest, holders)
+        self.claim(
+            counts,
+            "committed-not-durable",
+            f"node {disk.node} ({state.role.value}, term {state.term}) committed entry {index} of "
+            f"term {term}, which is durable on {holders} only",
+            membership=now,
+        )
+
+    def installed(self, disk: Disk) -> None:
+        """A snapshot replaced the log of *disk*."""
+        state = disk.state
+        floor = state.log.floor
+        if self.claim(
+            floor.index <= self.commit_max,
+            "committed-not-durable",
+            f"node {disk.node} installed a snapshot up to {floor.index}; {self.commit_max} is the "
+            "last entry that anybody committed",
+        ):
+            known = self.committed[floor.index][0]
+            self.claim(
+                known == floor.term,
+                "committed-changed",
+                f"node {disk.node} installed a snapshot that ends with entry {floor.index} of term "
+                f"{floor.term}; committed was term {known}",
+            )
+            self._check_config(disk)
+
+    def config_at(self, index: int) -> tuple[int, Membership] | None:
+        """The committed configuration that holds at *index*, and its own index."""
+        for step in reversed(self.configs):
+            if step[0] <= index:
+                return step
+        return None
+
+    def _check_config(self, disk: Disk) -> None:
+        state = disk.state
+        if state.commit < 1:
+            return
+        index, membership = state.members.step_at(state.commit)
+        known = self.config_at(state.commit)
+        if known is None:
+            self.configs.append((int(index), membership))
+            return
+        self.claim(
+            known == (index, membership),
+            "membership-differs",
+            f"at entry {state.commit}, node {disk.node} has the configuration of entry {index}, "
+            f"others that of {known[0]}",
+            here=membership,
+            known=known[1],
+        )
+
+    # --- applying -------------------------------------------------------------------------------
+
+    def applied(self, disk: Disk, index: int, term: int, payload: bytes | None) -> None:
+        """An entry was given to the machines; *payload* None: nothing for them."""
+        if not self.claim(
+            index <= self.commit_max,
+            "applied-not-committed",
+            f"node {disk.node} applies entry {index}; committed is {self.commit_max}",
+        ):
+            return
+        known, payload_digest = self.committed[index]
+        self.claim(
+            known == term
+            and (payload is None or not payload_digest or digest(payload) == payload_digest),
+            "applied-not-committed",
+            f"node {disk.node} applies an entry {index} of term {term} that is not the committed "
+            f"one, of term {known}",
+        )
+
+    def state_at(self, disk: Disk, index: int, state_hash: bytes) -> None:
+        """The machines of *disk* stand after *index*, with that hash."""
+        known, node = self.hashes.setdefault(index, (state_hash, disk.node))
+        self.claim(
+            known == state_hash,
+            "state-differs",
+            f"after entry {index}, the state of node {disk.node} is {state_hash.hex()}, that of "
+            f"node {node} was {known.hex()}",
+        )
+
+    def execute(self, disk: Disk, session: int, sequence: int, index: int) -> None:
+        """The commands of a submission run, in the entry at *index*."""
+        known = self.executed.setdefault((session, sequence), index)
+        self.claim(
+            known == index,
+            "executed-twice",
+            f"node {disk.node} runs submission {sequence} of session {session} in entry {index}; "
+            f"it took effect in entry {known}",
+        )
+
+    def ordered(self, disk: Disk, checkpoint: int, applied: int) -> None:
+        """Called when log, checkpoint or state moved, and no snapshot is being loaded."""
+        state = disk.state
+        disk.checkpoint = max(disk.checkpoint, checkpoint)
+        chain = (state.log.floor.index, checkpoint, applied, state.commit, state.log.last_index)
+        self.claim(
+            all(low <= high for low, high in pairwise(chain)),
+            "order",
+            f"node {disk.node}: purged, checkpoint, applied, committed and end are {chain}",
+        )
+
+    # --- promises -------------------------------------------------------------------------------
+
+    def sent(self, disk: Disk, message: Message) -> None:
+        """A message leaves: the disk must already vouch for it."""
+        pre = isinstance(message, VoteRequest | VoteReply) and message.pre
+        if pre:
+            return
+        term, vote, last = disk.written
+        holds = term >= message.term
+        if isinstance(message, VoteRequest):
+            holds &= term > message.term or vote == disk.node
+        elif isinstance(message, VoteReply) and message.granted:
+            holds &= term > message.term or vote == message.target
+        elif isinstance(message, AppendReply) and message.ok:
+            holds &= term > message.term or last >= message.index
+        elif isinstance(message, HeartbeatReply):
+            holds &= term > message.term or last >= message.durable
+        self.claim(
+            holds,
+            "promised-not-durable",
+            f"node {disk.node} sends {message}; durable are term {term}, vote {vote} and the log "
+            f"up to {last}",
+        )
+
+    def answered(self, disk: Disk, session: int, sequence: int, index: int) -> None:
+        """A client is told that its submission took effect in the entry at *index*."""
+        if not index:
+            return
+        self.claim(
+            index <= self.commit_max,
+            "acknowledged-early",
+            f"node {disk.node} acknowledges entry {index}; committed is {self.commit_max}",
+        )
+        known = self.executed.get((session, sequence))
+        self.claim(
+            not session or known == index,
+            "acknowledged-early",
+            f"node {disk.node} says that submission {sequence} of session {session} took effect "
+            f"in entry {index}; it did in {known}",
+        )
+        self.acknowledged_max = max(self.acknowledged_max, index)
+
+    def read(self, disk: Disk, floor: int, index: int) -> None:
+        """A linearizable read was answered from the state after *index*; *floor* was acknowledged
+        to somebody before it began."""
+        self.claim(
+            index >= floor,
+            "stale-read",
+            f"node {disk.node} answers a linearizable read from the state after entry {index}; "
+            f"entry {floor} was acknowledged before the read began",
+        )
+
+
+def _same_fact(known: tuple[int | None, int, bytes], fact: tuple[int | None, int, bytes]) -> bool:
+    """A previous term of None: that entry is below the floor there, so it says nothing."""
+    return known[1:] == fact[1:] and (known[0] is None or fact[0] is None or known[0] == fact[0])
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    """Something that any encoder takes."""
+    if isinstance(value, bool | int | float | str | None):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value)
