@@ -1,0 +1,249 @@
+"""Clients of a simulated cluster: they run the workloads' operations and write the histories.
+
+Each client is one sequential process with a handle of its own. It takes the next operation from
+one of the run's workloads, drawn by weight, and records what came of it in that workload's
+history. After an unknown outcome it goes on under a new process number, as histories ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from typing import Any
+
+import msgspec
+
+from jepsen_like.history import Event, EventType
+from jepsen_like.systems.base import Client, OutcomeError
+from jepsen_like.workloads.base import Invocation, Workload
+
+#: Makes a client that gives up after so many seconds; the text names its host.
+Connect = Callable[[str, float], Client]
+
+#: A final read or a setup is tried again after so long.
+RETRY_S = 0.05
+
+
+class Tally(msgspec.Struct):
+    """What came of the operations."""
+
+    ok: int = 0
+    fail: int = 0
+    info: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.ok + self.fail + self.info
+
+
+class Load:
+    """The clients of one run. *operations_max*: they stop by themselves after so many."""
+
+    def __init__(
+        self,
+        workloads: Mapping[str, Workload],
+        weights: Mapping[str, float],
+        connect: Connect,
+        *,
+        random: Callable[[int], Random],
+        timeout_s: float,
+        think_s: float,
+        operations_max: int,
+    ) -> None:
+        self.workloads = dict(workloads)
+        self.histories: dict[str, list[Event]] = {name: [] for name in workloads}
+        self.tally = Tally()
+        self._names = list(workloads)
+        self._weights = [weights[name] for name in workloads]
+        self._connect = connect
+        self._random = random
+        self._timeout_s = timeout_s
+        self._think_s = think_s
+        self._left = operations_max
+        self._next_process = 0
+        self._clients: list[_Client] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def setup(self) -> None:
+        """Let each workload prepare itself, again until it succeeds."""
+        client = self._connect("setup", self._timeout_s)
+        for workload in self.workloads.values():
+            while True:
+                try:
+                    await workload.setup(client)
+                    break
+                except OutcomeError:
+                    await asyncio.sleep(RETRY_S)
+        await client.close()
+
+    def start(self, count: int) -> None:
+        """Begin with so many clients."""
+        for number in range(count):
+            client = _Client(self, number, self._random(number))
+            self._clients.append(client)
+            self._tasks.append(asyncio.get_running_loop().create_task(client.run()))
+
+    @property
+    def running(self) -> bool:
+        """Whether any client has more to do."""
+        return any(not task.done() for task in self._tasks)
+
+    async def stop(self) -> None:
+        """Let each client end what it is at, which takes no longer than a timeout."""
+        self._left = 0
+        for client in self._clients:
+            client.paused_until_s = 0.0
+        await asyncio.gather(*self._tasks, return_exceptions=False)
+        for client in self._clients:
+            await client.close()
+
+    async def final_reads(self) -> None:
+        """Ask what each workload wants to know at the end, until it is answered."""
+        client = self._connect("final", self._timeout_s)
+        for name, workload in self.workloads.items():
+            for invocation in workload.last():
+                while await self.once(name, self.new_process(), client, invocation) != "ok":
+                    await asyncio.sleep(RETRY_S)
+        await client.close()
+
+    # --- what faults do to clients ----------------------------------------------------------------
+
+    def crash(self, who: int) -> None:
+        """A client dies in the middle of what it does; another takes its place."""
+        if self._clients:
+            at = who % len(self._clients)
+            self._tasks[at].cancel()
+
+    def pause(self, who: int, until_s: float) -> None:
+        """A client does nothing between two operations for a while; its session may expire."""
+        if self._clients:
+            self._clients[who % len(self._clients)].paused_until_s = until_s
+
+    def twin(self, who: int) -> None:
+        """A client opens a second handle, and uses both in turn from then on."""
+        if self._clients:
+            self._clients[who % len(self._clients)].twins = True
+
+    # --- one operation --------------------------------------------------------------------------
+
+    def new_process(self) -> int:
+        """A number that no process had."""
+        self._next_process += 1
+        return self._next_process
+
+    def take(self) -> bool:
+        """Whether there is another operation to be done; counts it."""
+        if self._left <= 0:
+            return False
+        self._left -= 1
+        return True
+
+    def draw(self, random: Random, process: int) -> tuple[str, Invocation]:
+        """A workload's name, and its next operation."""
+        name = random.choices(self._names, self._weights)[0]
+        return name, self.workloads[name].next(random, process)
+
+    async def once(self, name: str, process: int, client: Client, asked: Invocation) -> EventType:
+        """Carry out and record one operation; how it ended."""
+        self._record(name, process, "invoke", asked, asked.value)
+        outcome: EventType = "info"
+        value, error = asked.value, None
+        try:
+            done, value = await self.workloads[name].do(client, asked)
+            outcome = "ok" if done else "fail"
+        except OutcomeError as unknown:
+            outcome, error = "fail" if unknown.definite else "info", str(unknown)
+        except asyncio.CancelledError:
+            self._record(name, process, "info", asked, value, "the client crashed")
+            self.tally.info += 1
+            raise
+        self._record(name, process, outcome, asked, value, error)
+        setattr(self.tally, outcome, getattr(self.tally, outcome) + 1)
+        return outcome
+
+    def _record(
+        self,
+        name: str,
+        process: int,
+        kind: EventType,
+        asked: Invocation,
+        value: Any,  # noqa: ANN401  whatever the workload says
+        error: str | None = None,
+    ) -> None:
+        self.histories[name].append(
+            Event(
+                process=process,
+                type=kind,
+                f=asked.f,
+                key=asked.key,
+                value=value,
+                time_ns=round(asyncio.get_running_loop().time() * 1e9),
+                error=error,
+            )
+        )
+
+    # --- for clients ----------------------------------------------------------------------------
+
+    def connect(self, name: str) -> Client:
+        """A new handle."""
+        return self._connect(name, self._timeout_s)
+
+    def think_s(self, random: Random) -> float:
+        """How long a client waits before its next operation: often not at all, seldom long."""
+        return 0.0 if random.random() < 0.2 else random.expovariate(1 / self._think_s)
+
+
+class _Client:
+    """One process at a time, until the load ends."""
+
+    def __init__(self, load: Load, number: int, random: Random) -> None:
+        self.paused_until_s = 0.0
+        self.twins = False
+        self._load = load
+        self._number = number
+        self._random = random
+        self._lives = 0
+        self._handles: list[Client] = []
+
+    async def run(self) -> None:
+        process = self._load.new_process()
+        while True:
+            try:
+                outcome = await self._turn(process)
+            except asyncio.CancelledError:
+                self._die()
+                outcome = "info"
+            if outcome is None:
+                return
+            if outcome == "info":
+                process = self._load.new_process()
+
+    async def _turn(self, process: int) -> EventType | None:
+        """One operation; None: there is no more to do."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._load.think_s(self._random))
+        while loop.time() < self.paused_until_s:
+            await asyncio.sleep(RETRY_S)
+        if not self._load.take():
+            return None
+        name, asked = self._load.draw(self._random, process)
+        return await self._load.once(name, process, self._handle(), asked)
+
+    def _handle(self) -> Client:
+        wanted = 2 if self.twins else 1
+        while len(self._handles) < wanted:
+            self._lives += 1
+            self._handles.append(self._load.connect(f"client-{self._number}.{self._lives}"))
+        return self._random.choice(self._handles)
+
+    def _die(self) -> None:
+        """Handles are left as they are: their sessions end by themselves."""
+        self._handles = []
+
+    async def close(self) -> None:
+        for handle in self._handles:
+            await handle.close()
