@@ -233,7 +233,8 @@ class MemoryFile:
         except OSError:
             self._node.fail_sync()
             raise
-        self._node.sync()
+        if self._disk.honest_fsync:
+            self._node.sync()
 
     def size_bytes(self) -> int:
         self._operate("size")
@@ -264,12 +265,14 @@ class MemoryFileSystem:
     """Names and files in memory, with crashes and faults. One thread at a time.
 
     *hook* is called before every operation. ``operations`` counts them; ``trace`` holds those of
-    the kinds in ``CHANGING`` when *record* is set.
+    the kinds in ``CHANGING`` when *record* is set. ``honest_fsync`` False: no sync does anything,
+    until ``write_back``.
     """
 
     def __init__(self, hook: Hook | None = None, *, record: bool = False) -> None:
         self.hook = hook
         self.operations = 0
+        self.honest_fsync = True
         self.trace: list[Operation] | None = [] if record else None
         #: Handles open now: a test for leaks.
         self.opened = 0
@@ -322,6 +325,8 @@ class MemoryFileSystem:
     def fsync_dir(self, path: str) -> None:
         self.operate("fsync_dir", path)
         path = posixpath.normpath(path)
+        if not self.honest_fsync:
+            return
         kept = []
         for change in self._pending:
             if any(_parent(name) == path for name, _ in change.names):
@@ -422,6 +427,18 @@ class MemoryFileSystem:
     def kill(self) -> None:
         """Every later operation raises ``SimulatedCrashError``: the process is gone."""
         self._dead = True
+
+    def write_back(self) -> None:
+        """Everything reaches the disk, as the kernel has it do from time to time."""
+        for node in self._nodes():
+            node.sync()
+        for change in self._pending:
+            _apply(self._durable, change)
+        self._pending = []
+
+    def paths(self) -> list[str]:
+        """Of all files as programs see them, sorted."""
+        return sorted(self._current)
 
     def content(self, path: str) -> bytes:
         """The bytes of a file as programs see them."""
