@@ -1,0 +1,137 @@
+"""The replicated object under test, written as users of PySyncObj write theirs.
+
+A dictionary with versions, and the library's own set, list and lock manager beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import pysyncobj
+import pysyncobj.batteries
+
+Callback = Callable[[Any, int], None]
+
+
+class Onlooker(Protocol):
+    """Who is told what happens inside."""
+
+    def executes(self, content: bytes) -> None:
+        """A command begins to be executed."""
+        ...
+
+    def answered(self, asked: bytes, error: int) -> None:
+        """The callback of a command is about to be called."""
+        ...
+
+
+class Dictionary:
+    """The commands, without the library: key to (value, version)."""
+
+    data: dict[str, tuple[bytes, int]]
+
+    def do_get(self, key: str) -> tuple[bytes | None, int]:
+        """(None, 0) if it is not there."""
+        return self.data.get(key, (None, 0))
+
+    def do_put(self, key: str, value: bytes) -> None:
+        """Versions count the puts."""
+        self.data[key] = (value, self.do_get(key)[1] + 1)
+
+    def do_compare_and_set(self, key: str, expected: bytes | None, value: bytes) -> bool:
+        """Whether it did."""
+        holds = self.do_get(key)[0] == expected
+        if holds:
+            self.do_put(key, value)
+        return holds
+
+    def do_add(self, key: str, number: int) -> int:
+        """The new number."""
+        total = int(self.do_get(key)[0] or 0) + number
+        self.do_put(key, b"%d" % total)
+        return total
+
+    def do_transact(
+        self, expected: Mapping[str, int], reads: Iterable[str], writes: Mapping[str, bytes]
+    ) -> tuple[bool, dict[str, tuple[bytes | None, int]]]:
+        """As ``Client.transact``."""
+        if any(self.do_get(key)[1] != version for key, version in expected.items()):
+            return False, {}
+        for key, value in writes.items():
+            self.do_put(key, value)
+        return True, {key: self.do_get(key) for key in reads}
+
+
+class Store(pysyncobj.SyncObj, Dictionary):  # type: ignore[misc]  # the package has no types
+    """One member's object. *tag*, in each command, makes it unlike all others."""
+
+    def __init__(
+        self,
+        onlooker: Onlooker,
+        node: Any,  # noqa: ANN401
+        others: Sequence[Any],
+        conf: Any,  # noqa: ANN401
+        transport: Any,  # noqa: ANN401
+        lock_timeout_s: float,
+    ) -> None:
+        self.onlooker = onlooker
+        self.set = pysyncobj.batteries.ReplSet()
+        self.list = pysyncobj.batteries.ReplList()
+        # What the library's lock manager replicates; its thread is the simulation's work.
+        self.locks = pysyncobj.batteries._ReplLockManagerImpl(lock_timeout_s)  # noqa: SLF001
+        consumers = [self.set, self.list, self.locks]
+        super().__init__(node, others, conf, consumers=consumers, transport=transport)
+        # What is set from here on is the state: the library puts it into snapshots.
+        self.data = {}
+        self.lineage: dict[int, bytes] = {}
+
+    def _applyCommand(  # noqa: N802
+        self, command: bytes, callback: Any, commandType: int | None = None  # noqa: ANN401, N803
+    ) -> None:
+        if callback is None or isinstance(callback, tuple):  # for another member
+            super()._applyCommand(command, callback, commandType)
+            return
+        asked = command if commandType is None else bytes([commandType]) + command
+
+        def answer(result: object, error: int) -> None:
+            self.onlooker.answered(asked, error)
+            callback(result, error)
+
+        super()._applyCommand(command, answer, commandType)
+
+    def _SyncObj__doApplyCommand(self, command: bytes) -> Any:  # noqa: ANN401, N802
+        self.onlooker.executes(command)
+        return super()._SyncObj__doApplyCommand(command)
+
+    @pysyncobj.replicated  # type: ignore[untyped-decorator]
+    def get(self, tag: int, key: str) -> tuple[bytes | None, int]:
+        """A read through the log."""
+        del tag
+        return self.do_get(key)
+
+    @pysyncobj.replicated  # type: ignore[untyped-decorator]
+    def put(self, tag: int, key: str, value: bytes) -> None:
+        """Set a key."""
+        del tag
+        self.do_put(key, value)
+
+    @pysyncobj.replicated  # type: ignore[untyped-decorator]
+    def compare_and_set(self, tag: int, key: str, expected: bytes | None, value: bytes) -> bool:
+        """Set a key if it holds what is expected."""
+        del tag
+        return self.do_compare_and_set(key, expected, value)
+
+    @pysyncobj.replicated  # type: ignore[untyped-decorator]
+    def add(self, tag: int, key: str, number: int) -> int:
+        """Add to a number."""
+        del tag
+        return self.do_add(key, number)
+
+    @pysyncobj.replicated  # type: ignore[untyped-decorator]
+    def transact(
+        self, tag: int, expected: dict[str, int], reads: list[str], writes: dict[str, bytes]
+    ) -> tuple[bool, dict[str, tuple[bytes | None, int]]]:
+        """Compare versions, write, and read."""
+        del tag
+        return self.do_transact(expected, reads, writes)
