@@ -34,6 +34,10 @@ RETRY_S = 5.0
 #: waits for that: a full or stalled disk must not keep a node from stopping.
 DURABLE_POLL_S = 0.002
 DURABLE_WAIT_S = 10.0
+#: Members' checkpoints fall on different thirds of the interval, by the node's number: all apply
+#: the same bytes, and were they to write at the same time, no majority would be fast meanwhile.
+#: With a million keys three at once let an eighth of the usual puts through, for 2.7 s.
+STAGGER = 3
 
 
 class CheckpointStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +80,7 @@ class Checkpointer:
         nothing = EntryId(BEFORE_FIRST, Term(0))
         self._last = nothing if meta is None else meta.applied
         self._before_last = nothing
-        self._at_bytes = 0
+        self._at_bytes = self._staggered(0)
         self._holds: dict[NodeId, LogIndex] = {}
         self._due_task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[LogIndex]] = set()
@@ -105,7 +109,12 @@ class Checkpointer:
     def installed(self, floor: EntryId) -> None:
         """A snapshot replaced store and log."""
         self._last = self._before_last = floor
-        self._at_bytes = self._replica.applied_bytes
+        self._at_bytes = self._staggered(self._replica.applied_bytes)
+
+    def _staggered(self, at_bytes: int) -> int:
+        """As if the last checkpoint had been earlier; once is enough, all later ones keep it."""
+        node = self._replica.core.state.config.node_id
+        return at_bytes - self._interval_bytes * (node % STAGGER) // STAGGER
 
     def statistics(self) -> CheckpointStatistics:
         """Counters for metrics."""
