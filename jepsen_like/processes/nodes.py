@@ -53,6 +53,12 @@ class NodeProcess:
         self._environment = dict(environment or {})
         self._forget = forget
         self._process: subprocess.Popen[bytes] | None = None
+        self._started_s = 0.0
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the last start."""
+        return time.monotonic() - self._started_s
 
     @property
     def pid(self) -> int:
@@ -86,6 +92,7 @@ class NodeProcess:
         self.data.parent.mkdir(parents=True, exist_ok=True)
         self.paused = False
         self.started_count += 1
+        self._started_s = time.monotonic()
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 list(self._command()),

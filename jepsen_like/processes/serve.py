@@ -1,9 +1,9 @@
-"""``python -m jepsen_like.processes.serve FAULT_FILE serve ...``: quorate's own command line, its
-clock and disk read through a ``FaultFile``.
+"""``python -m jepsen_like.processes.serve FAULT_FILE serve ...``: quorate's own command line, on a
+``Platform`` whose clock and disk are bent by a ``FaultFile``.
 
-The product has no switch for this: what is bent here are the two seams that it has anyway, the
-``Clock`` that a node is given and the ``FileSystem`` that its log writes through, and the question
-for free space. The process dies with the harness that started it.
+The product has no switch for this: a node takes clocks and files from its platform anyway. The log
+is cut into small segments and checkpoints are frequent, so that a run of a minute sees what else
+takes days. The process dies with the harness that started it.
 """
 
 from __future__ import annotations
@@ -14,18 +14,22 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Final
+from typing import Final
 
 from jepsen_like.processes.fault_file import FSYNC_ERROR, FULL, STALL, WRITE_ERROR, FaultFile
-from quorate.replication import clock as clock_module
-from quorate.server import cli, disk_guard
+from quorate.base.limits import KIB, MIB
+from quorate.replication.clock import Clock, system_clock
+from quorate.server import cli
 from quorate.server import node as node_module
-from quorate.storage import files
+from quorate.server.config import NodeConfig
+from quorate.server.platform import Platform
+from quorate.storage.files import File, FileSystem, OsFileSystem
 
 STALL_POLL_S: Final = 0.005
+SEGMENT_BYTES: Final = MIB
+CHECKPOINT_BYTES: Final = 256 * KIB
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -33,14 +37,30 @@ def main(arguments: Sequence[str]) -> int:
     """Bend, then run the command line; returns its exit status."""
     _die_with_parent()
     faults = FaultFile(Path(arguments[0]))
-    bend_clock(faults)
-    bend_disk(faults)
+    vars(node_module)["Platform"] = lambda: BentPlatform(faults)
     return cli.main(list(arguments[1:]))
 
 
-def bend_clock(faults: FaultFile) -> None:
-    """Nodes of this process get a clock that *faults* bends."""
-    real = clock_module.system_clock()
+class BentPlatform(Platform):
+    """The real system, seen through *faults*."""
+
+    def __init__(self, faults: FaultFile) -> None:
+        super().__init__(clock=bent_clock(faults))
+        self._faults = faults
+        self.files: FileSystem = BentFileSystem(faults)
+        self.segment_bytes = SEGMENT_BYTES
+
+    def free_bytes(self, path: str) -> int:
+        return 0 if self._faults.disk() & FULL else super().free_bytes(path)
+
+    def checkpoint_bytes(self, config: NodeConfig) -> int:
+        del config
+        return CHECKPOINT_BYTES
+
+
+def bent_clock(faults: FaultFile) -> Clock:
+    """The system's clock as *faults* bends it."""
+    real = system_clock()
     last_s = real.monotonic_s()
 
     def monotonic_s() -> float:
@@ -51,58 +71,77 @@ def bend_clock(faults: FaultFile) -> None:
     def wall_ms() -> int:
         return real.wall_ms() + int(faults.clock().wall_offset_s * 1000)
 
-    bent = clock_module.Clock(monotonic_s, wall_ms)
-    node_module.system_clock = lambda: bent  # type: ignore[attr-defined]
+    return Clock(monotonic_s, wall_ms)
 
 
-def bend_disk(faults: FaultFile) -> None:
-    """The log's files of this process fail as *faults* says."""
-    file_class: Any = files.OsFile
+class BentFile:
+    """A ``File`` that fails as *faults* says."""
 
-    def pwrite(self: files.OsFile, data: bytes, offset: int) -> None:
-        bits = faults.disk()
+    def __init__(self, file: File, faults: FaultFile) -> None:
+        self._file = file
+        self._faults = faults
+        self.pread = file.pread
+        self.size_bytes = file.size_bytes
+        self.drop_cache = file.drop_cache
+        self.close = file.close
+
+    def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        bits = self._faults.disk()
         if bits & WRITE_ERROR:
-            faults.hit("write_error")
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        if bits & FULL and offset + len(data) > self.size_bytes():
-            faults.hit("full")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        plain_pwrite(self, data, offset)
+            self._faults.hit("write_error")
+            raise _error(errno.EIO)
+        if bits & FULL:
+            self._need(offset + len(data))
+        self._file.pwrite(data, offset)
 
-    def allocate(self: files.OsFile, size_bytes: int) -> None:
-        if faults.disk() & FULL and size_bytes > self.size_bytes():
-            faults.hit("full")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        plain_allocate(self, size_bytes)
+    def truncate(self, size_bytes: int) -> None:
+        self._file.truncate(size_bytes)
 
-    def syncing(plain: Callable[[files.OsFile], None]) -> Callable[[files.OsFile], None]:
-        def sync(self: files.OsFile) -> None:
-            if faults.disk() & STALL:
-                faults.hit("stall")
-                while faults.disk() & STALL:
-                    time.sleep(STALL_POLL_S)
-            if faults.disk() & FSYNC_ERROR:
-                faults.hit("fsync_error")
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            plain(self)
+    def allocate(self, size_bytes: int) -> None:
+        if self._faults.disk() & FULL:
+            self._need(size_bytes)
+        self._file.allocate(size_bytes)
 
-        return sync
+    def fdatasync(self) -> None:
+        self._before_sync()
+        self._file.fdatasync()
 
-    plain_pwrite, plain_allocate = file_class.pwrite, file_class.allocate
-    file_class.pwrite, file_class.allocate = pwrite, allocate
-    file_class.fdatasync = syncing(file_class.fdatasync)
-    file_class.fsync = syncing(file_class.fsync)
-    disk_guard.os = SimpleNamespace(statvfs=_statvfs(faults))  # type: ignore[attr-defined]
+    def fsync(self) -> None:
+        self._before_sync()
+        self._file.fsync()
+
+    def _need(self, size_bytes: int) -> None:
+        """There is no room beyond what a file has."""
+        if size_bytes > self._file.size_bytes():
+            self._faults.hit("full")
+            raise _error(errno.ENOSPC)
+
+    def _before_sync(self) -> None:
+        faults = self._faults
+        if faults.disk() & STALL:
+            faults.hit("stall")
+            while faults.disk() & STALL:
+                time.sleep(STALL_POLL_S)
+        if faults.disk() & FSYNC_ERROR:
+            faults.hit("fsync_error")
+            raise _error(errno.EIO)
 
 
-def _statvfs(faults: FaultFile) -> Callable[[str], Any]:
-    def statvfs(path: str) -> Any:  # noqa: ANN401  an os.statvfs_result, or what looks like one
-        found = os.statvfs(path)
-        if faults.disk() & FULL:
-            return SimpleNamespace(f_bavail=0, f_frsize=found.f_frsize)
-        return found
+class BentFileSystem(OsFileSystem):
+    """The real disk, its files bent."""
 
-    return statvfs
+    def __init__(self, faults: FaultFile) -> None:
+        self._faults = faults
+
+    def create(self, path: str) -> File:
+        return BentFile(super().create(path), self._faults)
+
+    def open(self, path: str) -> File:
+        return BentFile(super().open(path), self._faults)
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
 
 
 def _die_with_parent() -> None:

@@ -29,8 +29,6 @@ AGREE_TIMEOUT_S: Final = 30.0
 POLL_S: Final = 0.1
 CHANGE_S: Final = 30.0  # of the membership, its learner's catching up included
 TRANSFER_S: Final = 6.0
-#: Small, so that a run of a minute sees checkpoints, cuts of the log and snapshots.
-CHECKPOINT_MIB: Final = 1
 
 
 class QuorateSystem(System):
@@ -55,7 +53,6 @@ class QuorateSystem(System):
         command += [str(self.bend(number).path), "serve", "--id", str(number)]
         command += ["--listen", self.listen(number), "--advertise", self.address(number)]
         command += ["--data", str(self.nodes[number].data), "--cluster", CLUSTER]
-        command += ["--checkpoint-mib", str(CHECKPOINT_MIB)]
         if number in self._joining:
             return [*command, "--join", self._joining[number]]
         return [*command, "--initial", members]
@@ -153,10 +150,13 @@ class QuorateSystem(System):
     # --- operators -------------------------------------------------------------------------------
 
     async def voters(self) -> list[int]:
-        """Members with a vote; those of the first configuration if nobody can be asked."""
+        """Members with a vote."""
+        return [number for number, votes in (await self.members()).items() if votes]
+
+    async def members(self) -> dict[int, bool]:
+        """By number: whether it has a vote; as a node in touch with the leader knows them."""
         found = await self._operate(lambda database: database.members(timeout=self.timeout_s))
-        members = found["members"]
-        return [member["node"] for member in members if member["role"] == "voter"]
+        return {member["node"]: member["role"] == "voter" for member in found["members"]}
 
     async def join(self, number: int) -> NodeProcess:
         """Create and start a node that looks for the cluster at the others' addresses."""

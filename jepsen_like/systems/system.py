@@ -22,6 +22,7 @@ from typing import ClassVar, Final, Protocol, runtime_checkable
 
 from jepsen_like.errors import SetupError
 from jepsen_like.processes import sockets
+from jepsen_like.processes.fault_file import FaultFile
 from jepsen_like.processes.nodes import NodeProcess
 from jepsen_like.processes.proxy import CLIENTS, Network, Place
 from jepsen_like.systems.base import Client
@@ -173,6 +174,10 @@ class Members(Protocol):
     Numbers are never used twice."""
 
     async def voters(self) -> list[int]: ...
+    async def members(self) -> dict[int, bool]:
+        """All, by number: whether it has a vote."""
+        ...
+
     async def add(self, number: int) -> None:
         """Let in a node that ``join`` has started, without a vote."""
         ...
@@ -198,8 +203,8 @@ class Transfers(Protocol):
 class Bendable(Protocol):
     """Nodes run under ``jepsen_like.processes.serve``, so their clocks and disks can be bent."""
 
-    def bend(self, number: int) -> object:
-        """The ``FaultFile`` of node *number*."""
+    def bend(self, number: int) -> FaultFile:
+        """What bends node *number*."""
         ...
 
     def log_files(self, number: int) -> list[Path]:

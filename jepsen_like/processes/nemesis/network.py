@@ -1,0 +1,125 @@
+"""Faults of links: cut, slow, lossy, thin, reset; among nodes, and between clients and nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jepsen_like.processes.nemesis.stage import Stage
+from jepsen_like.processes.proxy import CLIENTS, Condition
+from jepsen_like.processes.shapes import SHAPES, Links
+from jepsen_like.systems.system import System
+
+
+class Partition:
+    """Links among nodes go dead, in the shapes of ``processes.shapes``; clients are not cut off.
+    Half of the time the connections break as well, so that what was under way never arrives."""
+
+    name = "partition"
+
+    def missing(self, _system: System) -> str:
+        return ""
+
+    async def strike(self, stage: Stage) -> None:
+        network, random = stage.system.network, stage.random
+        nodes = await _ordered(stage)
+        if len(nodes) < 2:
+            return
+        shape = random.choice(list(SHAPES))
+        links = SHAPES[shape](nodes)
+        if not links:
+            return
+        breaks = random.random() < 0.5
+        async with stage.fault("partition", f"{shape}, first {nodes[0]}: {_shown(links)}"):
+            network.set(self.name, links, Condition(blocked=True))
+            if breaks:
+                network.reset(links)
+            await stage.hold(0.3, 6.0)
+            network.heal(self.name)
+
+
+class Slow:
+    """Links among nodes, and from clients, get slow, lossy or thin."""
+
+    name = "slow"
+
+    def missing(self, _system: System) -> str:
+        return ""
+
+    async def strike(self, stage: Stage) -> None:
+        network, random = stage.system.network, stage.random
+        conditions = (
+            Condition(delay_s=0.05, jitter_s=0.05),
+            Condition(delay_s=0.3, jitter_s=0.4),
+            Condition(loss=0.2),
+            Condition(bytes_per_s=20_000.0),
+            Condition(delay_s=0.01, jitter_s=0.5, loss=0.05),
+        )
+        condition = random.choice(conditions)
+        ends = [CLIENTS, *stage.system.nodes]
+        links = [(a, b) for a in ends for b in ends if a != b]
+        if random.random() < 0.6:
+            links = random.sample(links, max(len(links) // 3, 1))
+        async with stage.fault("slow", f"{len(links)} links: {condition.shown()}"):
+            network.set(self.name, links, condition)
+            await stage.hold(0.5, 5.0)
+            network.heal(self.name)
+
+
+class Reset:
+    """Connections break in the middle of a frame, one link or many, again and again."""
+
+    name = "reset"
+
+    def missing(self, _system: System) -> str:
+        return ""
+
+    async def strike(self, stage: Stage) -> None:
+        random = stage.random
+        ends = [CLIENTS, *stage.system.nodes]
+        links = [(a, b) for a in ends for b in ends if a != b]
+        chosen = sorted(random.sample(links, random.randint(1, len(links))))
+        rounds = random.randint(1, 8)
+        async with stage.fault("reset", f"{len(chosen)} links, {rounds} times"):
+            for _ in range(rounds):
+                stage.system.network.reset(chosen)
+                await stage.hold(0.05, 0.5)
+
+
+class Clients:
+    """Clients reach only some of the nodes: not the leader, one way only, or only one."""
+
+    name = "clients"
+
+    def missing(self, _system: System) -> str:
+        return ""
+
+    async def strike(self, stage: Stage) -> None:
+        network, random = stage.system.network, stage.random
+        nodes = await _ordered(stage)
+        cut = random.choice((nodes[:1], nodes[1:], nodes))
+        there = [(CLIENTS, node) for node in cut]
+        back = [(node, CLIENTS) for node in cut]
+        links = random.choice((there, back, there + back))
+        async with stage.fault("clients", f"cut off: {_shown(links)}"):
+            network.set(self.name, links, Condition(blocked=True))
+            if random.random() < 0.5:
+                network.reset(links)
+            await stage.hold(0.3, 4.0)
+            network.heal(self.name)
+
+
+async def _ordered(stage: Stage) -> list[int]:
+    """All nodes, shuffled; half of the time the leader comes first."""
+    nodes = list(stage.system.nodes)
+    stage.random.shuffle(nodes)
+    if stage.random.random() < 0.5:
+        leader = await stage.system.leader()
+        if leader in nodes:
+            nodes.remove(leader)
+            nodes.insert(0, leader)
+    return nodes
+
+
+def _shown(links: Links | Sequence[tuple[int, int]]) -> str:
+    names = {CLIENTS: "clients"}
+    return ", ".join(f"{names.get(a, a)}→{names.get(b, b)}" for a, b in links)
