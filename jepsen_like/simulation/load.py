@@ -18,7 +18,7 @@ from jepsen_like.history import Event, EventType
 from jepsen_like.systems.base import Client, OutcomeError
 from jepsen_like.workloads.base import Invocation, Workload
 
-#: Makes a client that gives up after so many seconds; the text names its host.
+#: Makes a client, on a machine of that name, that gives up after so many seconds.
 Connect = Callable[[str, float], Client]
 
 #: A final read or a setup is tried again after so long.
@@ -39,7 +39,8 @@ class Tally(msgspec.Struct):
 
 
 class Load:
-    """The clients of one run. *operations_max*: they stop by themselves after so many."""
+    """The clients of one run. *random*: of a client, by its number. *operations_max*: they stop
+    by themselves after so many. *crash*: the machine of a client dies."""
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class Load:
         timeout_s: float,
         think_s: float,
         operations_max: int,
+        crash: Callable[[str], None],
     ) -> None:
         self.workloads = dict(workloads)
         self.histories: dict[str, list[Event]] = {name: [] for name in workloads}
@@ -62,6 +64,7 @@ class Load:
         self._timeout_s = timeout_s
         self._think_s = think_s
         self._left = operations_max
+        self._crash = crash
         self._next_process = 0
         self._clients: list[_Client] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -112,21 +115,24 @@ class Load:
 
     # --- what faults do to clients ----------------------------------------------------------------
 
-    def crash(self, who: int) -> None:
+    def crash(self, who: int) -> bool:
         """A client dies in the middle of what it does; another takes its place."""
-        if self._clients:
-            at = who % len(self._clients)
-            self._tasks[at].cancel()
+        if not self._clients or self._tasks[who % len(self._tasks)].done():
+            return False
+        self._tasks[who % len(self._tasks)].cancel()
+        return True
 
-    def pause(self, who: int, until_s: float) -> None:
+    def pause(self, who: int, until_s: float) -> bool:
         """A client does nothing between two operations for a while; its session may expire."""
         if self._clients:
             self._clients[who % len(self._clients)].paused_until_s = until_s
+        return bool(self._clients)
 
-    def twin(self, who: int) -> None:
+    def twin(self, who: int) -> bool:
         """A client opens a second handle, and uses both in turn from then on."""
         if self._clients:
             self._clients[who % len(self._clients)].twins = True
+        return bool(self._clients)
 
     # --- one operation --------------------------------------------------------------------------
 
@@ -192,6 +198,10 @@ class Load:
         """A new handle."""
         return self._connect(name, self._timeout_s)
 
+    def abandon(self, name: str) -> None:
+        """The handle's machine dies: its connections break, its session ends by itself."""
+        self._crash(name)
+
     def think_s(self, random: Random) -> float:
         """How long a client waits before its next operation: often not at all, seldom long."""
         return 0.0 if random.random() < 0.2 else random.expovariate(1 / self._think_s)
@@ -207,7 +217,7 @@ class _Client:
         self._number = number
         self._random = random
         self._lives = 0
-        self._handles: list[Client] = []
+        self._handles: dict[str, Client] = {}
 
     async def run(self) -> None:
         process = self._load.new_process()
@@ -237,13 +247,15 @@ class _Client:
         wanted = 2 if self.twins else 1
         while len(self._handles) < wanted:
             self._lives += 1
-            self._handles.append(self._load.connect(f"client-{self._number}.{self._lives}"))
-        return self._random.choice(self._handles)
+            name = f"client-{self._number}.{self._lives}"
+            self._handles[name] = self._load.connect(name)
+        return self._random.choice(list(self._handles.values()))
 
     def _die(self) -> None:
-        """Handles are left as they are: their sessions end by themselves."""
-        self._handles = []
+        for name in self._handles:
+            self._load.abandon(name)
+        self._handles.clear()
 
     async def close(self) -> None:
-        for handle in self._handles:
+        for handle in self._handles.values():
             await handle.close()

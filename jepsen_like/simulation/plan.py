@@ -86,7 +86,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     append_bytes_max: int = 2048
     inflight_messages_max: int = 8
     uncommitted_bytes_max: int = 65536
-    batch_bytes_max: int = 4096
     network_delay_ms: float = 1.0
     disk_delay_ms: float = 0.5
     clock_rates: tuple[float, ...] = ()
@@ -223,6 +222,11 @@ def read(path: str | Path) -> Plan:
     if unknown or plan.format != FORMAT:
         raise UsageError(f"{path}: format {plan.format}, unknown faults {unknown}")
     return plan
+
+
+def replace_settings(plan: Plan, **changes: object) -> Plan:
+    """*plan* with other settings."""
+    return msgspec.structs.replace(plan, settings=msgspec.structs.replace(plan.settings, **changes))
 
 
 def without(plan: Plan, places: Sequence[int]) -> Plan:

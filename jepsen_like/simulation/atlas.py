@@ -1,0 +1,68 @@
+"""What may be lost without asking for the impossible.
+
+Raft keeps what a quorum of disks holds. So a disk may be lost, or set back, only while a quorum
+of the others holds the whole log of the leader, and nobody campaigns whom it may have voted for:
+then what it forgot is known elsewhere. A second one may be lost only after the first was replaced.
+"""
+
+from __future__ import annotations
+
+from jepsen_like.simulation.invariants import Invariants, majority, quorum
+from jepsen_like.simulation.stage import Stage
+from quorate.consensus.output import Role
+
+
+class Atlas:
+    """Looks at the live nodes of *stage* and at what *invariants* knows of all disks."""
+
+    def __init__(self, stage: Stage, invariants: Invariants) -> None:
+        self._stage = stage
+        self._invariants = invariants
+        self._lost: dict[int, None] = {}
+
+    def lost(self, node: int) -> None:
+        """The disk of *node* is about to be tampered with."""
+        self._lost[node] = None
+        self._invariants.tampered(node)
+
+    @property
+    def lost_nodes(self) -> list[int]:
+        """All whose disks were tampered with, ever."""
+        return list(self._lost)
+
+    def may_lose(self, node: int) -> bool:
+        """Whether the disk of *node* may be damaged or set back at this moment."""
+        leader = self._stage.leader()
+        if leader is None or leader == node:
+            return False
+        state = self._stage.node(leader).replica.core.state
+        membership = state.membership
+        if membership.joint or any(each in self._lost for each in membership.members()):
+            return False
+        if not membership.is_voter(node):  # type: ignore[arg-type]
+            return node in membership.learners
+        others = [each for each in membership.voters if each != node]
+        for each in others:
+            disk = self._invariants.disks.get(each)
+            if disk is None or not self._stage.runs(each):
+                return False
+            other = disk.state
+            follows = each == leader or (
+                other.role is Role.FOLLOWER and other.leader == leader and other.term == state.term
+            )
+            if not follows:
+                return False
+        last, term = int(state.log.last_index), int(state.log.last_term)
+        holders = [each for each in others if self._invariants.disks[each].holds(last, term)]
+        return majority(membership.voters, others) and quorum(membership, holders)
+
+    def may_wipe(self, node: int) -> bool:
+        """Likewise for an empty disk under the same number: every other member must know by its
+        own log which one stood there before."""
+        if not self.may_lose(node):
+            return False
+        return all(
+            self._stage.node(other).pinned(node)  # type: ignore[arg-type]
+            for other in self._stage.nodes()
+            if other != node and self._stage.runs(other)
+        )

@@ -1,0 +1,130 @@
+"""Changes of a simulated cluster's members, as an operator makes them: through a client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from jepsen_like.simulation.stage import Stage
+from quorate.client.database import Database
+from quorate.errors import QuorateError
+
+#: Most members at any time, so that a run stays small.
+MEMBERS_MAX: Final = 7
+CALL_TIMEOUT_S: Final = 3.0
+TRIES: Final = 4
+RETRY_S: Final = 0.2
+
+
+class Keeper:
+    """*database* makes a handle for the operator."""
+
+    def __init__(self, stage: Stage, database: Callable[[], Database]) -> None:
+        self._stage = stage
+        self._make = database
+        self._database: Database | None = None
+        self._retired: dict[int, None] = {}
+        self._busy = asyncio.Lock()
+
+    def retired(self, node: int) -> bool:
+        """Whether *node* was removed for good: it does not come back."""
+        return node in self._retired
+
+    async def close(self) -> None:
+        """The operator goes home."""
+        if self._database is not None:
+            await self._database.close()
+
+    # --- changes --------------------------------------------------------------------------------
+
+    async def add(self, *, promote: bool) -> bool:
+        """A new node joins as a learner, and may become a voter."""
+        async with self._busy:
+            return await self._add(promote=promote) is not None
+
+    async def _add(self, *, promote: bool) -> int | None:
+        if len(self._stage.nodes()) >= MEMBERS_MAX:
+            return None
+        node = await self._stage.add()
+        address = self._stage.address(node)
+        if not await self._call(lambda each: each.add_member(node, address)):
+            # Nobody knows: it may have become a member. If not, it waits at the door, harmless.
+            return node
+        if promote:
+            await self._call(lambda each: each.promote(node))
+        return node
+
+    async def promote(self, who: int) -> bool:
+        """A learner becomes a voter."""
+        learners = self._members("learners")
+        if not learners:
+            return False
+        node = learners[who % len(learners)]
+        async with self._busy:
+            return await self._call(lambda each: each.promote(node))
+
+    async def demote(self, who: int) -> bool:
+        """A voter becomes a learner."""
+        voters = self._members("voters")
+        if len(voters) < 3:
+            return False
+        node = voters[who % len(voters)]
+        async with self._busy:
+            return await self._call(lambda each: each.demote(node))
+
+    async def remove(self, who: int) -> bool:
+        """A member is removed; its process ends a while later. Two voters stay."""
+        members = self._members("voters") + self._members("learners")
+        if len(self._members("voters")) < 3:
+            return False
+        node = members[who % len(members)]
+        async with self._busy:
+            return await self._remove(node)
+
+    async def _remove(self, node: int) -> bool:
+        if not await self._call(lambda each: each.remove_member(node)):
+            return False
+        self._retired[node] = None
+        await asyncio.sleep(RETRY_S)
+        self._stage.retire(node)
+        return True
+
+    async def replace(self, node: int) -> bool:
+        """Another node, under a new number, takes the place of *node*."""
+        async with self._busy:
+            if self.retired(node):
+                return False
+            for _ in range(TRIES):
+                if await self._remove(node):
+                    break
+                await asyncio.sleep(RETRY_S)
+            else:
+                return False
+            return await self._add(promote=True) is not None
+
+    async def transfer(self, who: int) -> bool:
+        """Another node leads: a certain one, or the best."""
+        voters = self._members("voters")
+        if len(voters) < 2:
+            return False
+        target = voters[who % len(voters)] if who % 3 else 0
+        return await self._call(lambda each: each.transfer_leader(target))
+
+    # --- help -----------------------------------------------------------------------------------
+
+    def _members(self, what: str) -> list[int]:
+        leader = self._stage.leader()
+        if leader is None:
+            return []
+        membership = self._stage.node(leader).replica.core.state.membership
+        return [int(node) for node in getattr(membership, what)]
+
+    async def _call(self, change: Callable[[Database], Awaitable[Any]]) -> bool:
+        if self._database is None:
+            self._database = self._make()
+        try:
+            await asyncio.wait_for(change(self._database), CALL_TIMEOUT_S)
+        except (QuorateError, TimeoutError):
+            return False
+        return True

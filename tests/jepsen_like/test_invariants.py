@@ -1,0 +1,290 @@
+"""Each cluster-wide invariant, shown a history that breaks it and one that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+
+from jepsen_like.simulation.invariants import Before, Disk, Invariants, majority, quorum
+from quorate.base.types import LogIndex, NodeId, Term
+from quorate.consensus.config import CoreConfig
+from quorate.consensus.core import Core
+from quorate.consensus.membership import Membership, MembershipHistory, encode_membership
+from quorate.consensus.messages import (
+    AppendReply,
+    Entry,
+    EntryId,
+    EntryKind,
+    HardState,
+    HeartbeatReply,
+    VoteReply,
+    VoteRequest,
+)
+from quorate.consensus.output import Role
+from quorate.consensus.state import State
+
+NODES = (1, 2, 3)
+MEMBERS = Membership(voters=tuple(map(NodeId, NODES)))
+
+
+def state_of(
+    node: int, *, term: int = 1, terms: tuple[int, ...] = (1,), commit: int = 1, vote: int = 0
+) -> State:
+    """As recovered from a disk that holds entries of *terms*."""
+    core = Core(
+        CoreConfig(node_id=NodeId(node)),
+        Random(node),  # noqa: S311
+        hard_state=HardState(Term(term), NodeId(vote), LogIndex(commit)),
+        floor=EntryId(LogIndex(0), Term(0)),
+        terms=[Term(each) for each in terms],
+        sizes_bytes=[1] * len(terms),
+        members=MembershipHistory(MEMBERS, LogIndex(1)),
+    )
+    return core.state
+
+
+def entry(index: int, term: int, payload: bytes = b"x") -> Entry:
+    return Entry(LogIndex(index), Term(term), int(EntryKind.BATCH), payload)
+
+
+class Fake:
+    """Three disks that hold entry 1 of term 1, and the invariants that watch them."""
+
+    def __init__(self) -> None:
+        self.invariants = Invariants()
+        self.disks: dict[int, Disk] = {}
+        for node in NODES:
+            self.start(node)
+
+    def start(self, node: int, checkpoint: int = 0, **state: object) -> Disk:
+        made = state_of(node, **state)  # type: ignore[arg-type]
+        disk = self.invariants.started(node, f"i{node}", made, checkpoint)
+        self.disks[node] = disk
+        return disk
+
+    def append(self, node: int, *entries: Entry, durable: bool = True) -> None:
+        """Of the node's own term, or an older one."""
+        state = self.disks[node].state
+        before = Before(state)
+        for each in entries:
+            state.log.append(each)
+        if durable:
+            state.persisted = state.log.last_index
+        self.invariants.stepped(self.disks[node], before, entries)
+
+    def commit(self, node: int, index: int) -> None:
+        state = self.disks[node].state
+        before = Before(state)
+        state.commit = LogIndex(index)
+        self.invariants.stepped(self.disks[node], before, ())
+
+    def lead(self, node: int, term: int) -> None:
+        state = self.disks[node].state
+        before = Before(state)
+        state.term, state.vote, state.role = Term(term), NodeId(node), Role.LEADER
+        self.invariants.stepped(self.disks[node], before, ())
+
+    @property
+    def names(self) -> list[str]:
+        return [violation.name for violation in self.invariants.found]
+
+
+def test_a_sound_history_breaks_nothing() -> None:
+    fake = Fake()
+    fake.lead(1, 2)
+    for node in NODES[:2]:
+        fake.append(node, entry(2, 2))
+    fake.commit(1, 2)
+    fake.invariants.applied(fake.disks[1], 2, 2, b"x")
+    fake.invariants.state_at(fake.disks[1], 2, b"h")
+    fake.invariants.execute(fake.disks[1], 7, 1, 2)
+    fake.invariants.answered(fake.disks[1], 7, 1, 2)
+    fake.commit(2, 2)
+    fake.invariants.execute(fake.disks[2], 7, 1, 2)
+    fake.invariants.read(fake.disks[2], fake.invariants.acknowledged_max, 2)
+    fake.invariants.ordered(fake.disks[1], 1, 2)
+    fake.lead(2, 3)
+    fake.start(1, 1, term=2, terms=(1, 2), commit=1, vote=1)
+    assert fake.names == []
+
+
+def two_leaders(fake: Fake) -> None:
+    fake.lead(1, 2)
+    fake.lead(2, 2)
+
+
+def log_matching(fake: Fake) -> None:
+    fake.append(1, entry(2, 1, b"a"))
+    fake.append(2, entry(2, 1, b"b"))
+
+
+def leader_completeness(fake: Fake) -> None:
+    for node in NODES[:2]:
+        fake.append(node, entry(2, 1))
+    fake.commit(1, 2)
+    fake.lead(3, 2)
+
+
+def committed_changed(fake: Fake) -> None:
+    for node in NODES[:2]:
+        fake.append(node, entry(2, 1))
+    fake.commit(1, 2)
+    fake.disks[3].state.term = Term(2)
+    fake.append(3, entry(2, 2))
+    fake.commit(3, 2)
+
+
+def committed_not_durable(fake: Fake) -> None:
+    fake.append(1, entry(2, 1))
+    fake.append(2, entry(2, 1), durable=False)
+    fake.commit(1, 2)
+
+
+def two_votes(fake: Fake) -> None:
+    fake.lead(1, 2)
+    fake.start(1, term=2, vote=3)
+
+
+def durable_lost_entry(fake: Fake) -> None:
+    fake.append(1, entry(2, 1))
+    fake.start(1)
+
+
+def durable_lost_term(fake: Fake) -> None:
+    fake.start(1, term=5)
+    fake.start(1, term=4)
+
+
+def checkpoint_went_back(fake: Fake) -> None:
+    fake.append(1, entry(2, 1))
+    fake.append(2, entry(2, 1))
+    fake.commit(1, 2)
+    fake.invariants.ordered(fake.disks[1], 2, 2)
+    fake.start(1, terms=(1, 1), commit=1)
+
+
+def applied_not_committed(fake: Fake) -> None:
+    fake.invariants.applied(fake.disks[1], 2, 1, b"x")
+
+
+def applied_another(fake: Fake) -> None:
+    for node in NODES:
+        fake.append(node, entry(2, 1, b"a"))
+    fake.commit(1, 2)
+    fake.invariants.applied(fake.disks[2], 2, 1, b"b")
+
+
+def state_differs(fake: Fake) -> None:
+    fake.invariants.state_at(fake.disks[1], 1, b"a")
+    fake.invariants.state_at(fake.disks[2], 1, b"b")
+
+
+def acknowledged_early(fake: Fake) -> None:
+    fake.invariants.answered(fake.disks[1], 0, 1, 2)
+
+
+def acknowledged_elsewhere(fake: Fake) -> None:
+    fake.invariants.execute(fake.disks[1], 7, 1, 1)
+    fake.append(1, entry(2, 1))
+    fake.append(2, entry(2, 1))
+    fake.commit(1, 2)
+    fake.invariants.answered(fake.disks[1], 7, 1, 2)
+
+
+def executed_twice(fake: Fake) -> None:
+    fake.invariants.execute(fake.disks[1], 7, 1, 1)
+    fake.invariants.execute(fake.disks[2], 7, 1, 2)
+
+
+def stale_read(fake: Fake) -> None:
+    fake.invariants.read(fake.disks[1], 5, 4)
+
+
+def membership_differs(fake: Fake) -> None:
+    changed = Membership(voters=(NodeId(1), NodeId(2)))
+    payload = encode_membership(changed)
+    made = Entry(LogIndex(2), Term(1), int(EntryKind.MEMBERSHIP), payload)
+    for node in NODES:
+        fake.append(node, made)
+    fake.disks[1].state.members.append(LogIndex(2), changed)
+    fake.commit(1, 2)
+    fake.commit(2, 2)  # it still believes in the old configuration
+
+
+def order(fake: Fake) -> None:
+    fake.invariants.ordered(fake.disks[1], 1, 0)
+
+
+BREACHES: dict[Callable[[Fake], None], str] = {
+    two_leaders: "two-leaders",
+    log_matching: "log-matching",
+    leader_completeness: "leader-completeness",
+    committed_changed: "committed-changed",
+    committed_not_durable: "committed-not-durable",
+    two_votes: "two-votes",
+    durable_lost_entry: "durable-lost",
+    durable_lost_term: "durable-lost",
+    checkpoint_went_back: "checkpoint-went-back",
+    applied_not_committed: "applied-not-committed",
+    applied_another: "applied-not-committed",
+    state_differs: "state-differs",
+    acknowledged_early: "acknowledged-early",
+    acknowledged_elsewhere: "acknowledged-early",
+    executed_twice: "executed-twice",
+    stale_read: "stale-read",
+    membership_differs: "membership-differs",
+    order: "order",
+}
+
+
+@pytest.mark.parametrize("breach", BREACHES, ids=lambda breach: breach.__name__)
+def test_each_breach_is_found_and_named(breach: Callable[[Fake], None]) -> None:
+    fake = Fake()
+    assert fake.names == []
+    breach(fake)
+    assert BREACHES[breach] in fake.names
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        VoteRequest(Term(2), NodeId(1), NodeId(2), LogIndex(1), Term(1)),
+        VoteReply(Term(1), NodeId(1), NodeId(2), granted=True),
+        AppendReply(
+            term=Term(1), sender=NodeId(1), target=NodeId(2), ok=True, index=LogIndex(2),
+            hint_index=LogIndex(0), hint_term=Term(0), round=0,
+        ),
+        HeartbeatReply(
+            term=Term(1), sender=NodeId(1), target=NodeId(2), round=1, verified=LogIndex(2),
+            sticky=False, durable=LogIndex(2),
+        ),
+    ],
+    ids=lambda message: type(message).__name__,
+)  # fmt: skip
+def test_a_promise_before_the_disk_vouches_for_it(message: VoteRequest) -> None:
+    fake = Fake()
+    fake.invariants.sent(fake.disks[1], message)
+    assert fake.names == ["promised-not-durable"]
+    kept = Fake()
+    kept.disks[1].written = (2, 1, 2)
+    kept.invariants.sent(kept.disks[1], message)
+    assert kept.names == []
+
+
+def test_a_disk_that_was_tampered_with_makes_no_claims() -> None:
+    fake = Fake()
+    fake.append(1, entry(2, 1))
+    fake.invariants.tampered(1)
+    assert not fake.disks[1].holds(2, 1)
+    fake.start(1)
+    assert fake.names == []
+
+
+def test_quorums() -> None:
+    assert majority((1, 2, 3), (1, 2))
+    assert not majority((1, 2, 3, 4), (1, 2))
+    joint = Membership(voters=(NodeId(1), NodeId(2)), voters_old=(NodeId(3),))
+    assert quorum(joint, (1, 2, 3))
+    assert not quorum(joint, (1, 2))
