@@ -112,6 +112,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
     process, ``on_instant`` whenever time is about to pass; what they raise ends the run.
     """
 
+    _running = False
+
     def __init__(self, trace: Trace | None = None) -> None:
         super().__init__()
         self.set_debug(False)

@@ -274,7 +274,7 @@ class Node:
         self._closers.insert(1, log.close)  # closed after the threads have ended
         store = await run_job(store_runner, lambda: platform.open_store(directory.state_path))
         self._closers.insert(1, store.close)
-        core_config = _core_config(self.config)
+        core_config = platform.core_config(_core_config(self.config))
         recovered = await run_job(
             log_runner, lambda: recover(log, store, core_config, self._random, self._founders())
         )
