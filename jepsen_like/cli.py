@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from jepsen_like.errors import JepsenLikeError
 
 #: Modules of commands, in the order of the help text.
-COMMANDS: Final[tuple[str, ...]] = ()
+COMMANDS: Final[tuple[str, ...]] = ("jepsen_like.processes.command",)
 
 
 class Command(Protocol):

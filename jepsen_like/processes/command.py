@@ -1,0 +1,142 @@
+"""``python -m jepsen_like run``: a workload against real processes under faults."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from random import Random
+from shutil import rmtree
+from typing import Any, Final
+
+from jepsen_like.errors import UsageError
+from jepsen_like.history import write_history
+from jepsen_like.processes.nemesis.schedule import PACKAGES, packages
+from jepsen_like.processes.nodes import all_ended
+from jepsen_like.processes.report import Run, write_report
+from jepsen_like.processes.runner import Outcome, Runner, Settings
+from jepsen_like.systems.registry import SYSTEMS, system_class
+from jepsen_like.workloads.base import Workload
+
+VALID, INVALID, UNKNOWN = 0, 1, 3
+RUNS_DIRECTORY: Final = "jepsen-runs"
+
+
+def add_to(commands: Any) -> None:  # noqa: ANN401  argparse's type has no public name
+    """Add the parser of ``run``."""
+    parser = commands.add_parser("run", help=__doc__, description=__doc__)
+    settings = Settings()
+    parser.add_argument("--workload", required=True, help="what clients do, and what must hold")
+    parser.add_argument(
+        "--nemesis", default="none", help=f"faults: some of {','.join(PACKAGES)}, or all, or none"
+    )
+    parser.add_argument("--system", default="quorate", help=f"one of {', '.join(SYSTEMS)}")
+    parser.add_argument("--nodes", type=int, default=3, help="how many [3]")
+    for name, what in (
+        ("seconds", "how long faults last"),
+        ("workers", "clients at a time"),
+        ("rate", "operations per second, of all clients together"),
+        ("interval-s", "seconds between two strikes of a package, on average"),
+        ("timeout-s", "deadline of one operation"),
+    ):
+        default = getattr(settings, name.replace("-", "_"))
+        text = f"{what} [{default:g}]"
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=text)
+    parser.add_argument("--seed", type=int, help="of what is drawn; timing is not repeated")
+    parser.add_argument("--out", help=f"directory of the results [{RUNS_DIRECTORY}/TIME-WORKLOAD]")
+    parser.add_argument("--keep", action="store_true", help="keep data and logs of a valid run too")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run as *arguments* say; the exit status is 0 if valid, 1 if not, 3 if unknown."""
+    for name in ("seconds", "workers", "rate", "interval_s", "timeout_s", "nodes"):
+        if getattr(arguments, name) <= 0:
+            raise UsageError(f"--{name.replace('_', '-')} must be above 0")
+    settings = Settings(
+        seconds=arguments.seconds,
+        workers=arguments.workers,
+        rate=arguments.rate,
+        interval_s=arguments.interval_s,
+        timeout_s=arguments.timeout_s,
+    )
+    seed = arguments.seed if arguments.seed is not None else int.from_bytes(os.urandom(4))
+    out = _out_directory(arguments)
+    data = Path(tempfile.mkdtemp(prefix="nodes-", dir=out))
+    random = Random(seed)
+    workload = _workload(arguments.workload)
+    chosen = system_class(arguments.system)
+    began_s = time.monotonic()
+    with all_ended():
+        system = chosen(data, count=arguments.nodes, timeout_s=settings.timeout_s, random=random)
+        strikes = packages(arguments.nemesis, system)
+        outcome = asyncio.run(Runner(system, workload, strikes, random, settings).run())
+    history, report = out / "history.jsonl", out / "report.html"
+    write_history(history, outcome.history)
+    result = _result(arguments, outcome, seed, time.monotonic() - began_s)
+    result |= {"history": str(history), "report": str(report)}
+    write_report(report, Run(outcome=outcome, result=result, settings=settings))
+    (out / "result.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    if outcome.verdict.valid is True and not arguments.keep:
+        rmtree(data, ignore_errors=True)
+    _show(result, as_json=arguments.json)
+    if outcome.verdict.valid == "unknown":
+        return UNKNOWN
+    return VALID if outcome.verdict.valid else INVALID
+
+
+def _result(
+    arguments: argparse.Namespace, outcome: Outcome, seed: int, wall_s: float
+) -> dict[str, Any]:
+    return {
+        "valid": outcome.verdict.valid,
+        "workload": arguments.workload,
+        "system": arguments.system,
+        "nemesis": arguments.nemesis,
+        "nodes": arguments.nodes,
+        **outcome.counts,
+        "faults": dict(sorted(outcome.faults.items())),
+        "seconds": arguments.seconds,
+        "wall_s": round(wall_s, 1),
+        "recovery_s": round(outcome.recovery_s, 1),
+        "seed": seed,
+        "problems": list(outcome.verdict.problems),
+    }
+
+
+def _show(result: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    words = {True: "valid", False: "INVALID"}.get(result["valid"], "unknown")
+    print(f"{result['workload']} on {result['system']}: {words}")
+    print(f"  {result['ok']} ok, {result['fail']} failed, {result['info']} unknown")
+    faults = ", ".join(f"{count} {kind}" for kind, count in result["faults"].items())
+    print(f"  faults: {faults or 'none'}; recovered in {result['recovery_s']} s")
+    for problem in result["problems"]:
+        print(f"  - {problem}")
+    print(f"  {result['report']}")
+
+
+def _workload(name: str) -> Workload:
+    known = importlib.import_module("jepsen_like.workloads.registry").WORKLOADS
+    if name not in known:
+        raise UsageError(f"no workload {name!r}; there are {', '.join(known)}")
+    made: Workload = known[name]()
+    return made
+
+
+def _out_directory(arguments: argparse.Namespace) -> Path:
+    if arguments.out:
+        out = Path(arguments.out)
+    else:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        out = Path(RUNS_DIRECTORY) / f"{stamp}-{arguments.workload}-{os.getpid()}"
+    out.mkdir(parents=True, exist_ok=True)
+    return out.resolve()
