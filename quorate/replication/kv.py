@@ -110,7 +110,9 @@ class KvMachine(Machine):
     # --- the contract -------------------------------------------------------------------------
 
     def attach(self, tables: Tables) -> None:
-        self._records = tables.table("kv.records", KvRecord, ordered=True, trusted=True)
+        self._records = tables.table(
+            "kv.records", KvRecord, ordered=True, trusted=True, packed=True
+        )
         self._counters = tables.table("kv.counters", KvCounter, trusted=True)
 
     def loaded(self) -> None:

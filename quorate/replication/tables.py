@@ -46,6 +46,9 @@ Dirty = dict[bytes, Any]
 _Undo = tuple["Table[Any]", bytes, Any, bool]
 
 
+_encode_record: Final = msgspec.msgpack.Encoder(order="deterministic").encode
+
+
 def prefix_end(prefix: bytes) -> bytes | None:
     """The least key above every key that begins with *prefix*; None if there is none."""
     stem = prefix.rstrip(b"\xff")
@@ -55,23 +58,28 @@ def prefix_end(prefix: bytes) -> bytes | None:
 class Table(Generic[R]):
     """Map of byte keys to frozen records of one type. Made by ``Tables.table``.
 
-    ``get(key)`` gives the record or None. It is the dict's own bound method, not one of ours: a
-    Python-level wrapper would double its 30 ns, and machines call it for every command.
+    ``get(key)`` gives the record or None. It is the dict's own bound method (of a packed table, one
+    of ours): a Python-level wrapper would double its 30 ns, and machines call it for every command.
 
     An ordered table also keeps its keys sorted; only keys that appear or go away pay for it.
 
     A record is stored as it will come back from disk: encoded and decoded again, so that one which
     could not come back is refused at once, and one that holds a list does not share it with the
     command. A *trusted* table skips this (0.3 us): its machine vouches for the fields' types.
+
+    A *packed* table keeps records encoded and decodes them for whoever asks (0.25 us). Its million
+    records are one object each in the place of four or five: less memory, and fewer cache misses
+    at every change, which is what a large table costs most.
     """
 
     __slots__ = (
         "_changed",
         "_check",
-        "_decoder",
+        "_decode",
         "_dirty",
         "_journal",
         "_keys",
+        "_pack",
         "_records",
         "get",
         "name",
@@ -85,17 +93,20 @@ class Table(Generic[R]):
         *,
         ordered: bool,
         trusted: bool,
+        packed: bool,
         journal: list[_Undo],
     ) -> None:
         self.name = name
         self.record_type = record_type
-        self._records: dict[bytes, R] = {}
-        self.get: Callable[[bytes], R | None] = self._records.get
+        #: Records, or their encoded forms if the table is packed.
+        self._records: dict[bytes, Any] = {}
+        self._pack = _encode_record if packed else None
+        self.get: Callable[[bytes], R | None] = self._unpack if packed else self._records.get
         self._keys = OrderedKeys() if ordered else None
         self._journal = journal
         self._changed: Dirty = {}
         self._dirty: Dirty = {}
-        self._decoder = msgspec.msgpack.Decoder(record_type)
+        self._decode: Callable[[bytes], R] = msgspec.msgpack.Decoder(record_type).decode
         self._check = None if trusted else self._come_back
 
     @property
@@ -114,6 +125,15 @@ class Table(Generic[R]):
     def __contains__(self, key: bytes) -> bool:
         return key in self._records
 
+    def _unpack(self, key: bytes) -> R | None:
+        found = self._records.get(key)
+        return None if found is None else self._decode(found)
+
+    def _shown(self, found: Any) -> R:  # noqa: ANN401
+        """What is stored, as a record."""
+        record: R = found if self._pack is None else self._decode(found)
+        return record
+
     # --- changing -----------------------------------------------------------------------------
 
     def put(self, key: bytes, record: R) -> None:
@@ -128,6 +148,7 @@ class Table(Generic[R]):
             raise TypeError(f"table {self.name} holds {self.record_type.__name__} records")
         if self._check is not None:
             record = self._check(record)
+        stored: Any = record if self._pack is None else self._pack(record)
         records = self._records
         changed = self._changed
         old = records.get(key)
@@ -142,12 +163,12 @@ class Table(Generic[R]):
             if self._keys is not None:
                 self._keys.add(key)
         self._journal.append((self, key, old, key in changed))
-        records[key] = record
-        changed[key] = record
+        records[key] = stored
+        changed[key] = stored
 
     def _come_back(self, record: R) -> R:
         try:
-            found: R = self._decoder.decode(_encode_record(record))
+            found = self._decode(_encode_record(record))
         except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
             raise TypeError(
                 f"a {self.record_type.__name__} for table {self.name} could not be read back: "
@@ -165,16 +186,16 @@ class Table(Generic[R]):
         changed = self._changed
         self._journal.append((self, key, old, key in changed))
         changed[key] = None
-        return old
+        return self._shown(old)
 
     # --- reading in key order ------------------------------------------------------------------
 
     def items(self) -> Iterator[tuple[bytes, R]]:
         """Every (key, record) by key. Sorts all keys first if the table is not ordered, so that
         is for ``loaded``, not for ``apply``. Nothing may be changed while it runs."""
-        records = self._records
+        records, shown = self._records, self._shown
         for key in sorted(records) if self._keys is None else self._keys:
-            yield key, records[key]
+            yield key, shown(records[key])
 
     def range(
         self,
@@ -188,9 +209,9 @@ class Table(Generic[R]):
 
         Nothing may be changed while it runs. Ordered tables only.
         """
-        records = self._records
+        records, shown = self._records, self._shown
         for key in islice(self.keys(start, end, reverse=reverse), limit):
-            yield key, records[key]
+            yield key, shown(records[key])
 
     def keys(
         self, start: bytes = b"", end: bytes | None = None, *, reverse: bool = False
@@ -219,7 +240,7 @@ class Table(Generic[R]):
 
     # --- undo, hash, checkpoint: for Tables and Machines ---------------------------------------
 
-    def _undo(self, key: bytes, old: R | None, *, was_changed: bool) -> None:
+    def _undo(self, key: bytes, old: Any, *, was_changed: bool) -> None:  # noqa: ANN401
         """Take back the newest change, which was to *key*."""
         if old is None:
             del self._records[key]
@@ -274,13 +295,15 @@ class Table(Generic[R]):
             StoreCorruptionError: a record does not decode; the text names table and key.
         """
         must(not self._records, "a table is loaded once", table=self.name)
-        target, decode, ordered = self._records, self._decoder.decode, self._keys
+        target, decode, ordered = self._records, self._decode, self._keys
+        packed = self._pack is not None
         source = iter(records)
         key = b""
         while part := list(islice(source, slice_records)):
             try:
                 for key, encoded in part:
-                    target[key] = decode(encoded)
+                    record = decode(encoded)
+                    target[key] = encoded if packed else record
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise StoreCorruptionError(
                     f"record {key!r} of table {self.name} is not a "
@@ -307,9 +330,6 @@ class Table(Generic[R]):
         return f"<Table {self.name}: {len(self)} {self.record_type.__name__} records>"
 
 
-_encode_record: Final = msgspec.msgpack.Encoder(order="deterministic").encode
-
-
 def encode_dirty(dirty: Mapping[bytes, Any]) -> Iterator[tuple[bytes, bytes | None]]:
     """Changes for ``StateStore.checkpoint``, encoded one by one as they are asked for.
 
@@ -317,8 +337,11 @@ def encode_dirty(dirty: Mapping[bytes, Any]) -> Iterator[tuple[bytes, bytes | No
     encoder of its own.
     """
     encode = msgspec.msgpack.Encoder(order="deterministic").encode
-    for key, record in dirty.items():
-        yield key, None if record is None else encode(record)
+    for key, stored in dirty.items():
+        if stored is None or stored.__class__ is bytes:
+            yield key, stored
+        else:
+            yield key, encode(stored)
 
 
 class Tables:
@@ -337,11 +360,17 @@ class Tables:
         self._encoder = msgspec.msgpack.Encoder(order="deterministic")
 
     def table(
-        self, name: str, record_type: type[R], *, ordered: bool = False, trusted: bool = False
+        self,
+        name: str,
+        record_type: type[R],
+        *,
+        ordered: bool = False,
+        trusted: bool = False,
+        packed: bool = False,
     ) -> Table[R]:
         """A new, empty table of *record_type*, a frozen ``msgspec.Struct`` (``array_like`` and
         ``gc=False`` where its fields allow: a million records are then invisible to the garbage
-        collector). *ordered*: with ``range`` and ``count``. *trusted*: see ``Table``.
+        collector). *ordered*: with ``range`` and ``count``. *trusted*, *packed*: see ``Table``.
 
         Raises:
             ConfigError: the name is taken or not usable, or the type is not a frozen struct.
@@ -360,7 +389,14 @@ class Tables:
                 f"records of table {name!r} are {record_type!r}, which must be declared as a "
                 "frozen struct: class Record(msgspec.Struct, frozen=True, array_like=True)"
             )
-        table = Table(name, record_type, ordered=ordered, trusted=trusted, journal=self.journal)
+        table = Table(
+            name,
+            record_type,
+            ordered=ordered,
+            trusted=trusted,
+            packed=packed,
+            journal=self.journal,
+        )
         self._by_name[name] = table
         self._sorted = [self._by_name[each] for each in sorted(self._by_name)]
         return table

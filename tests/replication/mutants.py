@@ -120,8 +120,8 @@ MUTANTS = (
     Mutant(
         "a change of a record that was there is not marked dirty",
         TABLES,
-        "        changed[key] = record\n",
-        "        if old is None:\n            changed[key] = record\n",
+        "        changed[key] = stored\n",
+        "        if old is None:\n            changed[key] = stored\n",
         ("tables",),
     ),
     Mutant(

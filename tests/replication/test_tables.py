@@ -32,9 +32,9 @@ class Holder(msgspec.Struct, frozen=True, array_like=True):
     names: frozenset[str] = frozenset()
 
 
-def _tables() -> tuple[Tables, Table[Thing], Table[Thing]]:
+def _tables(*, packed: bool = False) -> tuple[Tables, Table[Thing], Table[Thing]]:
     tables = Tables()
-    ordered = tables.table("t.ordered", Thing, ordered=True)
+    ordered = tables.table("t.ordered", Thing, ordered=True, packed=packed)
     return tables, ordered, tables.table("t.hashed", Thing, trusted=True)
 
 
@@ -63,13 +63,16 @@ def _change(tables: tuple[Table[Thing], Table[Thing]], what: Any, models: Any) -
         assert tables[hashed].delete(key) == models[hashed].pop(key, None)
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(entry, max_size=8))
-def test_state_and_captures_are_those_of_the_commands_that_stood(entries: Any) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+@settings(max_examples=100, deadline=None)
+@given(entries=st.lists(entry, max_size=8))
+def test_state_and_captures_are_those_of_the_commands_that_stood(
+    entries: Any, packed: bool
+) -> None:
     """*stored* is what a store holds that was given every capture in order, some of them only at
     a later try; *clean* is the same life without the commands that failed."""
-    tables, *both = _tables()
-    clean, *clean_both = _tables()
+    tables, *both = _tables(packed=packed)
+    clean, *clean_both = _tables(packed=packed)
     models: list[dict[bytes, Thing]] = [{}, {}]
     stored: dict[str, dict[bytes, Any]] = {"t.ordered": {}, "t.hashed": {}}
     pending: dict[str, Dirty] | None = None
@@ -88,6 +91,9 @@ def test_state_and_captures_are_those_of_the_commands_that_stood(entries: Any) -
             tables.journal.clear()
             clean.journal.clear()
             assert [dict(each.items()) for each in both] == models
+            assert [{key: each.get(key) for key in models[at]} for at, each in enumerate(both)] == (
+                models
+            )
         assert _seal(tables) == _seal(clean)  # what failed left no trace, not even in the order
         if after == "take" and pending is None:
             pending, at_pending = tables.take_dirty(), [dict(each) for each in models]
@@ -282,12 +288,15 @@ def test_a_table_without_order_has_no_ranges_but_items_by_key() -> None:
 # --- loading -------------------------------------------------------------------------------------
 
 
-def test_load_and_clear_in_slices() -> None:
-    tables, ordered, _ = _tables()
+@pytest.mark.parametrize("packed", [False, True])
+def test_load_and_clear_in_slices(packed: bool) -> None:
+    tables, ordered, _ = _tables(packed=packed)
     content = {b"%03d" % at: Thing(at) for at in range(25)}
     encoded = [(key, msgspec.msgpack.encode(each)) for key, each in content.items()]
     assert list(ordered.load(encoded, 10)) == [10, 10, 5]
     assert dict(ordered.items()) == content
+    assert ordered.get(b"007") == Thing(7)
+    assert list(ordered.range(b"010", b"020", limit=1)) == [(b"010", Thing(10))]
     assert ordered.count(b"010", b"020") == 10
     assert (ordered.dirty_count, len(tables.journal)) == (0, 0)
     with pytest.raises(InvariantViolationError, match="loaded once"):
@@ -302,8 +311,9 @@ def test_load_and_clear_in_slices() -> None:
 @pytest.mark.parametrize(
     "damage", [b"", b"\xc1", b"\x91\xa1x", b"\x91" * 5000, b"\x92\x01\xa1\xff"]
 )
-def test_a_record_that_does_not_decode_is_named(damage: bytes) -> None:
-    _, ordered, _ = _tables()
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_record_that_does_not_decode_is_named(damage: bytes, packed: bool) -> None:
+    _, ordered, _ = _tables(packed=packed)
     with pytest.raises(StoreCorruptionError, match=r"record b'k' of table t\.ordered"):
         list(ordered.load([(b"a", b"\x91\x01"), (b"k", damage)]))
 
