@@ -178,8 +178,8 @@ class SimulatedCluster:
         if node is None or process is None:
             return
         self.loop.spawn(process, node.stop())
-        while process.alive:
-            await asyncio.sleep(POLL_S)
+        while process.alive:  # it may be crashed meanwhile
+            await asyncio.sleep(POLL_S)  # noqa: ASYNC110  on virtual time a poll costs nothing
 
     def crash(self, number: int, *, power: bool = True, kept: Kept = "any") -> None:
         """Kill a node. *power* False: only its process; else its machine, whose peers get no word
@@ -276,10 +276,13 @@ class SimulatedCluster:
     def connect(self, name: str, *numbers: int, **options: Any) -> Database:  # noqa: ANN401
         """A handle for client *name*, on a host of its own, that is given the addresses of
         *numbers* (of all). *options*: as ``quorate.connect``'s. Await its calls in a coroutine
-        that ``spawn`` or ``call`` runs on that host, if its clock or its death are to matter."""
+        that ``spawn`` or ``call`` runs on that host, if its clock, its pauses or its death are to
+        matter; while its clock is right, they may be awaited anywhere."""
         host = self.clients.get(name)
         if host is None:
-            host = self.clients[name] = self._new_host(name, f"127.1.0.{len(self.clients) + 1}")
+            host = self.clients[name] = self._new_host(
+                name, f"127.1.0.{len(self.clients) + 1}", self.loop.now_s
+            )
         process = host.process
         if process is None or not process.alive:
             process = host.begin()
@@ -369,11 +372,12 @@ class SimulatedCluster:
 
     # --- inside ----------------------------------------------------------------------------------
 
-    def _new_host(self, name: str, address: str) -> Host:
+    def _new_host(self, name: str, address: str, start_s: float) -> Host:
+        """*start_s*: its monotonic clock now."""
         random = self.random
         clock = HostClock(
             self.loop.true_time,
-            start_s=random.uniform(0, 1000),
+            start_s=start_s,
             wall_ms=WALL_MS + random.randrange(-5000, 5000),
         )
         self._hosts += 1
@@ -388,7 +392,8 @@ class SimulatedCluster:
             raise UsageError(f"node {number} is there already: restart it")
         settings = self.settings
         address = self.address(number)
-        host = self._new_host(_host_name(number), address.partition(":")[0])
+        uptime_s = self.random.uniform(0, 1000)
+        host = self._new_host(_host_name(number), address.partition(":")[0], uptime_s)
         seed = f"{self.seed}/disk/{number}"
         disk = SimulatedDisk(self.loop, host, Random(seed), settings.disk)
         config = NodeConfig(

@@ -159,7 +159,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     # --- callbacks -------------------------------------------------------------------------------
 
     def call_soon(  # type: ignore[override]
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, callback: Callable[..., object], *args: object, context: Context | None = None
     ) -> VirtualHandle:
         """As asyncio's."""
         if context is None:
@@ -175,7 +175,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self,
         delay: float,
         callback: Callable[..., object],
-        *args: Any,
+        *args: object,
         context: Context | None = None,
     ) -> VirtualHandle:
         """As asyncio's; *delay* in seconds of the host's clock."""
@@ -197,7 +197,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self,
         when: float,
         callback: Callable[..., object],
-        *args: Any,
+        *args: object,
         context: Context | None = None,
     ) -> VirtualHandle:
         """As asyncio's; *when* on the host's clock."""
@@ -210,7 +210,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._add_timer(true_s, handle)
 
     def schedule(
-        self, when_s: float, process: Process | None, callback: Callable[..., object], *args: Any
+        self, when_s: float, process: Process | None, callback: Callable[..., object], *args: object
     ) -> VirtualHandle:
         """For the network and the disks: run *callback* at true time *when_s* on behalf of
         *process*, whoever asks."""
@@ -218,7 +218,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._add_timer(when_s, VirtualHandle(callback, args, context, process, when_s))
 
     def soon(
-        self, process: Process | None, callback: Callable[..., object], *args: Any
+        self, process: Process | None, callback: Callable[..., object], *args: object
     ) -> VirtualHandle:
         """As ``schedule``, now."""
         context = self._world_context if process is None else process.context
@@ -243,7 +243,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         *,
         name: object = None,
         context: Context | None = None,
-        **_options: Any,
+        **_options: object,
     ) -> asyncio.Task[T]:
         """As asyncio's; the task belongs to the process on whose behalf it is made."""
         if self._finished:
@@ -271,7 +271,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self.create_task(coroutine, name=name or None, context=process.context.copy())
 
     def run_in_executor(  # type: ignore[override]
-        self, executor: object, func: Callable[..., T], *args: Any
+        self, executor: object, func: Callable[..., T], *args: object
     ) -> asyncio.Future[T]:
         """Run the job inline, a moment later; *executor* is ignored."""
         del executor
@@ -288,7 +288,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         *,
         ssl: object = None,
         start_serving: bool = True,
-        **_options: Any,
+        **_options: object,
     ) -> Any:  # noqa: ANN401  stands in for asyncio.Server
         """As asyncio's, in the simulated network and in the clear."""
         self._check_clear(ssl)
@@ -303,7 +303,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         port: int,
         *,
         ssl: object = None,
-        **_options: Any,
+        **_options: object,
     ) -> tuple[Any, Any]:
         """As asyncio's, in the simulated network and in the clear."""
         self._check_clear(ssl)

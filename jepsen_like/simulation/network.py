@@ -576,7 +576,8 @@ class _Attempt:
         self._tries = 0
         self._given_up = False
         self._near: SimulatedTransport | None = None
-        self.answer: asyncio.Future[Any] = loop.create_future()
+        self.answer: asyncio.Future[tuple[SimulatedTransport, asyncio.BaseProtocol]]
+        self.answer = loop.create_future()
 
     def ask(self) -> None:
         """Send the request, and again while nothing comes back."""
