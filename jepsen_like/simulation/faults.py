@@ -47,9 +47,9 @@ class Nemesis:
         self._cuts: dict[tuple[int, int], int] = {}  # how many faults cut a link
         self._links: dict[tuple[int, int], LinkSettings] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        kinds: dict[str, Callable[[Fault], Awaitable[bool]]] = {
-            kind: self._partition for kind in _SHAPES
-        }
+        kinds: dict[str, Callable[[Fault], Awaitable[bool]]] = dict.fromkeys(
+            _SHAPES, self._partition
+        )
         kinds |= {
             "clog": self._clog,
             "delay": self._slow_links,
@@ -134,7 +134,7 @@ class Nemesis:
 
     async def _partition(self, fault: Fault) -> bool:
         nodes = self._stage.nodes()
-        random = Random(fault.seed)  # noqa: S311
+        random = Random(fault.seed)
         random.shuffle(nodes)
         leader = self._stage.leader()
         if leader is not None and (fault.kind == "isolate-leader" or random.random() < 0.5):
@@ -167,7 +167,7 @@ class Nemesis:
     async def _clog(self, fault: Fault) -> bool:
         """A few links stand still, one after the other, and go on in another order."""
         nodes = self._stage.nodes()
-        random = Random(fault.seed)  # noqa: S311
+        random = Random(fault.seed)
         pairs = [(a, b) for a in nodes for b in nodes if a != b]
         chosen = random.sample(pairs, min(len(pairs), 1 + int(fault.strength * 4)))
         if not chosen:
@@ -246,7 +246,7 @@ class Nemesis:
         running = [node for node in self._stage.nodes() if self._stage.runs(node)]
         for node in running:
             self._stage.crash(node, power=True)
-        random = Random(fault.seed)  # noqa: S311
+        random = Random(fault.seed)
         random.shuffle(running)
         for node in running:
             await asyncio.sleep(random.random() * fault.seconds / 4)
@@ -258,7 +258,7 @@ class Nemesis:
         node = self._one(fault)
         if node is None:
             return False
-        random = Random(fault.seed)  # noqa: S311
+        random = Random(fault.seed)
         for _ in range(3):
             if not self._stage.runs(node):
                 break
@@ -354,8 +354,7 @@ class Nemesis:
 
     async def _revive(self, node: int) -> None:
         """Restart it if it stopped by itself: as a supervisor would."""
-        if not self._stage.runs(node) and not self._stage.is_down(node):
-            self._stage.crash(node, power=False)
+        if self._stage.stopped_itself(node):
             await self._stage.start(node)
 
     # --- damage ---------------------------------------------------------------------------------
@@ -368,7 +367,7 @@ class Nemesis:
             return False
         self._stage.crash(node, power=True)
         self._atlas.lost(node)
-        random = Random(fault.seed)  # noqa: S311
+        random = Random(fault.seed)
         disk = self._stage.disk(node)
         where = disk.flip_bit(random) if fault.kind == "bit-flip" else disk.truncate(random)
         self._stage.note(where, node)

@@ -138,6 +138,7 @@ class Invariants:
         self.configs: list[tuple[int, Membership]] = []  # committed
         self.hashes: dict[int, tuple[bytes, int]] = {}  # applied index -> (state hash, node)
         self.executed: dict[tuple[int, int], int] = {}  # (session, sequence) -> index
+        self.install_count = 0
         self.acknowledged_max = 0  # highest index that a client was told of
 
     def claim(self, holds: bool, name: str, text: str, **evidence: Any) -> bool:  # noqa: ANN401, FBT001
@@ -171,6 +172,7 @@ class Invariants:
         """The disk of *node*, which does not run, was wiped, rolled back or damaged."""
         if node in self.disks:
             self.disks[node].void = True
+        self.votes = {key: vote for key, vote in self.votes.items() if key[0] != node}
 
     def _check_kept(self, before: Disk, after: Disk) -> None:
         was, now = before.state, after.state
@@ -301,6 +303,7 @@ class Invariants:
 
     def installed(self, disk: Disk) -> None:
         """A snapshot replaced the log of *disk*."""
+        self.install_count += 1
         state = disk.state
         floor = state.log.floor
         if self.claim(

@@ -8,9 +8,9 @@ history. After an unknown outcome it goes on under a new process number, as hist
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from random import Random
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -18,11 +18,26 @@ from jepsen_like.history import Event, EventType
 from jepsen_like.systems.base import Client, OutcomeError
 from jepsen_like.workloads.base import Invocation, Workload
 
-#: Makes a client, on a machine of that name, that gives up after so many seconds.
-Connect = Callable[[str, float], Client]
+T = TypeVar("T")
 
 #: A final read or a setup is tried again after so long.
 RETRY_S = 0.05
+
+
+class Machines(Protocol):
+    """Where clients run: each on a machine of its own, by name."""
+
+    def client(self, name: str, timeout_s: float) -> Client:
+        """On machine *name*; its calls end after *timeout_s* seconds."""
+        ...
+
+    async def call(self, name: str, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run *coroutine* there. Being cancelled never waits for it: the machine may be dead."""
+        ...
+
+    def crash_client(self, name: str) -> None:
+        """That machine dies, with whatever runs there."""
+        ...
 
 
 class Tally(msgspec.Struct):
@@ -40,31 +55,29 @@ class Tally(msgspec.Struct):
 
 class Load:
     """The clients of one run. *random*: of a client, by its number. *operations_max*: they stop
-    by themselves after so many. *crash*: the machine of a client dies."""
+    by themselves after so many."""
 
     def __init__(
         self,
         workloads: Mapping[str, Workload],
         weights: Mapping[str, float],
-        connect: Connect,
+        machines: Machines,
         *,
         random: Callable[[int], Random],
         timeout_s: float,
         think_s: float,
         operations_max: int,
-        crash: Callable[[str], None],
     ) -> None:
         self.workloads = dict(workloads)
         self.histories: dict[str, list[Event]] = {name: [] for name in workloads}
         self.tally = Tally()
         self._names = list(workloads)
         self._weights = [weights[name] for name in workloads]
-        self._connect = connect
+        self._machines = machines
         self._random = random
         self._timeout_s = timeout_s
         self._think_s = think_s
         self._left = operations_max
-        self._crash = crash
         self._next_process = 0
         self._clients: list[_Client] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -73,15 +86,15 @@ class Load:
 
     async def setup(self) -> None:
         """Let each workload prepare itself, again until it succeeds."""
-        client = self._connect("setup", self._timeout_s)
+        client = self.connect("setup")
         for workload in self.workloads.values():
             while True:
                 try:
-                    await workload.setup(client)
+                    await self._machines.call("setup", workload.setup(client))
                     break
                 except OutcomeError:
                     await asyncio.sleep(RETRY_S)
-        await client.close()
+        await self.disconnect("setup", client)
 
     def start(self, count: int) -> None:
         """Begin with so many clients."""
@@ -106,12 +119,14 @@ class Load:
 
     async def final_reads(self) -> None:
         """Ask what each workload wants to know at the end, until it is answered."""
-        client = self._connect("final", self._timeout_s)
+        client = self.connect("final")
         for name, workload in self.workloads.items():
             for invocation in workload.last():
-                while await self.once(name, self.new_process(), client, invocation) != "ok":
+                while (
+                    await self.once(name, self.new_process(), "final", client, invocation) != "ok"
+                ):
                     await asyncio.sleep(RETRY_S)
-        await client.close()
+        await self.disconnect("final", client)
 
     # --- what faults do to clients ----------------------------------------------------------------
 
@@ -153,13 +168,15 @@ class Load:
         name = random.choices(self._names, self._weights)[0]
         return name, self.workloads[name].next(random, process)
 
-    async def once(self, name: str, process: int, client: Client, asked: Invocation) -> EventType:
-        """Carry out and record one operation; how it ended."""
+    async def once(
+        self, name: str, process: int, machine: str, client: Client, asked: Invocation
+    ) -> EventType:
+        """Carry out and record one operation, by *client* on *machine*; how it ended."""
         self._record(name, process, "invoke", asked, asked.value)
         outcome: EventType = "info"
         value, error = asked.value, None
         try:
-            done, value = await self.workloads[name].do(client, asked)
+            done, value = await self._machines.call(machine, self.workloads[name].do(client, asked))
             outcome = "ok" if done else "fail"
         except OutcomeError as unknown:
             outcome, error = "fail" if unknown.definite else "info", str(unknown)
@@ -196,11 +213,15 @@ class Load:
 
     def connect(self, name: str) -> Client:
         """A new handle."""
-        return self._connect(name, self._timeout_s)
+        return self._machines.client(name, self._timeout_s)
 
     def abandon(self, name: str) -> None:
         """The handle's machine dies: its connections break, its session ends by itself."""
-        self._crash(name)
+        self._machines.crash_client(name)
+
+    async def disconnect(self, name: str, client: Client) -> None:
+        """Close the handle, politely."""
+        await self._machines.call(name, client.close())
 
     def think_s(self, random: Random) -> float:
         """How long a client waits before its next operation: often not at all, seldom long."""
@@ -241,15 +262,15 @@ class _Client:
         if not self._load.take():
             return None
         name, asked = self._load.draw(self._random, process)
-        return await self._load.once(name, process, self._handle(), asked)
+        return await self._load.once(name, process, *self._handle(), asked)
 
-    def _handle(self) -> Client:
+    def _handle(self) -> tuple[str, Client]:
         wanted = 2 if self.twins else 1
         while len(self._handles) < wanted:
             self._lives += 1
             name = f"client-{self._number}.{self._lives}"
             self._handles[name] = self._load.connect(name)
-        return self._random.choice(list(self._handles.values()))
+        return self._random.choice(list(self._handles.items()))
 
     def _die(self) -> None:
         for name in self._handles:
@@ -257,5 +278,5 @@ class _Client:
         self._handles.clear()
 
     async def close(self) -> None:
-        for handle in self._handles.values():
-            await handle.close()
+        for name, handle in self._handles.items():
+            await self._load.disconnect(name, handle)

@@ -13,16 +13,17 @@ from quorate.errors import QuorateError
 #: Most members at any time, so that a run stays small.
 MEMBERS_MAX: Final = 7
 CALL_TIMEOUT_S: Final = 3.0
+#: The host that the operator works at.
+OPERATOR: Final = "operator"
 TRIES: Final = 4
 RETRY_S: Final = 0.2
 
 
 class Keeper:
-    """*database* makes a handle for the operator."""
+    """The operator of *stage*."""
 
-    def __init__(self, stage: Stage, database: Callable[[], Database]) -> None:
+    def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._make = database
         self._database: Database | None = None
         self._retired: dict[int, None] = {}
         self._busy = asyncio.Lock()
@@ -34,7 +35,7 @@ class Keeper:
     async def close(self) -> None:
         """The operator goes home."""
         if self._database is not None:
-            await self._database.close()
+            await self._stage.call(OPERATOR, self._database.close())
 
     # --- changes --------------------------------------------------------------------------------
 
@@ -122,9 +123,14 @@ class Keeper:
 
     async def _call(self, change: Callable[[Database], Awaitable[Any]]) -> bool:
         if self._database is None:
-            self._database = self._make()
+            self._database = self._stage.database(OPERATOR, CALL_TIMEOUT_S)
         try:
-            await asyncio.wait_for(change(self._database), CALL_TIMEOUT_S)
+            call = self._stage.call(OPERATOR, _awaited(change(self._database)))
+            await asyncio.wait_for(call, CALL_TIMEOUT_S)
         except (QuorateError, TimeoutError):
             return False
         return True
+
+
+async def _awaited(call: Awaitable[Any]) -> Any:  # noqa: ANN401  whatever it returns
+    return await call

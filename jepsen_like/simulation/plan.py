@@ -110,7 +110,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 def stream(seed: int, name: str) -> Random:
     """Chance of its own for one part of a run; the same under any ``PYTHONHASHSEED``."""
-    return Random(f"{seed}/{name}")  # noqa: S311  not for secrets
+    return Random(f"{seed}/{name}")
 
 
 def draw(seed: int) -> Plan:

@@ -22,8 +22,8 @@ from jepsen_like.simulation.membership import Keeper
 from jepsen_like.simulation.outcome import Outcome
 from jepsen_like.simulation.plan import Plan, draw, replace_settings, stream
 from jepsen_like.simulation.stage import Stage
-from jepsen_like.systems.quorate_client import QuorateClient
 from jepsen_like.workloads import WORKLOADS
+from quorate.client.database import Database
 
 #: Virtual time within which a healed cluster must lead, serve and agree: a client's handshakes and
 #: a snapshot's retries may take some seconds each (TCP's own waits are 0.5 to 4 s).
@@ -63,24 +63,20 @@ class Run:
         self.invariants = Invariants(lambda: self.stage.now_s)
         self.stage = Stage(plan, self.invariants, trace)
         self.atlas = Atlas(self.stage, self.invariants)
-        self.keeper = Keeper(self.stage, lambda: self.stage.database("operator", 4.0))
+        self.keeper = Keeper(self.stage)
         self.load = Load(
             {name: WORKLOADS[name]() for name in settings.workloads},
             settings.workloads,
-            self._client,
+            self.stage,
             random=self._client_random,
             timeout_s=settings.timeout_s,
             think_s=settings.think_ms / 1000,
             operations_max=settings.operations_max,
-            crash=self.stage.crash_client,
         )
         self.nemesis = Nemesis(self.stage, self.atlas, self.keeper, self.load)
         self.settled_s = 0.0
         self.verdicts: dict[str, str] = {}
         self.stage.watch(self._look)
-
-    def _client(self, name: str, timeout_s: float) -> QuorateClient:
-        return QuorateClient(self.stage.database(name, timeout_s))
 
     def _client_random(self, number: int) -> Random:
         return stream(self.plan.seed, f"client-{number}")
@@ -155,11 +151,10 @@ class Run:
                 raise OverError
         database = stage.database("prober", LIVENESS_S)
         try:
-            await asyncio.wait_for(database.kv.put("probe", b"served"), LIVENESS_S)
-        except Exception as error:  # noqa: BLE001  whatever it is, the write was not served
+            await stage.call("prober", _probe(database))
+        except Exception as error:
             self._violate("liveness", f"a healed cluster serves no write: {error!r}")
             raise OverError from error
-        await database.close()
         await self._agree("after healing")
         self.settled_s = stage.now_s - healed_s
 
@@ -207,3 +202,8 @@ class Run:
             verdicts=self.verdicts,
             notes=self.stage.notes(),
         )
+
+
+async def _probe(database: Database) -> None:
+    await database.kv.put("probe", b"served")
+    await database.close()
