@@ -91,16 +91,19 @@ class Link:
         Raises:
             QuorateError: why not.
         """
-        self._welcome = asyncio.get_running_loop().create_future()
+        answer = self._welcome = asyncio.get_running_loop().create_future()
         try:
             self.channel = await dials.dial(
                 self.endpoint, self._on_frame, self._on_lost, self._on_writable
             )
             hello = Hello(WIRE_VERSION, ROLE_CLIENT, cluster, relay=self.relay)
             self.channel.send((hello,))
-            welcome = await self._welcome
+            welcome = await answer
         except BaseException:
             self.close()
+            # A dial that is given up says so to ``_on_lost`` too, and nobody waits for it there.
+            if not answer.cancel() and not answer.cancelled():
+                answer.exception()
             raise
         self.node = welcome.node
         return welcome
