@@ -158,7 +158,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     # --- callbacks -------------------------------------------------------------------------------
 
-    def call_soon(  # type: ignore[override]
+    def call_soon(
         self, callback: Callable[..., object], *args: object, context: Context | None = None
     ) -> VirtualHandle:
         """As asyncio's."""
@@ -169,9 +169,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._coming.append(handle)
         return handle
 
-    call_soon_threadsafe = call_soon  # type: ignore[assignment]  # there is one thread
+    call_soon_threadsafe = call_soon  # there is one thread
 
-    def call_later(  # type: ignore[override]
+    def call_later(
         self,
         delay: float,
         callback: Callable[..., object],
@@ -193,7 +193,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         handle = VirtualHandle(callback, args, context, process, own_s)
         return self._add_timer(self.now_s + delay / clock.rate, handle)
 
-    def call_at(  # type: ignore[override]
+    def call_at(
         self,
         when: float,
         callback: Callable[..., object],
@@ -237,7 +237,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     # --- tasks and jobs --------------------------------------------------------------------------
 
-    def create_task(  # type: ignore[override]
+    def create_task(
         self,
         coro: Generator[Any, None, T] | Coroutine[Any, Any, T],
         *,
@@ -270,7 +270,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """A task on behalf of *process*."""
         return self.create_task(coroutine, name=name or None, context=process.context.copy())
 
-    def run_in_executor(  # type: ignore[override]
+    def run_in_executor(
         self, executor: object, func: Callable[..., T], *args: object
     ) -> asyncio.Future[T]:
         """Run the job inline, a moment later; *executor* is ignored."""
