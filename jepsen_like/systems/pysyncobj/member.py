@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from pysyncobj import SyncObjConf
 
+from jepsen_like.systems.pysyncobj.lineage import NOTHING, Lineages
 from jepsen_like.systems.pysyncobj.network import Network, Port, SimNode
 from jepsen_like.systems.pysyncobj.patches import KilledError, VirtualClock, entry_of
 from jepsen_like.systems.pysyncobj.store import Callback, Store
@@ -19,7 +20,7 @@ SUCCESS: Final = 0  # FAIL_REASON.SUCCESS
 CANDIDATE: Final = 1
 LEADER: Final = 2
 #: Bytes per message of a snapshot that is sent.
-SNAPSHOT_CHUNK_BYTES: Final = 1024
+SNAPSHOT_CHUNK_BYTES: Final = 512
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +49,7 @@ class Member:
         clock: VirtualClock,
         network: Network,
         watch: Watch,
+        lineages: Lineages,
     ) -> None:
         self.name, self.settings = name, settings
         self.running = False
@@ -64,9 +66,10 @@ class Member:
         self._founders = founders
         self._directory = directory
         self._clock, self._network, self._watch = clock, network, watch
+        self._lineages = lineages
         self._object: Any = None
         self._executing = Entry(0, 0, b"", membership=False)
-        self._ghost: tuple[Photo, int, dict[int, Entry], dict[int, bytes]] | None = None
+        self._ghost: tuple[Photo, int, dict[int, Entry], str] | None = None
         self._written_back: dict[str, bytes] = {}
         self._backlog: list[tuple[str, Callable[[], None]]] = []
         self._in_step = False
@@ -115,7 +118,7 @@ class Member:
         self.running = True
         self.call("first tick", self._object.doTick)  # loads the dump
         if self.running and ghost is not None and cause:
-            before, _first, entries, _lineage = ghost
+            before, _first, entries, _head = ghost
             kept = [entry for index, entry in entries.items() if index <= before.commit]
             self._watch.restarted(self, before, kept, cause)
 
@@ -125,7 +128,7 @@ class Member:
             return
         journal = self._part("raftLog")
         entries = {each[1]: entry_of(each) for each in journal[:]}
-        self._ghost = (photo(self), self.first, entries, dict(self.lineage))
+        self._ghost = (photo(self), self.first, entries, self._object.head)
         self.running = False
         self.paused = False
         self._dead = True
@@ -231,13 +234,14 @@ class Member:
         term = 0 if entry is None else entry.term
         self._executing = Entry(index, term, content, entry is not None and entry.membership)
         self._watch.executed(self, index, content)
-        self._object.lineage[index] = content
+        self._object.head = self._lineages.after(self._object.head, index, content)
 
     def answered(self, asked: bytes, error: int) -> None:
         if error == SUCCESS:
             self._watch.acknowledged(self, self._executing, asked)
 
     def sent(self, peer: str, message: dict[str, Any]) -> None:
+        self._clock.sent()
         if message["type"] == "response_vote":
             self._watch.note(f"{self.name} -> {peer}: {described(message)}")
             self._watch.vote_sent(self.name, peer, message["term"])
@@ -254,7 +258,7 @@ class Member:
     # --- the view -------------------------------------------------------------------------------
 
     def _part(self, name: str) -> Any:  # noqa: ANN401  the package has no types
-        return getattr(self._object, f"_SyncObj__{name}")
+        return self._object.__dict__["_SyncObj__" + name]
 
     @property
     def term(self) -> int:
@@ -297,11 +301,16 @@ class Member:
         return tuple(sorted([self.name, *(node.id for node in self._part("otherNodes"))]))
 
     @property
+    def members_count(self) -> int:
+        if self._object is None:
+            return len(self._founders)
+        return 1 + len(self._part("otherNodes"))
+
+    @property
     def lineage(self) -> Mapping[int, bytes]:
-        if self._object is not None:
-            found: dict[int, bytes] = self._object.lineage
-            return found
-        return {} if self._ghost is None else self._ghost[3]
+        ghost_head = NOTHING if self._ghost is None else self._ghost[3]
+        head = ghost_head if self._object is None else self._object.head
+        return self._lineages.commands(self.name, head)
 
     def entry(self, index: int) -> Entry | None:
         """See ``View``."""

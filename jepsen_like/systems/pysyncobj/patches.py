@@ -23,12 +23,18 @@ from jepsen_like.systems.pysyncobj.watch import Entry
 
 #: A reading of the clock takes this long, so that loops which wait for time to pass end.
 CLOCK_READING_S: Final = 1e-6
+#: And to send a message: to encode and compress it, and a system call.
+SENDING_S: Final = 1e-4
 #: The library's mark of an entry that changes the membership.
 MEMBERSHIP_TYPE: Final = 2
 
 
 class KilledError(BaseException):
     """The process dies here: nothing of the library may catch it, and nothing runs after it."""
+
+
+class OnlookerError(BaseException):
+    """A mistake of the kit's own: it must not pass for one of the library."""
 
 
 class Host(Protocol):
@@ -51,17 +57,21 @@ class VirtualClock:
         self.wall_offset_s = 0.0
         #: Whose step it is.
         self.host: Host | None = None
-        self._readings = 0
+        self._spent_s = 0.0
 
     def enter(self, now_s: float, wall_offset_s: float, host: Host) -> None:
         """A step of a member begins."""
         self.now_s, self.wall_offset_s, self.host = now_s, wall_offset_s, host
-        self._readings = 0
+        self._spent_s = 0.0
 
     def monotonic(self) -> float:
         """In place of ``pysyncobj.monotonic``."""
-        self._readings += 1
-        return self.now_s + self._readings * CLOCK_READING_S
+        self._spent_s += CLOCK_READING_S
+        return self.now_s + self._spent_s
+
+    def sent(self) -> None:
+        """The member has sent a message."""
+        self._spent_s += SENDING_S
 
     def time(self) -> float:
         """In place of ``time.time``: the wall clock, of which members may differ."""

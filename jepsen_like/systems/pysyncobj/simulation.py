@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import msgspec
 from jepsen_like.history import Event
 from jepsen_like.systems.pysyncobj.clients import MemberClient, Recorder, Registers
 from jepsen_like.systems.pysyncobj.faults import Faults
+from jepsen_like.systems.pysyncobj.lineage import Lineages
 from jepsen_like.systems.pysyncobj.locks import LockUsers
 from jepsen_like.systems.pysyncobj.member import Member
 from jepsen_like.systems.pysyncobj.network import Network
@@ -34,6 +36,8 @@ SETTLING_S: Final = 5.0
 PROBE_TIMEOUT_S: Final = 2.0
 #: The system writes files back to the disk this often.
 WRITE_BACK_S: Final = (5.0, 15.0, 30.0)
+#: Files of members are kept in memory if the machine lets them: nothing here needs a disk.
+MEMORY: Final = Path("/dev/shm")  # noqa: S108
 #: Elements that members' sets and lists are asked for.
 ELEMENTS: Final = 6
 
@@ -66,6 +70,7 @@ class Simulation:
         self.random = Random(f"load {seed}")
         self.members: list[Member] = []
         self._directory = directory
+        self._lineages = Lineages()
         self._tag = 0
         self._served = False
         founders = tuple(f"n{number}" for number in range(1, plan.members + 1))
@@ -86,6 +91,7 @@ class Simulation:
             self.clock,
             self.network,
             self.watch,
+            self._lineages,
         )
         self.members.append(member)
         self.watch.add(member)
@@ -261,6 +267,8 @@ class Simulation:
     def _judge(self, workload: Workload, history: list[Event]) -> None:
         self.watch.now_s = self.schedule.now_s
         self.watch.finished()
+        if self._served:
+            self.watch.settled()
         verdict = workload.check(history)
         if verdict.valid is False:
             how = "a member's own copy" if self.plan.local_reads else "the log"
@@ -294,7 +302,8 @@ class Simulation:
 
 def run_seed(seed: int, plan: Plan | None = None) -> SeedReport:
     """Run one seed, by its own plan or by *plan*. The same twice, and on every machine."""
-    with tempfile.TemporaryDirectory(prefix="jepsen-like-pysyncobj-") as directory:
+    where = MEMORY if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="jepsen-like-pysyncobj-", dir=where) as directory:
         simulation = Simulation(seed, plan or draw_plan(seed), Path(directory))
         with patched(simulation.clock, Random(f"elections {seed}"), simulation.watch.note):
             return simulation.run()

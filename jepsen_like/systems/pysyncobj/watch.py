@@ -62,6 +62,11 @@ class View(Protocol):
         ...
 
     @property
+    def members_count(self) -> int:
+        """How many these are."""
+        ...
+
+    @property
     def lineage(self) -> Mapping[int, bytes]:
         """What its state is made of: index and content of every command executed on it."""
         ...
@@ -117,7 +122,7 @@ class Watch:
     def add(self, view: View) -> None:
         """A member that may run from now on."""
         self.views.append(view)
-        self._quorum_min = min(self._quorum_min, len(view.members) // 2 + 1)
+        self._quorum_min = min(self._quorum_min, view.members_count // 2 + 1)
 
     # --- what happens ---------------------------------------------------------------------------
 
@@ -231,7 +236,7 @@ class Watch:
 
     def stepped(self, view: View, before: Photo, cause: str) -> None:
         """After each step of a member that still runs."""
-        self._quorum_min = min(self._quorum_min, len(view.members) // 2 + 1)
+        self._quorum_min = min(self._quorum_min, view.members_count // 2 + 1)
         if view.leads and (not before.leads or view.term != before.term):
             self._elected(view, cause)
         for name, was, now in (
@@ -251,7 +256,7 @@ class Watch:
     # --- at the end -----------------------------------------------------------------------------
 
     def finished(self) -> None:
-        """All faults are healed and the cluster had time: what is acknowledged must be there."""
+        """All faults are healed: what is acknowledged must be there."""
         for entry in self._acknowledged.values():
             if not self.holders(entry):
                 at = next(iter(self.views))
@@ -262,6 +267,9 @@ class Watch:
                     "nor in its state",
                     entry.index,
                 )
+
+    def settled(self) -> None:
+        """The healed cluster serves, and had time to tell everybody everything."""
         running = [view for view in self.views if view.running]
         for one in running:
             for other in running:
