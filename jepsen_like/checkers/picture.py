@@ -1,0 +1,120 @@
+"""A picture of a counterexample: time from left to right, a row for each process, a bar for each
+operation. It is one SVG that needs nothing else, so any browser shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from typing import Final
+
+from jepsen_like.checkers.base import show
+from jepsen_like.checkers.counterexample import Counterexample
+from jepsen_like.checkers.models import Call, Model
+
+#: Bars in one picture; a counterexample that could not be made smaller shows its last ones.
+BARS_MAX: Final = 80
+
+LEFT_PX: Final = 110
+TOP_PX: Final = 64
+ROW_PX: Final = 46
+BAR_PX: Final = 30
+STEP_PX: Final = 96  # between two places in the history: a label of about 14 characters fits
+LABEL_CHARACTERS_MIN: Final = 12
+CHARACTER_PX: Final = 7
+
+_STYLE: Final = (
+    "text{font:13px system-ui,sans-serif;fill:#1b1f24}.title{font-size:16px;font-weight:600}"
+    ".note{fill:#57606a}.row{stroke:#d0d7de}.ok{fill:#c8e6c9;stroke:#2e7d32}"
+    ".stuck{fill:#ffcdd2;stroke:#c62828}.unknown{fill:#eceff1;stroke:#78909c;"
+    "stroke-dasharray:5 4}.number{fill:#2e7d32}.number+text{fill:#fff;font-weight:600;"
+    "font-size:11px}"
+)
+
+
+def draw(model: Model, example: Counterexample, *, title: str) -> str:
+    """The SVG. Numbers are the places in the longest order; red is what that order leaves over."""
+    calls = example.calls[-BARS_MAX:]
+    places = sorted({at for call in calls for at in _ends(call)})
+    column = {place: number for number, place in enumerate(places)}
+    rows: dict[str, int] = {}
+    for call in calls:
+        rows.setdefault(str(call.operation.invoked.process), len(rows))
+    width = LEFT_PX + STEP_PX * (len(places) + 1)
+    height = TOP_PX + ROW_PX * len(rows) + 56
+    numbers = {call.start: at for at, call in enumerate(example.longest(), 1)}
+    stuck = {call.start for call in example.stuck()}
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" role="img">',
+        f"<title>{escape(title)}</title><style>{_STYLE}</style>",
+        f'<rect width="{width}" height="{height}" fill="#fff"/>',
+        f'<text class="title" x="12" y="26">{escape(title)}</text>',
+        *_frame(rows, width),
+    ]
+    for call in calls:
+        left = LEFT_PX + STEP_PX * column[call.start]
+        right = LEFT_PX + STEP_PX * column[call.end] if call.certain else width - 12
+        top = TOP_PX + ROW_PX * rows[str(call.operation.invoked.process)]
+        kind = "stuck" if call.start in stuck else ("ok" if call.certain else "unknown")
+        parts += _bar(model, call, (left, right, top), kind, numbers.get(call.start))
+    parts += _legend(height, left_out=len(example.calls) - len(calls), minimal=example.minimal)
+    parts.append("</svg>")
+    return "\n".join(parts)
+
+
+def _ends(call: Call) -> Iterable[int]:
+    return (call.start, call.end) if call.certain else (call.start,)
+
+
+def _frame(rows: dict[str, int], width: int) -> list[str]:
+    parts = []
+    for name, row in rows.items():
+        middle = TOP_PX + ROW_PX * row + BAR_PX // 2
+        parts.append(f'<text x="12" y="{middle + 5}">process {escape(name)}</text>')
+        parts.append(
+            f'<line class="row" x1="{LEFT_PX}" x2="{width - 12}" y1="{middle}" y2="{middle}"/>'
+        )
+    return parts
+
+
+def _bar(
+    model: Model, call: Call, place: tuple[int, int, int], kind: str, number: int | None
+) -> list[str]:
+    left, right, top = place
+    said = model.describe(call)
+    room = max(LABEL_CHARACTERS_MIN, (right - left - 30) // CHARACTER_PX)
+    label = said if len(said) <= room else f"{said[: room - 1]}…"
+    completed = call.operation.completed
+    end = "never answered" if completed is None else f"{completed.type} {show(completed.value)}"
+    error = "" if completed is None or completed.error is None else f" ({completed.error})"
+    shown = call.operation.completed_at if call.certain else "?"
+    hint = (
+        f"process {call.operation.invoked.process}: {said}; events {call.start} to {shown}; "
+        f"{end}{error}"
+    )
+    parts = [
+        f'<g><title>{escape(hint)}</title><rect class="{kind}" x="{left}" y="{top}" rx="4" '
+        f'width="{right - left}" height="{BAR_PX}"/>'
+    ]
+    text_left = left + 8
+    if number is not None:
+        parts.append(f'<circle class="number" cx="{left + 14}" cy="{top + BAR_PX // 2}" r="10"/>')
+        parts.append(
+            f'<text x="{left + 14}" y="{top + BAR_PX // 2 + 4}" text-anchor="middle">{number}'
+            "</text>"
+        )
+        text_left = left + 28
+    parts.append(f'<text x="{text_left}" y="{top + BAR_PX // 2 + 5}">{escape(label)}</text></g>')
+    return parts
+
+
+def _legend(height: int, *, left_out: int, minimal: bool) -> list[str]:
+    text = (
+        "Numbers: an order that explains as much as any can. Red: what it leaves over. "
+        "Dashed: nobody knows whether it happened; it may have at any later time."
+    )
+    if left_out:
+        text += f" {left_out} earlier operations are not shown."
+    elif not minimal:
+        text += " Fewer operations might show it too."
+    return [f'<text class="note" x="12" y="{height - 16}">{escape(text)}</text>']
