@@ -247,6 +247,21 @@ def test_every_submission_renews() -> None:
     assert node.machines.next_deadline_ms() == 37
 
 
+@pytest.mark.parametrize("closes", [True, False], ids=["closed", "expired"])
+def test_nothing_of_a_session_outlives_it(closes: bool) -> None:
+    node, _ = _node()
+    session = node.open_session(1000)
+    for sequence in (1, 2):
+        assert not node.entry(_add(session, sequence)).outcomes[0].code
+    assert len(node.machines.tables["sessions.replies"]) == 2
+    if closes:
+        _session_do(node, CloseSession(session), SessionClosed)
+    else:
+        node.entry(time_ms=5000)
+    assert not len(node.machines.tables["sessions.replies"])
+    assert not len(node.machines.tables["sessions.live"])
+
+
 def test_a_submission_may_end_its_own_session() -> None:
     node, mourner = _node()
     session = node.open_session()
