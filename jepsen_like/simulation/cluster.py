@@ -178,8 +178,8 @@ class SimulatedCluster:
         if node is None or process is None:
             return
         self.loop.spawn(process, node.stop())
-        while process.alive:  # it may be crashed meanwhile
-            await asyncio.sleep(POLL_S)  # noqa: ASYNC110  on virtual time a poll costs nothing
+        while process.alive:  # noqa: ASYNC110  on virtual time a poll costs nothing
+            await asyncio.sleep(POLL_S)
 
     def crash(self, number: int, *, power: bool = True, kept: Kept = "any") -> None:
         """Kill a node. *power* False: only its process; else its machine, whose peers get no word

@@ -74,7 +74,7 @@ def test_waiting_for_what_never_comes_is_an_error(loop: VirtualLoop) -> None:
 
 def test_an_instant_that_never_ends_is_an_error(loop: VirtualLoop) -> None:
     async def story() -> None:
-        while True:
+        while True:  # noqa: ASYNC110  on purpose
             await asyncio.sleep(0)
 
     with pytest.raises(StuckError, match="without time passing"):

@@ -257,6 +257,7 @@ def test_a_killed_process_closes_its_connections_a_dead_machine_does_not(wire: W
         await wire.listen()
         near, _ = await wire.dial()
         process = wire.b.process
+        assert process is not None
         wire.loop.kill(process)
         wire.network.process_died(process)
         await asyncio.sleep(1)
