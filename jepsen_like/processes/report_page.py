@@ -143,7 +143,8 @@ PAGE: Final = (
 @@picture@@
 <section><h2>Latency of operations, under faults</h2><div id="latency"></div>
 <div class="legend"><span><b data-key="ok">■</b> ok</span>
-<span><b data-key="fail">■</b> failed</span><span><b data-key="info">■</b> unknown</span><span>— median</span><span>┄ 99th percentile</span>
+<span><b data-key="fail">■</b> failed</span><span><b data-key="info">■</b> unknown</span>
+<span>— median</span><span>┄ 99th percentile</span>
 <span>shaded: a fault holds (point at it)</span></div></section>
 <section><h2>Operations begun per second, by outcome</h2><div id="rate"></div></section>
 <section><h2>Faults</h2><div id="gantt"></div></section>

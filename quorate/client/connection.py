@@ -91,7 +91,8 @@ class Link:
         Raises:
             QuorateError: why not.
         """
-        answer = self._welcome = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
+        self._welcome = answer
         try:
             self.channel = await dials.dial(
                 self.endpoint, self._on_frame, self._on_lost, self._on_writable
