@@ -20,8 +20,8 @@ h2 { font-size:16px; margin:0 0 10px }
 .valid .badge { background:var(--ok) } .invalid .badge { background:var(--bad) }
 section { background:var(--paper); border:1px solid var(--line); border-radius:10px;
   padding:16px 20px; margin:0 0 16px }
-.tiles { display:grid; grid-template-columns:repeat(auto-fit,minmax(105px,1fr)); gap:12px }
-.tiles b { display:block; font-size:20px; font-variant-numeric:tabular-nums }
+.tiles { display:grid; grid-template-columns:repeat(auto-fit,minmax(112px,1fr)); gap:12px }
+.tiles b { display:block; font-size:19px; font-variant-numeric:tabular-nums }
 .tiles i { font-style:normal; color:var(--soft); font-size:13px }
 .columns { display:grid; grid-template-columns:1fr 1fr; gap:16px }
 @media (max-width:800px) { .columns { grid-template-columns:1fr } }
@@ -31,6 +31,7 @@ pre { margin:0; white-space:pre-wrap; overflow-wrap:anywhere;
 table { border-collapse:collapse; width:100%; font-size:13.5px }
 td,th { text-align:left; padding:3px 10px 3px 0; border-bottom:1px solid var(--line);
   vertical-align:top; overflow-wrap:anywhere }
+td:not(:last-child) { white-space:nowrap; overflow-wrap:normal }
 td.n { text-align:right; font-variant-numeric:tabular-nums; width:70px; padding-right:16px }
 .scroll { max-height:340px; overflow:auto }
 .dot { display:inline-block; width:10px; height:10px; border-radius:3px; margin-right:8px }
@@ -65,10 +66,12 @@ function chart(id, height) {
     el(svg, 'line', {x1:x(s), x2:x(s), y1:4, y2:height - 18, class:'axis'});
     el(svg, 'text', {x:x(s), y:height - 4, 'text-anchor':'middle'}, s + ' s'); }
   return svg; }
+const shade = .16 / Math.max(1, Math.sqrt(
+  D.bands.reduce((sum, b) => sum + b.to - b.from, 0) / span));
 function bands(svg, top, bottom) {
   for (const b of D.bands) {
     const r = el(svg, 'rect', {x:x(b.from), width:Math.max(x(b.to) - x(b.from), 1.5), y:top,
-      height:bottom - top, fill:colour(b.kind), opacity:.13});
+      height:bottom - top, fill:colour(b.kind), opacity:shade});
     el(r, 'title', {}, `${b.kind}: ${b.what} (${b.from} to ${b.to} s)`); } }
 
 function drawLatency() {
@@ -89,11 +92,11 @@ function drawLatency() {
   const width = Math.max(span / 90, .5), bins = [];
   for (const p of D.points) if (p[2] === 0) (bins[Math.floor(p[0] / width)] ||= []).push(p[1]);
   for (const [q, dash] of [[.5, ''], [.99, '5 3']]) {
-    const line = [];
+    let d = '', last = -9;
     bins.forEach((bin, i) => { bin.sort((m, n) => m - n);
       const at = x((i + .5) * width), v = y(bin[Math.floor(bin.length * q)]);
-      line.push(`${at.toFixed(1)} ${v.toFixed(1)}`); });
-    if (line.length) el(svg, 'path', {d:'M' + line.join('L'), fill:'none', stroke:css('ink'),
+      d += `${i - last > 1 ? 'M' : 'L'}${at.toFixed(1)} ${v.toFixed(1)}`; last = i; });
+    if (d) el(svg, 'path', {d, fill:'none', stroke:css('ink'),
       'stroke-width':1.3, 'stroke-dasharray':dash, opacity:.75}); } }
 
 function drawRate() {
@@ -116,11 +119,12 @@ function drawFaults() {
   if (!kinds.length) { document.getElementById('gantt').textContent = 'None.'; return; }
   const H = kinds.length * 20 + 30, svg = chart('gantt', H);
   kinds.forEach((kind, row) => {
-    el(svg, 'text', {x:L + 4, y:row * 20 + 18, style:'pointer-events:none'}, kind);
     for (const b of D.bands) if (b.kind === kind) {
       const r = el(svg, 'rect', {x:x(b.from), width:Math.max(x(b.to) - x(b.from), 2.5),
         y:row * 20 + 6, height:15, rx:3, fill:colour(kind), opacity:.8});
-      el(r, 'title', {}, `${b.what} (${b.from} to ${b.to} s)`); } }); }
+      el(r, 'title', {}, `${b.what} (${b.from} to ${b.to} s)`); }
+    el(svg, 'text', {x:L + 4, y:row * 20 + 18, style:'pointer-events:none;paint-order:stroke',
+      stroke:css('paper'), 'stroke-width':3}, kind); }); }
 
 drawLatency(); drawRate(); drawFaults();
 for (const dot of document.querySelectorAll('.dot'))

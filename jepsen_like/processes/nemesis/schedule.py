@@ -34,6 +34,7 @@ PACKAGES: Final[Mapping[str, Package]] = {package.name: package for package in _
 #: Healed nodes all serve again within this time.
 RECOVERY_TIMEOUT_S: Final = 60.0
 POLL_S: Final = 0.1
+PACKAGES_AT_ONCE: Final = 3
 
 
 def packages(names: str, system: System) -> list[Package]:
@@ -58,7 +59,9 @@ def packages(names: str, system: System) -> list[Package]:
 
 
 async def strike_until_stopped(stage: Stage, chosen: Sequence[Package], interval_s: float) -> None:
-    """Each package strikes by itself, with pauses of *interval_s* on average between."""
+    """Each package strikes by itself, with pauses of *interval_s* on average between; longer ones
+    if there are more than a few packages, or nothing would ever get done."""
+    interval_s *= max(len(chosen) / PACKAGES_AT_ONCE, 1.0)
     async with asyncio.TaskGroup() as group:
         for package in chosen:
             group.create_task(_strike(stage, package, interval_s))
