@@ -20,8 +20,8 @@ from typing import Any
 from bench import processes
 from bench.measure import Sample
 from bench.processes import BenchError
-from bench.systems import etcd_wire as wire
 from bench.workloads import Window, Workload, drive, keys, payloads, values
+from jepsen_like.systems import etcd_wire as wire
 
 NODES = 3
 CALL_TIMEOUT_S = 10.0

@@ -12,6 +12,7 @@ from jepsen_like.systems.system import System
 #: Name: "module:class".
 SYSTEMS: Final[Mapping[str, str]] = {
     "quorate": "jepsen_like.systems.quorate:QuorateSystem",
+    "etcd": "jepsen_like.systems.etcd:EtcdSystem",
 }
 
 

@@ -22,9 +22,9 @@ from bench.measure import Figures, Sample
 from bench.processes import BenchError
 from bench.recover import Watch, bars_of
 from bench.report import Bar, Row, ratio_bars
-from bench.systems import etcd_wire
 from bench.worker import obey
 from bench.workloads import BY_NAME, KEY_BYTES, VALUE_BYTES, Workload, drive, paced, payloads
+from jepsen_like.systems import etcd_wire
 
 # --- driving --------------------------------------------------------------------------------------
 

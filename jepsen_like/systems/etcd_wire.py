@@ -1,4 +1,4 @@
-"""The few etcd v3 messages that the benchmark sends and reads, as protobuf by hand.
+"""The few etcd v3 messages that measurements and fault injection need, as protobuf by hand.
 
 Hand-written because it is the fastest thing that Python can do here: a generated class would make
 etcd look slower. Field numbers are those of etcd's ``rpc.proto`` and ``kv.proto``.
@@ -6,10 +6,11 @@ etcd look slower. Field numbers are those of etcd's ``rpc.proto`` and ``kv.proto
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 PUT = "/etcdserverpb.KV/Put"
 RANGE = "/etcdserverpb.KV/Range"
+TXN = "/etcdserverpb.KV/Txn"
 STATUS = "/etcdserverpb.Maintenance/Status"
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -100,6 +101,56 @@ def range_value(response: bytes) -> bytes | None:
                 if inner == 5 and isinstance(value, bytes):
                     return value
     return None
+
+
+def txn_request(
+    revisions: Mapping[bytes, int],
+    reads: Sequence[bytes],
+    writes: Mapping[bytes, bytes],
+    values: Mapping[bytes, bytes] | None = None,
+) -> bytes:
+    """``TxnRequest {compare = 1, success = 2}``: if every key of *revisions* was last modified at
+    that revision (0: is not there) and every key of *values* holds that value, put *writes* and
+    then read *reads*."""
+    parts = []
+    for key, revision in revisions.items():
+        # Compare {target = 2: MOD (2), key = 3, mod_revision = 6}; result 0 is EQUAL.
+        target = varint(2 << 3) + varint(2) + bytes_field(3, key)
+        parts.append(bytes_field(1, target + varint(6 << 3) + varint(revision)))
+    for key, value in (values or {}).items():
+        target = varint(2 << 3) + varint(3) + bytes_field(3, key)  # VALUE (3), value = 7
+        parts.append(bytes_field(1, target + bytes_field(7, value)))
+    for key, value in writes.items():
+        put = bytes_field(1, key) + bytes_field(2, value)
+        parts.append(bytes_field(2, bytes_field(2, put)))  # RequestOp {request_put = 2}
+    parts.extend(bytes_field(2, bytes_field(1, bytes_field(1, key))) for key in reads)
+    return b"".join(parts)
+
+
+def range_pair(response: bytes) -> tuple[bytes | None, int]:
+    """(value, mod revision) of the first pair of a ``RangeResponse``; (None, 0) without one."""
+    for number, content in fields(response):
+        if number == 2 and isinstance(content, bytes):
+            value = b""
+            for inner, found in fields(content):
+                if inner == 5 and isinstance(found, bytes):
+                    value = found
+            return value, _integer(content, 3)
+    return None, 0
+
+
+def txn_response(response: bytes) -> tuple[bool, list[tuple[bytes | None, int]]]:
+    """Whether the comparisons held, and the answers to the reads, of a ``TxnResponse {succeeded =
+    2, responses = 3 {response_range = 1}}``."""
+    pairs = []
+    for number, content in fields(response):
+        if number == 3 and isinstance(content, bytes):
+            pairs += [
+                range_pair(inner)
+                for kind, inner in fields(content)
+                if kind == 1 and isinstance(inner, bytes)
+            ]
+    return _integer(response, 2) == 1, pairs
 
 
 def _integer(message: bytes, wanted: int) -> int:
