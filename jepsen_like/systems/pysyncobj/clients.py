@@ -1,4 +1,4 @@
-"""Clients of the simulated members: the kit's own ``Client``, and the load that a run puts on them."""
+"""Clients of the simulated members: the kit's own ``Client``, and the load that a run puts on."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class MemberClient:
         if self._local_reads:
             if not self.member.running or self.member.paused:
                 raise OutcomeError("the process does not run", definite=True)
-            return Versioned(*self.member.object.do_get(key))
+            return Versioned(*self.member.replica.do_get(key))
         return Versioned(*await self._call("get", key))
 
     async def put(self, key: str, value: bytes) -> None:
@@ -137,7 +137,7 @@ class Recorder:
     async def run(self, pick: Callable[[], MemberClient], think_s: float) -> None:
         """One client until ``over``; after an error it goes to another member."""
         process, client = self.process(), pick()
-        while not self.over:
+        while True:
             await self._schedule.sleep(self._random.expovariate(1.0 / think_s))
             if self.over:
                 return

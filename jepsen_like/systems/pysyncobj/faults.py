@@ -56,7 +56,7 @@ class Faults:
     async def run(self) -> None:
         """Draw and do faults until ``heal``."""
         schedule, plan = self._cluster.schedule, self._plan
-        while not self._over and plan.faults:
+        while plan.faults:
             await schedule.sleep(self._random.expovariate(1.0 / plan.fault_gap_s))
             if self._over:
                 return
@@ -177,7 +177,7 @@ class Faults:
         running = self._running()
         chosen = [each for each in running if self._random.random() < 0.7]
         for member in chosen:
-            member.object.forceLogCompaction()
+            member.replica.forceLogCompaction()
         return f"{', '.join(each.name for each in chosen)} compact their logs" if chosen else ""
 
     def _membership(self) -> str:
@@ -203,7 +203,7 @@ class Faults:
         leaders = [each for each in self._running() if each.leads]
         if not leaders:
             return ""
-        leaders[0].call("transfer of leadership", leaders[0].object.transferLeadership)
+        leaders[0].call("transfer of leadership", leaders[0].replica.transferLeadership)
         return f"{leaders[0].name} is asked to hand over leadership"
 
     def _clock(self) -> str:

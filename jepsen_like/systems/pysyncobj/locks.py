@@ -45,7 +45,7 @@ class LockUsers:
         """Whether the member's manager says that it holds the lock."""
         if not member.running or member.paused:
             return False
-        locks = member.object.locks
+        locks = member.replica.locks
         return bool(locks.isAcquired(LOCK, member.name, self._wall_s(member)))
 
     def _wall_s(self, member: Member) -> float:
@@ -57,7 +57,7 @@ class LockUsers:
         period_s = member.settings.lock_timeout_s / 4
         if member.running and not member.paused:
             now_s, name = self._wall_s(member), member.name
-            member.call("prolongation", lambda: member.object.locks.prolongate(name, now_s))
+            member.call(f"prolongate({name})", lambda: member.replica.locks.prolongate(name, now_s))
         self._cluster.schedule.after(period_s, lambda: self._prolong(member))
 
     def _turn(self, member: Member, release_at_s: float) -> None:
@@ -68,11 +68,12 @@ class LockUsers:
             if schedule.now_s >= release_at_s:
                 release_at_s = 0.0
                 member.call(
-                    "release", lambda: member.object.locks.release(LOCK, member.name)
+                    f"release({member.name})",
+                    lambda: member.replica.locks.release(LOCK, member.name),
                 )
         elif member.running and not member.paused:
             release_at_s, now_s, name = 0.0, self._wall_s(member), member.name
-            member.call("attempt", lambda: member.object.locks.acquire(LOCK, name, now_s))
+            member.call(f"acquire({name})", lambda: member.replica.locks.acquire(LOCK, name, now_s))
         schedule.after(ATTEMPT_S, lambda: self._turn(member, release_at_s))
 
     def _check(self, member: Member) -> None:

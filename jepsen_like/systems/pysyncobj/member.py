@@ -73,12 +73,13 @@ class Member:
         self._written_back: dict[str, bytes] = {}
         self._backlog: list[tuple[str, Callable[[], None]]] = []
         self._in_step = False
+        self._calling = ""
         self._dead = False
 
     # --- its process ----------------------------------------------------------------------------
 
     @property
-    def object(self) -> Any:  # noqa: ANN401  the package has no types
+    def replica(self) -> Any:  # noqa: ANN401  the package has no types
         """The replicated object, while it runs."""
         return self._object
 
@@ -175,7 +176,7 @@ class Member:
         if self._in_step:  # the library calls its transport, which calls back
             action()
             return
-        self._in_step = True
+        self._in_step, self._calling = True, cause
         network, watch = self._network, self._watch
         self._clock.enter(network.time.now_s, self.wall_offset_s, self)
         watch.now_s = network.time.now_s
@@ -235,6 +236,9 @@ class Member:
         self._executing = Entry(index, term, content, entry is not None and entry.membership)
         self._watch.executed(self, index, content)
         self._object.head = self._lineages.after(self._object.head, index, content)
+
+    def asked(self, content: bytes) -> None:
+        self._watch.words.setdefault(content, self._calling)
 
     def answered(self, asked: bytes, error: int) -> None:
         if error == SUCCESS:
@@ -322,14 +326,16 @@ class Member:
 
     def submit(self, method: str, arguments: tuple[object, ...], callback: Callback) -> None:
         """Call a replicated method, as its user does from within the process."""
+        told = ", ".join(map(repr, arguments[1:]))  # the first is the tag
         self.call(
-            f"call of {method}", lambda: getattr(self._object, method)(*arguments, callback=callback)
+            f"{method}({told})",
+            lambda: getattr(self._object, method)(*arguments, callback=callback),
         )
 
     def request_membership(self, method: str, name: str) -> None:
         """Ask for a change of the membership, as an operator does."""
         node = SimNode(name)
-        self.call(f"call of {method}", lambda: getattr(self._object, method)(node))
+        self.call(f"{method}({name})", lambda: getattr(self._object, method)(node))
 
 
 def described(message: Mapping[str, Any]) -> str:

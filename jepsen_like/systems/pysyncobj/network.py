@@ -73,7 +73,12 @@ class Port(Transport):  # type: ignore[misc]  # the package has no types
     """One member's end. Goes with the member's process; the next process has a new one."""
 
     def __init__(
-        self, network: Network, owner: Owner, others: list[SimNode], retry_s: float, timeout_s: float
+        self,
+        network: Network,
+        owner: Owner,
+        others: list[SimNode],
+        retry_s: float,
+        timeout_s: float,
     ) -> None:
         super().__init__(None, None, [])
         self.network, self.owner = network, owner

@@ -29,7 +29,7 @@ LOOSE_PROBABILITY: Final = 0.5
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """*faults*: names out of ``FAULTS``. Seconds are virtual; *fault_gap_s* and *think_s* are means.
+    """*faults*: names out of ``FAULTS``. Seconds are virtual; *fault_gap_s*, *think_s*: means.
     *local_reads*: of the member's own copy, as the library documents; else reads are commands."""
 
     members: int
@@ -63,7 +63,7 @@ def draw_plan(seed: int) -> Plan:
             style="loose",
             delay_s=quality.delay_s,
             lost=random.choice((0.0, 0.01, 0.05)),
-            repeated=random.choice((0.0, 0.02, 0.1)),
+            repeated=random.choice((0.0, 0.05, 0.3)),
             late=random.choice((0.0, 0.02, 0.1)),
             late_s=random.choice((0.2, 1.0, 5.0)),
         )

@@ -65,6 +65,7 @@ class Simulation:
         self.schedule = Schedule()
         self.watch = Watch([])
         self.network = Network(self.schedule, Random(f"network {seed}"), plan.quality)
+        self.watch.words[b"\x01"] = "no-op"
         self.network.note = self.watch.note
         self.clock = VirtualClock()
         self.random = Random(f"load {seed}")
@@ -112,12 +113,12 @@ class Simulation:
 
     def _begin(self, member: Member, cause: str = "") -> None:
         member.start(cause)
-        self._tick_each_period(member, member.object)
+        self._tick_each_period(member, member.replica)
         if self.plan.settings.journal:
-            self._write_back(member, member.object)
+            self._write_back(member, member.replica)
 
     def _tick_each_period(self, member: Member, process: object) -> None:
-        if member.object is not process or not member.running:
+        if member.replica is not process or not member.running:
             return
         member.tick()
         self.schedule.after(
@@ -137,7 +138,7 @@ class Simulation:
             self.schedule.after(0.0, tick)
 
     def _write_back(self, member: Member, process: object) -> None:
-        if member.object is process and member.running:
+        if member.replica is process and member.running:
             member.synced()
             period_s = self.random.choice(WRITE_BACK_S)
             self.schedule.after(period_s, lambda: self._write_back(member, process))
@@ -162,14 +163,14 @@ class Simulation:
     async def _use_batteries(self, recorder: Recorder) -> None:
         """The library's own set and list, by all their methods, some of which raise."""
         draw = self.random
-        while not recorder.over:
+        while True:
             await self.schedule.sleep(draw.expovariate(1.0))
             element = draw.randrange(ELEMENTS)
             running = [each for each in self.members if each.running and not each.paused]
             if not running or recorder.over:
                 continue
             member = draw.choice(running)
-            store = member.object
+            store = member.replica
             kind, method, arguments = draw.choice(
                 (
                     (store.set, "add", (element,)),
@@ -181,7 +182,7 @@ class Simulation:
                 )
             )
             call: Callable[[], Any] = lambda: getattr(kind, method)(*arguments)  # noqa: B023, E731
-            member.call(f"call of {type(kind).__name__}.{method}{arguments}", call)
+            member.call(f"{type(kind).__name__}.{method}{arguments}", call)
 
     async def _probe(self) -> None:
         """Write through one member after the other until one write is acknowledged."""
@@ -245,7 +246,8 @@ class Simulation:
                 "cluster-wedged",
                 at,
                 f"{RECOVERY_S:g} s after all faults were healed, with all members running, no "
-                f"write is acknowledged; raised so far: {told or 'nothing'}",
+                f"write is acknowledged; {at.name} stands before entry "
+                f"{self.watch.at(at, at.applied + 1)}; raised so far: {told or 'nothing'}",
                 at.applied + 1,
                 {"raised": raised},
             )

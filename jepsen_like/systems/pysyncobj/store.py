@@ -25,6 +25,10 @@ class Onlooker(Protocol):
         """A command begins to be executed."""
         ...
 
+    def asked(self, content: bytes) -> None:
+        """A command is handed to the library."""
+        ...
+
     def answered(self, asked: bytes, error: int) -> None:
         """The callback of a command is about to be called."""
         ...
@@ -101,12 +105,17 @@ class Store(pysyncobj.SyncObj, Dictionary):  # type: ignore[misc]  # the package
         self.head = NOTHING
 
     def _applyCommand(  # noqa: N802
-        self, command: bytes, callback: Any, commandType: int | None = None  # noqa: ANN401, N803
+        self,
+        command: bytes,
+        callback: Any,  # noqa: ANN401
+        commandType: int | None = None,  # noqa: N803
     ) -> None:
-        if callback is None or isinstance(callback, tuple):  # for another member
+        asked = command if commandType is None else bytes([commandType]) + command
+        if not isinstance(callback, tuple):  # a tuple: asked for by another member
+            self.onlooker.asked(asked)
+        if callback is None or isinstance(callback, tuple):
             super()._applyCommand(command, callback, commandType)
             return
-        asked = command if commandType is None else bytes([commandType]) + command
 
         def answer(result: object, error: int) -> None:
             with honest():

@@ -19,20 +19,13 @@ TRACE_LINES: Final = 14
 COMMAND_CHARACTERS: Final = 60
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True):
     """One entry of a log. *membership*: it changes who belongs to the cluster."""
 
     index: int
     term: int
     content: bytes
     membership: bool
-
-    def __str__(self) -> str:
-        shown = repr(self.content)[2:-1]
-        if len(shown) > COMMAND_CHARACTERS:
-            shown = shown[:COMMAND_CHARACTERS] + "..."
-        kind = " (membership)" if self.membership else ""
-        return f"{self.index}@{self.term}{kind} {shown}"
 
 
 class View(Protocol):
@@ -109,6 +102,8 @@ class Watch:
         self.violations: dict[str, Violation] = {}
         self.now_s = 0.0
         self.trace: list[str] = []
+        #: Commands in words, for those who read the evidence.
+        self.words: dict[bytes, str] = {}
         self._quorum_min = 1 << 30
         self._decided: dict[int, tuple[bytes, str]] = {}
         self._leaders: dict[int, str] = {}
@@ -162,8 +157,8 @@ class Watch:
             self.report(
                 "state-machines-diverge",
                 view,
-                f"{view.name} executes {_shown(content)} as entry {index}, where {first[1]} "
-                f"executed {_shown(first[0])}",
+                f"{view.name} executes {self._shown(content)} as entry {index}, where {first[1]} "
+                f"executed {self._shown(first[0])}",
                 index,
             )
 
@@ -173,8 +168,8 @@ class Watch:
             self.report(
                 "acknowledged-another-command",
                 view,
-                f"{view.name} acknowledges {_shown(asked)} when {_shown(entry.content)} was "
-                f"executed as entry {entry.index}",
+                f"{view.name} acknowledges {self._shown(asked)} when "
+                f"{self._shown(entry.content)} was executed as entry {entry.index}",
                 entry.index,
             )
             return
@@ -184,7 +179,8 @@ class Watch:
             self.report(
                 "acknowledged-without-quorum",
                 view,
-                f"{view.name} acknowledges entry {entry}, which is on {_names(holders)} only, of "
+                f"{view.name} acknowledges entry {self._told(entry)}, which is on "
+                f"{_names(holders)} only, of "
                 f"{len(self.views)} members",
                 entry.index,
             )
@@ -209,7 +205,8 @@ class Watch:
                     self.report(
                         "acknowledged-write-below-quorum",
                         view,
-                        f"acknowledged entry {entry} is left on {_names(holders)} only, of "
+                        f"acknowledged entry {self._told(entry)} is left on "
+                        f"{_names(holders)} only, of "
                         f"{len(self.views)} members, after {cause}",
                         entry.index,
                     )
@@ -223,7 +220,7 @@ class Watch:
                 f"committed-entries-lost-by-{cause}",
                 view,
                 f"{view.name} had committed up to entry {before.commit}; after {cause} "
-                f"{len(lost)} of them are gone, from {lost[0]} on",
+                f"{len(lost)} of them are gone, from {self._told(lost[0])} on",
                 lost[0].index,
             )
         if view.term < before.term:
@@ -263,19 +260,20 @@ class Watch:
                 self.report(
                     "acknowledged-write-on-no-replica",
                     at,
-                    f"entry {entry} was acknowledged, and no member has it, neither in its log "
-                    "nor in its state",
+                    f"entry {self._told(entry)} was acknowledged, and no member has it, neither "
+                    "in its log nor in its state",
                     entry.index,
                 )
 
     def settled(self) -> None:
         """The healed cluster serves, and had time to tell everybody everything."""
-        running = [view for view in self.views if view.running]
+        newest = max(view.applied for view in self.views)
+        running = [view for view in self.views if view.running and view.applied == newest]
         for one in running:
             for other in running:
                 if (
                     one.name < other.name
-                    and one.applied == other.applied == one.last == other.last
+                    and one.last == other.last == newest
                     and one.entry(one.last) == other.entry(other.last)
                     and one.members != other.members
                 ):
@@ -302,7 +300,7 @@ class Watch:
         evidence: dict[str, Any] = {
             "member": view.name,
             "members": {each.name: _state(each) for each in self.views},
-            "logs": {each.name: _around(each, index) for each in self.views},
+            "logs": {each.name: self._around(each, index) for each in self.views},
             "trace": self.trace[-TRACE_LINES:],
         }
         evidence.update(more or {})
@@ -339,7 +337,8 @@ class Watch:
             self.report(
                 "committed-without-quorum",
                 view,
-                f"{view.name} counts entry {entry} as committed, which is on {_names(holders)} "
+                f"{view.name} counts entry {self._told(entry)} as committed, which is on "
+                f"{_names(holders)} "
                 f"only, of {len(self.views)} members, at {cause}",
                 index,
             )
@@ -353,9 +352,27 @@ class Watch:
                 view,
                 f"{view.name} leads with {len(pending)} changes of the membership that are not "
                 f"committed (committed up to {view.commit}), the members are now "
-                f"{_names(view.members)}: {'; '.join(str(each) for each in pending)}",
+                f"{_names(view.members)}: {'; '.join(self._told(each) for each in pending)}",
                 pending[0].index,
             )
+
+    # --- words ----------------------------------------------------------------------------------
+
+    def _shown(self, content: bytes) -> str:
+        text = self.words.get(content) or repr(content)
+        return text if len(text) <= COMMAND_CHARACTERS else text[:COMMAND_CHARACTERS] + "..."
+
+    def at(self, view: View, index: int) -> str:
+        """The entry that it has there, in words."""
+        entry = view.entry(index)
+        return f"{index}, which it has not" if entry is None else self._told(entry)
+
+    def _told(self, entry: Entry) -> str:
+        return f"{entry.index}@{entry.term} {self._shown(entry.content)}"
+
+    def _around(self, view: View, index: int) -> list[str]:
+        wanted = range(index - LOG_CONTEXT_ENTRIES, index + LOG_CONTEXT_ENTRIES + 1)
+        return [self._told(entry) for entry in map(view.entry, wanted) if entry is not None]
 
 
 def _holds(view: View, entry: Entry) -> bool:
@@ -368,11 +385,6 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(names) or "no member"
 
 
-def _shown(content: bytes) -> str:
-    text = repr(content)
-    return text if len(text) <= COMMAND_CHARACTERS else text[:COMMAND_CHARACTERS] + "..."
-
-
 def _state(view: View) -> dict[str, Any]:
     return {
         "running": view.running,
@@ -383,8 +395,3 @@ def _state(view: View) -> dict[str, Any]:
         "log": [view.first, view.last],
         "members": list(view.members),
     }
-
-
-def _around(view: View, index: int) -> list[str]:
-    wanted = range(index - LOG_CONTEXT_ENTRIES, index + LOG_CONTEXT_ENTRIES + 1)
-    return [str(entry) for entry in map(view.entry, wanted) if entry is not None]
