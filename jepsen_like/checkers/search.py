@@ -107,9 +107,7 @@ class _Ahead:
 class _Search:
     """One search over the calls of one key."""
 
-    def __init__(
-        self, model: Model, calls: Sequence[Call], steps_max: int, *, ahead: bool
-    ) -> None:
+    def __init__(self, model: Model, calls: Sequence[Call], steps_max: int, *, ahead: bool) -> None:
         self._step = model.step
         self._places = sorted(range(len(calls)), key=lambda at: calls[at].start)
         self._places.sort(key=lambda at: not calls[at].certain)

@@ -1,0 +1,32 @@
+"""All workloads, by the name that the command line uses. Each value makes one with its defaults, or
+with keyword arguments of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from jepsen_like.errors import UsageError
+from jepsen_like.workloads.append import AppendWorkload
+from jepsen_like.workloads.bank import BankWorkload
+from jepsen_like.workloads.base import Workload
+from jepsen_like.workloads.cas_register import CasRegisterWorkload
+from jepsen_like.workloads.counter import CounterWorkload
+from jepsen_like.workloads.register import RegisterWorkload
+from jepsen_like.workloads.set_ import SetWorkload
+
+WORKLOADS: Final[Mapping[str, Callable[..., Workload]]] = {
+    "register": RegisterWorkload,
+    "cas-register": CasRegisterWorkload,
+    "set": SetWorkload,
+    "counter": CounterWorkload,
+    "bank": BankWorkload,
+    "append": AppendWorkload,
+}
+
+
+def make(name: str) -> Workload:
+    """The workload *name*. Raises ``UsageError`` if there is none."""
+    if name not in WORKLOADS:
+        raise UsageError(f"there is no workload {name!r}; there are {', '.join(WORKLOADS)}")
+    return WORKLOADS[name]()
