@@ -1,5 +1,5 @@
-"""Isolation of transactions that append to lists, as Elle finds it out (Kingsbury and Alvaro, "Elle:
-inferring isolation anomalies from experimental observations", VLDB 2020).
+"""Isolation of transactions that append to lists, as Elle finds it out (Kingsbury and Alvaro,
+"Elle: inferring isolation anomalies from experimental observations", VLDB 2020).
 
 Elements are unique and lists only grow, so a read shows the whole past of its key: who wrote each
 version, and in which order. That gives a graph of what must come before what, and a cycle in it is
@@ -21,6 +21,7 @@ of a clock: then the store may be serializable, but not strictly.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Final, Literal
 
 from jepsen_like.checkers.base import Findings, show
@@ -117,7 +118,7 @@ def dependencies(found: Sequence[Transaction], versions: Versions) -> Graph:
     writers = versions.writers
     next_of: dict[tuple[Any, Any], Any] = {}
     for key, order in versions.orders.items():
-        for element, after in zip(order, order[1:], strict=False):
+        for element, after in pairwise(order):
             next_of.setdefault((key, element), after)
             add(writers.get((key, element)), Kind.WW, writers.get((key, after)))
     unseen = _unseen(found, versions)

@@ -65,6 +65,7 @@ class Model(ABC):
 
     def validate(self, call: Call) -> None:
         """Raise ``HistoryError`` if *call* means nothing here; ``step`` sees only valid ones."""
+        del call
 
     def reads(self, call: Call) -> bool:
         """Promise: *call* changes no state, whatever the state and the output."""
@@ -119,7 +120,7 @@ class RegisterModel(Model):
 
     def step(self, state: Any, call: Call) -> Hashable | None:  # noqa: ANN401  ``(value,)``
         if call.f == "read":
-            return state if call.output == state[0] else None  # type: ignore[no-any-return]
+            return state if call.output == state[0] else None
         return (call.input,)
 
     def validate(self, call: Call) -> None:
@@ -184,7 +185,7 @@ class CasRegisterModel(RegisterModel):
     def step(self, state: Any, call: Call) -> Hashable | None:  # noqa: ANN401  ``(value,)``
         f = call.f
         if f == "read":
-            return state if call.output == state[0] else None  # type: ignore[no-any-return]
+            return state if call.output == state[0] else None
         if f == "write":
             return (call.input,)
         _list, expected, new = call.input
@@ -209,7 +210,7 @@ class CounterModel(Model):
 
     def step(self, state: Any, call: Call) -> Hashable | None:  # noqa: ANN401  a number
         if call.f == "read":
-            return state if (call.output or 0) == state else None  # type: ignore[no-any-return]
+            return state if (call.output or 0) == state else None
         number: int = state + call.input
         if call.output is Answer.UNKNOWN or call.output is None or call.output == number:
             return number

@@ -44,8 +44,8 @@ def draw(model: Model, example: Counterexample, *, title: str) -> str:
     numbers = {call.start: at for at, call in enumerate(example.longest(), 1)}
     stuck = {call.start for call in example.stuck()}
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" ',
+        f'width="{width}" height="{height}">',
         f"<title>{escape(title)}</title><style>{_STYLE}</style>",
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
         f'<text class="title" x="12" y="26">{escape(title)}</text>',
@@ -93,8 +93,8 @@ def _bar(
         f"{end}{error}"
     )
     parts = [
-        f'<g><title>{escape(hint)}</title><rect class="{kind}" x="{left}" y="{top}" rx="4" '
-        f'width="{right - left}" height="{BAR_PX}"/>'
+        f"<g><title>{escape(hint)}</title>",
+        f'<rect class="{kind}" x="{left}" y="{top}" width="{right - left}" height="{BAR_PX}"/>',
     ]
     text_left = left + 8
     if number is not None:

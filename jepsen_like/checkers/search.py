@@ -139,7 +139,7 @@ class _Search:
     def run(self, initial: Any) -> Found:  # noqa: ANN401  the model's own
         """Depth first, without recursion."""
         if self._ahead is not None and self._ahead.hopeless(initial):
-            return Found(False, 0)
+            return Found(valid=False, steps=0)
         head, next_ = self._count, self._next
         frame = _Frame(initial, 0, 0, 0, lone=False)
         stack = [frame]
@@ -153,7 +153,9 @@ class _Search:
                 stack.pop()
                 if not stack:
                     longest = tuple(self._longest)
-                    return Found(False, self._steps, longest=longest, stuck_at=self._stuck_at)
+                    return Found(
+                        valid=False, steps=self._steps, longest=longest, stuck_at=self._stuck_at
+                    )
                 frame = stack[-1]
                 self._put_back(frame.taken)
                 continue
@@ -170,7 +172,7 @@ class _Search:
             frame = below
             self._offer(frame)
         order = tuple(self._places[each.taken] for each in stack[:-1])
-        return Found(True, self._steps, order=order)
+        return Found(valid=True, steps=self._steps, order=order)
 
     def _offer(self, frame: _Frame) -> None:
         """Fill in what may be taken next, the best choice last."""

@@ -7,13 +7,18 @@ there must show it: the add was acknowledged, or an earlier read had shown it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from jepsen_like.checkers.base import Findings, freeze, show
 from jepsen_like.checkers.linearizable import split
 from jepsen_like.errors import HistoryError
 from jepsen_like.history import Event, Operation, operations
 from jepsen_like.verdict import Verdict
+
+_FACTS: Final = (
+    *("keys", "attempted", "acknowledged", "reads", "recovered", "lost", "stale"),
+    *("unexpected", "duplicated", "never_read"),
+)
 
 
 class SetChecker:
@@ -29,11 +34,7 @@ class SetChecker:
     def check(self, history: Sequence[Event]) -> Verdict:
         """Unknown if anything acknowledged was never asked for afterwards."""
         findings = Findings()
-        facts = dict.fromkeys(
-            ("keys", "attempted", "acknowledged", "reads", "recovered", "lost", "stale")
-            + ("unexpected", "duplicated", "never_read"),
-            0,
-        )
+        facts = dict.fromkeys(_FACTS, 0)
         for key, found in split(operations(history)):
             facts["keys"] += 1
             _Key(findings, facts, key, found).check()

@@ -29,7 +29,7 @@ class Transaction(NamedTuple):
 
     @property
     def outcome(self) -> str:
-        """ "ok", "fail" or "info"."""
+        """As that of an operation: "ok", "fail" or "info"."""
         return self.operation.outcome
 
     def __str__(self) -> str:
@@ -86,7 +86,7 @@ def _steps(event: Event, at: int) -> tuple[Step, ...]:
 
 
 def _step(raw: Any, at: int) -> Step:  # noqa: ANN401  checked here
-    if not isinstance(raw, list | tuple) or len(raw) != 3 or raw[0] not in ("append", "r"):  # noqa: PLR6201  what stands there may have no hash
+    if not isinstance(raw, list | tuple) or len(raw) != 3 or raw[0] not in ("append", "r"):
         raise HistoryError(f"event {at}: {show(raw)} is neither an append nor a read of a list")
     f, key, value = raw
     if f == "append":

@@ -1,5 +1,5 @@
-"""Registers with compare-and-set: reads, writes, and exchanges of the value last seen for a new one.
-Every new value is unique, so a value tells which operation wrote it."""
+"""Registers with compare-and-set: reads, writes, and exchanges of the value last seen for a new
+one. Every new value is unique, so a value tells which operation wrote it."""
 
 from __future__ import annotations
 
