@@ -251,7 +251,7 @@ class Node:
             on_role=self._on_role,
             on_membership=self._on_membership,
             on_snapshot_needed=lambda node: parts.sender.request(node),  # noqa: PLW0108  below
-            on_applied=lambda: parts.checkpointer.on_applied(),  # noqa: PLW0108  likewise
+            on_applied=self._on_applied,
             on_failure=self._on_failure,
         )
         parts = self._attach(disk, gate, peers, replica, listener, outside)
@@ -450,6 +450,12 @@ class Node:
         loop = asyncio.get_running_loop()
         loop.call_soon(self.parts.clients.tell_all)
         loop.call_soon(self.parts.registrar.tend)
+
+    def _on_applied(self) -> None:
+        parts = self._parts
+        if parts is not None:
+            parts.checkpointer.on_applied()
+            parts.registrar.on_applied()
 
     def _on_peer_reached(self, node: NodeId, incarnation: str) -> None:
         parts = self.parts

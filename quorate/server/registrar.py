@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import msgspec
 
 from quorate.base.frames import Run, Submit, SubmitFailed, SubmitReply
-from quorate.base.types import NodeId
+from quorate.base.types import NodeId, Term
 from quorate.consensus.events import ChangeMembership
 from quorate.consensus.membership import ChangeKind, MemberChange
+from quorate.consensus.output import Role
 from quorate.errors import QuorateError
 from quorate.replication.cluster import ClusterMachine, Pin
 from quorate.replication.replica import Replica
@@ -30,6 +32,17 @@ class Registrar:
         self._replica = replica
         self._shown: dict[NodeId, str] = {identity.node: identity.incarnation}
         self._pinning = False
+        self._tended_term = Term(0)
+
+    def on_applied(self) -> None:
+        """Called after every applied slice: a new leader records its members at once, with its
+        first entry. Until it has, a member that was wiped passes for the one it was."""
+        state = self._replica.core.state
+        if state.term == self._tended_term or state.role is not Role.LEADER:
+            return
+        if state.log.term_at(state.commit) == state.term:
+            self._tended_term = state.term
+            asyncio.get_running_loop().call_soon(self.tend)  # the core may be amid a step
 
     def shown(self, node: NodeId, incarnation: str) -> None:
         """Member *node* keeps its data under *incarnation*, as it has shown in a handshake."""

@@ -15,6 +15,7 @@ from jepsen_like.simulation.disk import DiskSettings
 from jepsen_like.simulation.links import LinkSettings
 from jepsen_like.simulation.members import ClusterSettings
 from quorate import Database
+from quorate.base.types import NodeId
 from quorate.errors import QuorateError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -137,6 +138,21 @@ def test_a_wiped_node_is_refused(cluster: SimulatedCluster) -> None:
         await db.kv.put("k", "w")
 
     cluster.run(story())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_members_are_known_from_the_first_write_on(seed: int) -> None:
+    """Whoever is wiped after it must not pass for the member that it was."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        await cluster.start(3)
+        await connect(cluster).kv.put("k", "v")
+        await asyncio.sleep(0.02)
+        leader = cluster.nodes[cluster.leader()]
+        assert all(leader.pinned(NodeId(number)) for number in cluster.members)
+
+    with SimulatedCluster(seed) as cluster:
+        cluster.run(story(cluster))
 
 
 def test_a_learner_joins_and_is_promoted(cluster: SimulatedCluster) -> None:
