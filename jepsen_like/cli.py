@@ -11,7 +11,11 @@ from typing import Any, Final, Protocol
 from jepsen_like.errors import JepsenLikeError
 
 #: Modules of commands, in the order of the help text.
-COMMANDS: Final[tuple[str, ...]] = ("jepsen_like.processes.command",)
+COMMANDS: Final[tuple[str, ...]] = (
+    "jepsen_like.processes.command",
+    "jepsen_like.check_command",
+    "jepsen_like.systems.pysyncobj.command",
+)
 
 
 class Command(Protocol):
