@@ -150,22 +150,21 @@ class Runner:
         pause_s = self._settings.workers / self._settings.rate
         client = self._system.client(process)
         failures = 0
-        try:
-            while True:
-                await stage.hold(0.5 * pause_s, 1.5 * pause_s)
-                if stage.stopping:
-                    return
-                invocation = self._workload.next(self._random, process)
-                event = await self._one(process, client, invocation)
-                failures = 0 if event.type == "ok" else failures + 1
-                if event.type == "info":
-                    process = self._new_process()
-                if failures >= FAILURES_MAX:
-                    failures = 0
-                    self._close_soon(client)
-                    client = self._system.client(process)
-        finally:
-            self._close_soon(client)
+        while True:
+            await stage.hold(0.5 * pause_s, 1.5 * pause_s)
+            if stage.stopping:
+                break
+            invocation = self._workload.next(self._random, process)
+            event = await self._one(process, client, invocation)
+            failures = 0 if event.type == "ok" else failures + 1
+            if event.type == "info":
+                process = self._new_process()
+            if failures >= FAILURES_MAX:
+                failures = 0
+                self._close_soon(client)
+                client = self._system.client(process)
+        # Not when the run is broken off: nobody would wait for the farewell.
+        self._close_soon(client)
 
     async def _one(self, process: int, client: Client, invocation: Invocation) -> Event:
         """One operation, with its two events; returns the second."""
