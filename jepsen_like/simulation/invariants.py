@@ -226,15 +226,16 @@ class Invariants:
         )
 
     def _note_vote(self, disk: Disk) -> None:
+        """Votes count once they are durable: one that a crash undid was told to nobody."""
         state = disk.state
-        if not state.vote:
+        term, vote = int(state.persisted_term), int(state.persisted_vote)
+        if not vote:
             return
-        key = (disk.node, disk.incarnation, int(state.term))
-        known = self.votes.setdefault(key, state.vote)
+        known = self.votes.setdefault((disk.node, disk.incarnation, term), vote)
         self.claim(
-            known == state.vote,
+            known == vote,
             "two-votes",
-            f"node {disk.node} voted for {known} and for {state.vote} in term {state.term}",
+            f"node {disk.node} voted for {known} and for {vote} in term {term}",
         )
 
     def _became_leader(self, disk: Disk) -> None:

@@ -114,8 +114,7 @@ class Load:
         for client in self._clients:
             client.paused_until_s = 0.0
         await asyncio.gather(*self._tasks, return_exceptions=False)
-        for client in self._clients:
-            await client.close()
+        await asyncio.gather(*(client.close() for client in self._clients))
 
     async def final_reads(self) -> None:
         """Ask what each workload wants to know at the end, until it is answered."""
@@ -257,7 +256,7 @@ class _Client:
         """One operation; None: there is no more to do."""
         loop = asyncio.get_running_loop()
         await asyncio.sleep(self._load.think_s(self._random))
-        while loop.time() < self.paused_until_s:
+        while loop.time() < self.paused_until_s:  # noqa: ASYNC110  it may be set back
             await asyncio.sleep(RETRY_S)
         if not self._load.take():
             return None

@@ -55,7 +55,7 @@ class Stage:
         self.cluster.on_node = self._observe
 
     def _observe(self, _number: int, node: Node) -> None:
-        observe(node, self._invariants, lambda number, error: self._failed(number, error))
+        observe(node, self._invariants, self._failed)
 
     def _failed(self, node: int, error: BaseException) -> None:
         self._failures.append((node, error))

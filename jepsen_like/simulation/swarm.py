@@ -24,6 +24,7 @@ from jepsen_like.simulation.plan import Plan, draw, replace_settings, stream
 from jepsen_like.simulation.stage import Stage
 from jepsen_like.workloads import WORKLOADS
 from quorate.client.database import Database
+from quorate.errors import QuorateError
 
 #: Virtual time within which a healed cluster must lead, serve and agree: a client's handshakes and
 #: a snapshot's retries may take some seconds each (TCP's own waits are 0.5 to 4 s).
@@ -149,14 +150,24 @@ class Run:
             if not self.keeper.retired(node) and not await self._replaced(node):
                 self._violate("liveness", f"node {node}, whose disk was lost, cannot be replaced")
                 raise OverError
-        database = stage.database("prober", LIVENESS_S)
-        try:
-            await stage.call("prober", _probe(database))
-        except Exception as error:
-            self._violate("liveness", f"a healed cluster serves no write: {error!r}")
-            raise OverError from error
+        await self._serve()
         await self._agree("after healing")
         self.settled_s = stage.now_s - healed_s
+
+    async def _serve(self) -> None:
+        """A write is served; nodes may need a moment to see that their disks have room again."""
+        end_s = self.stage.now_s + LIVENESS_S
+        database = self.stage.database("prober", LIVENESS_S)
+        while True:
+            try:
+                await self.stage.call("prober", _probe(database))
+                break
+            except QuorateError as error:
+                if self.stage.now_s > end_s:
+                    self._violate("liveness", f"a healed cluster serves no write: {error!r}")
+                    raise OverError from error
+            await asyncio.sleep(POLL_S)
+        await self.stage.call("prober", database.close())
 
     async def _replaced(self, node: int) -> bool:
         for _ in range(3):
@@ -206,4 +217,3 @@ class Run:
 
 async def _probe(database: Database) -> None:
     await database.kv.put("probe", b"served")
-    await database.close()
