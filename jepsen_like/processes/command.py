@@ -20,7 +20,7 @@ from jepsen_like.processes.nemesis.schedule import PACKAGES, packages
 from jepsen_like.processes.nodes import all_ended
 from jepsen_like.processes.report import Run, write_report
 from jepsen_like.processes.runner import Outcome, Runner, Settings
-from jepsen_like.systems.registry import SYSTEMS, system_class
+from jepsen_like.systems.registry import ON_VIRTUAL_TIME, SYSTEMS, system_class
 from jepsen_like.workloads.base import Workload
 
 VALID, INVALID, UNKNOWN = 0, 1, 3
@@ -31,11 +31,19 @@ def add_to(commands: Any) -> None:  # noqa: ANN401  argparse's type has no publi
     """Add the parser of ``run``."""
     parser = commands.add_parser("run", help=__doc__, description=__doc__)
     settings = Settings()
-    parser.add_argument("--workload", required=True, help="what clients do, and what must hold")
+    parser.add_argument(
+        "--workload",
+        help="what clients do, and what must hold; may be left out for "
+        f"{', '.join(ON_VIRTUAL_TIME)}, which then runs on virtual time",
+    )
     parser.add_argument(
         "--nemesis", default="none", help=f"faults: some of {','.join(PACKAGES)}, or all, or none"
     )
-    parser.add_argument("--system", default="quorate", help=f"one of {', '.join(SYSTEMS)}")
+    parser.add_argument(
+        "--system",
+        default="quorate",
+        help=f"one of {', '.join(dict.fromkeys((*SYSTEMS, *ON_VIRTUAL_TIME)))}",
+    )
     parser.add_argument("--nodes", type=int, default=3, help="how many [3]")
     for name, what in (
         ("seconds", "how long faults last"),
@@ -48,6 +56,7 @@ def add_to(commands: Any) -> None:  # noqa: ANN401  argparse's type has no publi
         text = f"{what} [{default:g}]"
         parser.add_argument(f"--{name}", type=type(default), default=default, help=text)
     parser.add_argument("--seed", type=int, help="of what is drawn; timing is not repeated")
+    parser.add_argument("--seeds", type=int, help="how many, of a system on virtual time")
     parser.add_argument("--out", help=f"directory of the results [{RUNS_DIRECTORY}/TIME-WORKLOAD]")
     parser.add_argument("--keep", action="store_true", help="keep data and logs of a valid run too")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -56,6 +65,11 @@ def add_to(commands: Any) -> None:  # noqa: ANN401  argparse's type has no publi
 
 def run(arguments: argparse.Namespace) -> int:
     """Run as *arguments* say; the exit status is 0 if valid, 1 if not, 3 if unknown."""
+    if arguments.workload is None:
+        if arguments.system not in ON_VIRTUAL_TIME:
+            raise UsageError(f"--workload is missing; there are {', '.join(_workloads())}")
+        status: int = importlib.import_module(ON_VIRTUAL_TIME[arguments.system]).run(arguments)
+        return status
     for name in ("seconds", "workers", "rate", "interval_s", "timeout_s", "nodes"):
         if getattr(arguments, name) <= 0:
             raise UsageError(f"--{name.replace('_', '-')} must be above 0")
@@ -124,8 +138,13 @@ def _show(result: dict[str, Any], *, as_json: bool) -> None:
     print(f"  {result['report']}")
 
 
+def _workloads() -> dict[str, Any]:
+    known: dict[str, Any] = importlib.import_module("jepsen_like.workloads.registry").WORKLOADS
+    return known
+
+
 def _workload(name: str) -> Workload:
-    known = importlib.import_module("jepsen_like.workloads.registry").WORKLOADS
+    known = _workloads()
     if name not in known:
         raise UsageError(f"no workload {name!r}; there are {', '.join(known)}")
     made: Workload = known[name]()

@@ -15,6 +15,12 @@ SYSTEMS: Final[Mapping[str, str]] = {
     "etcd": "jepsen_like.systems.etcd:EtcdSystem",
 }
 
+#: Systems that also run on virtual time: name: module of a command. ``run`` without ``--workload``
+#: hands its arguments (seed, seeds, json) to that module's ``run``.
+ON_VIRTUAL_TIME: Final[Mapping[str, str]] = {
+    "pysyncobj": "jepsen_like.systems.pysyncobj.command",
+}
+
 
 def system_class(name: str) -> type[System]:
     """The class behind *name*.
