@@ -76,7 +76,7 @@ class Keeper:
 
     async def remove(self, who: int) -> bool:
         """A member is removed; its process ends a while later. Two voters stay."""
-        members = self._members("voters") + self._members("learners")
+        members = self._everybody()
         if len(self._members("voters")) < 3:
             return False
         node = members[who % len(members)]
@@ -84,8 +84,9 @@ class Keeper:
             return await self._remove(node)
 
     async def _remove(self, node: int) -> bool:
-        if not await self._call(lambda each: each.remove_member(node)):
-            return False
+        done = await self._call(lambda each: each.remove_member(node))
+        if not done and (not self._members("voters") or node in self._everybody()):
+            return False  # the answer to an earlier call may have been lost
         self._retired[node] = None
         await asyncio.sleep(RETRY_S)
         self._stage.retire(node)
@@ -120,6 +121,9 @@ class Keeper:
             return []
         membership = self._stage.node(leader).replica.core.state.membership
         return [int(node) for node in getattr(membership, what)]
+
+    def _everybody(self) -> list[int]:
+        return [*self._members("voters"), *self._members("voters_old"), *self._members("learners")]
 
     async def _call(self, change: Callable[[Database], Awaitable[Any]]) -> bool:
         if self._database is None:

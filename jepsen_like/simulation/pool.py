@@ -34,6 +34,7 @@ def limited(run: Run, seed: int, wall_s: float) -> Outcome:
     the main thread, and not on Windows, is a single step that never ends found out."""
     began_s = time.perf_counter()
     usable = hasattr(signal, "setitimer")
+    previous: Any = None
     if usable:
         previous = signal.signal(signal.SIGALRM, _too_long)
         signal.setitimer(signal.ITIMER_REAL, wall_s)
