@@ -12,6 +12,7 @@ from jepsen_like.errors import JepsenLikeError
 
 #: Modules of commands, in the order of the help text.
 COMMANDS: Final[tuple[str, ...]] = (
+    "jepsen_like.simulation.command",
     "jepsen_like.processes.command",
     "jepsen_like.check_command",
     "jepsen_like.systems.pysyncobj.command",
