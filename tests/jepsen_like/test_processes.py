@@ -42,3 +42,16 @@ async def test_quorate_holds_under_kills_and_partitions(tmp_path: Path) -> None:
     assert outcome.counts["ok"] > 20
     assert outcome.faults
     assert not any(node.running for node in system.nodes.values())
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("names", ["disk", "membership", "clock,rolling,transfer", "all"])
+async def test_quorate_holds_under_everything_else(tmp_path: Path, names: str) -> None:
+    settings = Settings(seconds=30.0, workers=6, rate=120.0, interval_s=1.0)
+    random = Random(4)
+    with all_ended():
+        system = QuorateSystem(tmp_path, count=3, timeout_s=2.0, random=random)
+        chosen = packages(names, system)
+        outcome = await Runner(system, _workload(), chosen, random, settings).run()
+    assert outcome.verdict.valid is True, outcome.verdict.problems
+    assert outcome.faults
