@@ -1,8 +1,8 @@
 """Histories in EDN, the form that Jepsen's own checkers read (Knossos, Elle).
 
 One map for each event: ``{:index 0, :process 0, :type :invoke, :f :read, :value nil, :time 1}``.
-The value of an operation on a key is the tuple ``[key value]``. Steps of transactions become keywords
-(``[:append "x" 1]``), and so do the names in maps (``{:from 0, :to 1}``). The nemesis is
+The value of an operation on a key is the tuple ``[key value]``. Steps of transactions become
+keywords (``[:append "x" 1]``), and so do the names in maps (``{:from 0, :to 1}``). The nemesis is
 ``:nemesis``. A ``fail`` gives the value that was asked for, as Jepsen does.
 """
 

@@ -14,9 +14,15 @@ from typing import Final, NamedTuple
 from jepsen_like.checkers.models import Answer, Call, Model
 from jepsen_like.checkers.search import Found, search
 
-#: Steps of the model for making one counterexample small; when they are used up it is shown as
-#: small as it then is.
-SHRINK_STEPS_MAX: Final = 2_000_000
+#: Steps for making one counterexample small; when they are used up it is shown as small as it then
+#: is. Setting up a search counts as one step for each call: a second or two in all.
+SHRINK_STEPS_MAX: Final = 400_000
+
+#: For one attempt. What is harder to decide than this makes no good example.
+ATTEMPT_STEPS_MAX: Final = 20_000
+
+#: Sentences and orders name at most so many operations, the last ones.
+TOLD_MAX: Final = 12
 
 
 class Counterexample(NamedTuple):
@@ -55,8 +61,8 @@ class _Shrinker:
         """Whether it is certain that no order explains *calls*."""
         if self.spent:
             return False
-        found = search(self._model, self._model.simplify(calls), self._steps_left)
-        self._steps_left -= found.steps + 1
+        found = search(self._model, self._model.simplify(calls), ATTEMPT_STEPS_MAX)
+        self._steps_left -= found.steps + len(calls) + 1
         return found.valid is False
 
     def weaken(self, calls: Sequence[Call]) -> list[Call]:
@@ -87,9 +93,9 @@ def shrink(
     minimal = not shrinker.spent
     small = model.simplify(small)
     small.sort(key=lambda call: call.start)
-    again = search(model, small, steps_max, ahead=False)
-    if again.valid is not False:  # cannot be explained within the budget: show what is certain
-        small, again, minimal = list(calls), found, False
+    again = search(model, small, steps_max // 4, ahead=False)
+    if again.valid is not False:  # too many to tell how far an order gets
+        again, minimal = found._replace(longest=()), False
     return Counterexample(tuple(small), again, minimal)
 
 
@@ -132,22 +138,35 @@ def _fewest(shrinker: _Shrinker, model: Model, calls: list[Call]) -> list[Call]:
 
 def explain(model: Model, example: Counterexample) -> str:
     """The counterexample in words: what happened, and where the best order gets stuck."""
-    said = "; ".join(_sentence(model, call) for call in example.calls)
+    said = _last("; ", [_sentence(model, call) for call in example.calls])
     state = model.initial()
     order = example.longest()
     for call in order:
         after = model.step(state, call)
         if after is not None:
             state = after
-    stuck = " and ".join(
-        f"process {call.operation.invoked.process} {model.describe(call)}"
-        for call in example.stuck()
+    stuck = _last(
+        " and ",
+        [
+            f"process {call.operation.invoked.process} {model.describe(call)}"
+            for call in example.stuck()
+        ],
     )
-    tried = ", ".join(model.describe(call) for call in order) or "nothing"
+    text = f"no order explains {len(example.calls)} operations: {said}"
+    if not example.found.longest:
+        return text
+    tried = _last(", ", [model.describe(call) for call in order]) or "nothing"
     return (
-        f"no order explains {len(example.calls)} operations: {said}. The longest order explains "
-        f"{tried}; the state is then {model.show(state)}, which leaves: {stuck}"
+        f"{text}. The longest order explains {tried}; the state is then {model.show(state)}, which "
+        f"leaves: {stuck}"
     )
+
+
+def _last(separator: str, texts: list[str]) -> str:
+    """Joined; of many only the last ones, and how many come before."""
+    if len(texts) <= TOLD_MAX:
+        return separator.join(texts)
+    return f"({len(texts) - TOLD_MAX} earlier ones) {separator.join(texts[-TOLD_MAX:])}"
 
 
 def _sentence(model: Model, call: Call) -> str:

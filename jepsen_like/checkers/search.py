@@ -13,7 +13,8 @@ way to something that is. These facts keep the search small; each has its reason
 4. a state is not left while something still needs it that nothing left can bring back;
 5. what must end first is tried first.
 
-Effort is counted in steps of the model, so a verdict never depends on the speed of the machine.
+Effort is counted in steps, each a look at one call that might be taken, so a verdict never depends
+on the speed of the machine.
 """
 
 from __future__ import annotations
@@ -225,6 +226,7 @@ class _Search:
         asked = {frame.state}
         while True:
             for number in makers:
+                self._steps += 1
                 if self._unknown[number].start > frame.deadline:
                     break
                 kind = 1 << self._kind[number]
@@ -247,7 +249,6 @@ class _Search:
             at = self._count + number
             need = self._needs[at]
             if (need is None or need == frame.state) and not (frame.lone and self._blind[at]):
-                self._steps += 1
                 after = self._step(frame.state, self._unknown[number])
                 if after is not None:
                     choices.append((at, after))
