@@ -5,8 +5,10 @@ Nothing of the package is edited; every name is put back afterwards. One run at 
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from random import Random
@@ -227,4 +229,7 @@ def patched(clock: VirtualClock, random: Random, note: Callable[[str], None]) ->
         ):
             stack.enter_context(mock.patch.object(module, name, replacement))
         stack.enter_context(_logged(note))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", ResourceWarning)  # it leaves files to be closed by chance
         yield
+        gc.collect()

@@ -228,7 +228,10 @@ class Simulation:
         if self._served:
             self._read_all(workload, recorder)
         self._judge(workload, recorder.history)
-        return self._report(recorder, faults)
+        report = self._report(recorder, faults)
+        for member in self.members:
+            member.kill()
+        return report
 
     def _recover(self) -> None:
         began_s = self.schedule.now_s
