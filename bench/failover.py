@@ -21,9 +21,9 @@ from bench.cluster import QuorateCluster
 from bench.measure import MS, fsync_latencies_s, machine, median, versions
 from bench.processes import BenchError, scratch_directory
 from bench.report import Bar
-from bench.systems import etcd_wire as wire
 from bench.systems.etcd import CHANNEL_OPTIONS, EtcdSystem
 from bench.systems.quorate_system import QuorateSystem
+from jepsen_like.systems import etcd_wire as wire
 
 MEDIAN_S_MAX = 0.6
 WORST_S_MAX = 1.5
