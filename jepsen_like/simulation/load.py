@@ -121,11 +121,15 @@ class Load:
         client = self.connect("final")
         for name, workload in self.workloads.items():
             for invocation in workload.last():
-                while (
-                    await self.once(name, self.new_process(), "final", client, invocation) != "ok"
-                ):
-                    await asyncio.sleep(RETRY_S)
+                await self._until_answered(name, client, invocation)
         await self.disconnect("final", client)
+
+    async def _until_answered(self, name: str, client: Client, asked: Invocation) -> None:
+        while True:
+            outcome = await self.once(name, self.new_process(), "final", client, asked)
+            if outcome == "ok":
+                return
+            await asyncio.sleep(RETRY_S)
 
     # --- what faults do to clients ----------------------------------------------------------------
 
