@@ -32,6 +32,7 @@ SEEDS_WITH = {
     "leader-without-quorum": 39,
     "concurrent-membership-changes": 0,
     "committed-entries-lost-by-power-failure": 1,
+    "committed-entries-lost-by-kill": 9,
     "lock-held-by-two": 42,
 }
 

@@ -22,6 +22,9 @@ LEADER: Final = 2
 #: Bytes per message of a snapshot that is sent.
 SNAPSHOT_CHUNK_BYTES: Final = 512
 
+#: A member that is down, as it was: photo, first index, log, name of its state.
+Ghost = tuple[Photo, int, dict[int, Entry], str]
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How the library is set up: names and units are its own (seconds), the rest is its default.
@@ -69,7 +72,7 @@ class Member:
         self._lineages = lineages
         self._object: Any = None
         self._executing = Entry(0, 0, b"", membership=False)
-        self._ghost: tuple[Photo, int, dict[int, Entry], str] | None = None
+        self._ghost: Ghost | None = None
         self._written_back: dict[str, bytes] = {}
         self._backlog: list[tuple[str, Callable[[], None]]] = []
         self._in_step = False
@@ -123,13 +126,17 @@ class Member:
             kept = [entry for index, entry in entries.items() if index <= before.commit]
             self._watch.restarted(self, before, kept, cause)
 
-    def kill(self) -> None:
-        """The process ends, without a chance to do anything; its files stay as they are."""
+    def _remembered(self) -> Ghost:
+        entries = {each[1]: entry_of(each) for each in self._part("raftLog")[:]}
+        return photo(self), self.first, entries, self._object.head
+
+    def kill(self, ghost: Ghost | None = None) -> None:
+        """The process ends, without a chance to do anything; its files stay as they are. *ghost*:
+        what it was before the step in the middle of which it ends."""
         if not self.running:
             return
         journal = self._part("raftLog")
-        entries = {each[1]: entry_of(each) for each in journal[:]}
-        self._ghost = (photo(self), self.first, entries, self._object.head)
+        self._ghost = ghost or self._remembered()
         self.running = False
         self.paused = False
         self._dead = True
@@ -181,6 +188,7 @@ class Member:
         self._clock.enter(network.time.now_s, self.wall_offset_s, self)
         watch.now_s = network.time.now_s
         before, journal = photo(self), self._part("raftLog")
+        ghost = self._remembered() if self.writes_left is not None else None
         try:
             action()
         except KilledError:
@@ -193,7 +201,7 @@ class Member:
         self._in_step = False
         if self._dead:
             watch.note(f"{self.name}: killed within {cause}")
-            self.kill()
+            self.kill(ghost)
             return
         cut, journal.cut = journal.cut, []
         watch.stepped(self, before, cause)
