@@ -173,6 +173,5 @@ def _sentence(model: Model, call: Call) -> str:
     operation = call.operation
     end = operation.completed_at if call.output is not Answer.UNKNOWN else "…"
     return (
-        f"process {operation.invoked.process} {model.describe(call)} "
-        f"[{operation.invoked_at}–{end}]"  # noqa: RUF001  a range of places, as in print
+        f"process {operation.invoked.process} {model.describe(call)} [{operation.invoked_at}-{end}]"
     )
