@@ -53,15 +53,17 @@ class StoreClient:
         self._store = store
         self._unknown = unknown
 
-    async def _before(self) -> None:
-        for _turn in range(self._store.random.randint(1, 4)):
+    async def _turns(self, most: int) -> None:
+        for _turn in range(self._store.random.randint(1, most)):
             await asyncio.sleep(0)
+
+    async def _before(self) -> None:
+        await self._turns(4)
         if self._store.random.random() < self._unknown:
             raise OutcomeError("refused", definite=True)
 
     async def _after(self, *, writes: bool = True) -> None:
-        for _turn in range(self._store.random.randint(1, 4)):
-            await asyncio.sleep(0)
+        await self._turns(4)
         if self._store.random.random() < self._unknown:
             raise OutcomeError("no answer", definite=not writes)
 
@@ -108,8 +110,8 @@ class StoreClient:
         found = {}
         for key in reads:
             found[key] = self._store.read(key)
-            while self._store.strikes("torn reads"):
-                await asyncio.sleep(0)
+            if self._store.strikes("torn reads"):
+                await self._turns(20)
         await self._after()
         return True, found
 
