@@ -21,6 +21,9 @@ BAR_PX: Final = 30
 STEP_PX: Final = 96  # between two places in the history: a label of about 14 characters fits
 LABEL_CHARACTERS_MIN: Final = 12
 CHARACTER_PX: Final = 7
+WIDTH_PX_MIN: Final = 620  # for the legend
+LEGEND_PX: Final = 84
+LINE_PX: Final = 20
 
 _STYLE: Final = (
     "text{font:13px system-ui,sans-serif;fill:#1b1f24}.title{font-size:16px;font-weight:600}"
@@ -39,8 +42,8 @@ def draw(model: Model, example: Counterexample, *, title: str) -> str:
     rows: dict[str, int] = {}
     for call in calls:
         rows.setdefault(str(call.operation.invoked.process), len(rows))
-    width = LEFT_PX + STEP_PX * (len(places) + 1)
-    height = TOP_PX + ROW_PX * len(rows) + 56
+    width = max(LEFT_PX + STEP_PX * (len(places) + 1), WIDTH_PX_MIN, 9 * len(title) + 24)
+    height = TOP_PX + ROW_PX * len(rows) + LEGEND_PX
     numbers = {call.start: at for at, call in enumerate(example.longest(), 1)}
     stuck = {call.start for call in example.stuck()}
     parts = [
@@ -109,12 +112,16 @@ def _bar(
 
 
 def _legend(height: int, *, left_out: int, minimal: bool) -> list[str]:
-    text = (
-        "Numbers: an order that explains as much as any can. Red: what it leaves over. "
-        "Dashed: nobody knows whether it happened; it may have at any later time."
-    )
+    lines = [
+        "Numbers: an order that explains as much as any can. Red: what it leaves over.",
+        "Dashed: whether and when it happened is unknown, or makes no difference.",
+    ]
     if left_out:
-        text += f" {left_out} earlier operations are not shown."
+        lines.append(f"{left_out} earlier operations are not shown.")
     elif not minimal:
-        text += " Fewer operations might show it too."
-    return [f'<text class="note" x="12" y="{height - 16}">{escape(text)}</text>']
+        lines.append("Fewer operations might show it too.")
+    top = height - LEGEND_PX + 22
+    return [
+        f'<text class="note" x="12" y="{top + LINE_PX * number}">{escape(line)}</text>'
+        for number, line in enumerate(lines)
+    ]
