@@ -20,7 +20,7 @@ from quorate.base.frames import ROLE_PEER, UNDECODABLE, WIRE_VERSION, Hello, enc
 from quorate.base.limits import FRAME_BYTES_MAX, MIB
 from quorate.base.types import NodeId
 from quorate.consensus.messages import validate
-from quorate.errors import QuorateError, RefusedError, WireFormatError
+from quorate.errors import QuorateError, RefusedError, UnavailableError, WireFormatError
 from quorate.replication.transport import PeerFrame, StateDigest
 from quorate.server.connection import Connection
 from quorate.server.greeting import greet
@@ -189,9 +189,10 @@ class _Link:
         except QuorateError:
             connection.close()
             raise
-        self._closed.clear()
         if not connection.open:
-            return
+            # Nobody would be told any more, and this link would wait for ever to hear of it.
+            raise UnavailableError(f"{self.address} closed the connection after its welcome")
+        self._closed.clear()
         connection.on_bodies = owner.deliver_from(self.node)
         connection.on_closed = self._down
         self.connection = connection
