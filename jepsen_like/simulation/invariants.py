@@ -38,6 +38,7 @@ from typing import Any, Final
 
 import msgspec
 
+from quorate.base.types import LogIndex
 from quorate.consensus.membership import Membership, decode_membership
 from quorate.consensus.messages import (
     AppendReply,
@@ -107,7 +108,8 @@ class Disk:
         state = self.state
         if index <= state.log.floor.index:
             return True
-        return index <= state.persisted and state.log.term_at(index) == term  # type: ignore[arg-type]
+        found = state.log.term_at(LogIndex(index))
+        return index <= state.persisted and found == term
 
 
 class Before:
@@ -250,8 +252,9 @@ class Invariants:
         # A leader that learns late of its election owes nothing to the terms after its own.
         last = bisect_left(self.commit_terms, state.term) - 1
         term = self.committed[last][0]
+        found = state.log.term_at(LogIndex(last))
         self.claim(
-            last <= state.log.floor.index or state.log.term_at(last) == term,  # type: ignore[arg-type]
+            last <= state.log.floor.index or found == term,
             "leader-completeness",
             f"node {disk.node} leads term {state.term} without the committed entry {last} of "
             f"term {term}",

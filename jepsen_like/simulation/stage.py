@@ -300,7 +300,8 @@ class Stage:
     def fail_disk(self, number: int, kind: str, *, code: int, count: int) -> None:
         """The next *count* operations of *kind* ("read", "write", "fsync") fail."""
         self._sick[number] = None
-        self.disk(number).fail("sync" if kind == "fsync" else kind, code=code, count=count)  # type: ignore[arg-type]
+        operations: Any = "sync" if kind == "fsync" else kind
+        self.disk(number).fail(operations, code=code, count=count)
 
     def mend(self, number: int) -> None:
         """Its disk is well again."""

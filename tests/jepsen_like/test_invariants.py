@@ -35,7 +35,7 @@ def state_of(
     """As recovered from a disk that holds entries of *terms*."""
     core = Core(
         CoreConfig(node_id=NodeId(node)),
-        Random(node),  # noqa: S311
+        Random(node),
         hard_state=HardState(Term(term), NodeId(vote), LogIndex(commit)),
         floor=EntryId(LogIndex(0), Term(0)),
         terms=[Term(each) for each in terms],
