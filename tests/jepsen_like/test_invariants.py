@@ -143,7 +143,7 @@ def committed_not_durable(fake: Fake) -> None:
 
 
 def two_votes(fake: Fake) -> None:
-    fake.lead(1, 2)
+    fake.start(1, term=2, vote=2)
     fake.start(1, term=2, vote=3)
 
 
