@@ -2,10 +2,13 @@
 
 Raft keeps what a quorum of disks holds. So a disk may be lost, or set back, only while a quorum
 of the others holds the whole log of the leader, and nobody campaigns whom it may have voted for:
-then what it forgot is known elsewhere. A second one may be lost only after the first was replaced.
+then what it forgot is known elsewhere. A second one may be lost only after the first was replaced,
+and while one is lost no other voter is removed: a majority of what is left may include it.
 """
 
 from __future__ import annotations
+
+import asyncio
 
 from jepsen_like.simulation.invariants import Invariants, majority, quorum
 from jepsen_like.simulation.stage import Stage
@@ -19,11 +22,23 @@ class Atlas:
         self._stage = stage
         self._invariants = invariants
         self._lost: dict[int, None] = {}
+        self._replaced: dict[int, None] = {}
+        #: Held while voters are taken away: no disk is lost meanwhile.
+        self.changing = asyncio.Lock()
 
     def lost(self, node: int) -> None:
         """The disk of *node* is about to be tampered with."""
         self._lost[node] = None
         self._invariants.tampered(node)
+
+    def replaced(self, node: int) -> None:
+        """*node* is not a member any more."""
+        self._replaced[node] = None
+
+    @property
+    def whole(self) -> bool:
+        """No member is lost: one that is not may be taken away."""
+        return all(node in self._replaced for node in self._lost)
 
     @property
     def lost_nodes(self) -> list[int]:
@@ -33,7 +48,7 @@ class Atlas:
     def may_lose(self, node: int) -> bool:
         """Whether the disk of *node* may be damaged or set back at this moment."""
         leader = self._stage.leader()
-        if leader is None or leader == node:
+        if leader is None or leader == node or self.changing.locked():
             return False
         state = self._stage.node(leader).replica.core.state
         membership = state.membership

@@ -143,7 +143,13 @@ class Invariants:
         self.install_count = 0
         self.acknowledged_max = 0  # highest index that a client was told of
 
-    def claim(self, holds: bool, name: str, text: str, **evidence: Any) -> bool:  # noqa: ANN401, FBT001
+    def claim(
+        self,
+        holds: bool,  # noqa: FBT001
+        name: str,
+        text: str,
+        **evidence: Any,  # noqa: ANN401
+    ) -> bool:
         """Record a violation unless *holds*; returns *holds*."""
         if not holds and len(self.found) < VIOLATIONS_MAX:
             plain = {key: _plain(value) for key, value in evidence.items()}

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from jepsen_like.simulation.atlas import Atlas
 from jepsen_like.simulation.stage import Stage
 from quorate.client.database import Database
 from quorate.errors import QuorateError
@@ -22,8 +23,9 @@ RETRY_S: Final = 0.2
 class Keeper:
     """The operator of *stage*."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, atlas: Atlas) -> None:
         self._stage = stage
+        self._atlas = atlas
         self._database: Database | None = None
         self._retired: dict[int, None] = {}
         self._busy = asyncio.Lock()
@@ -71,8 +73,8 @@ class Keeper:
         if len(voters) < 3:
             return False
         node = voters[who % len(voters)]
-        async with self._busy:
-            return await self._call(lambda each: each.demote(node))
+        async with self._busy, self._atlas.changing:
+            return self._atlas.whole and await self._call(lambda each: each.demote(node))
 
     async def remove(self, who: int) -> bool:
         """A member is removed; its process ends a while later. Two voters stay."""
@@ -80,22 +82,23 @@ class Keeper:
         if len(self._members("voters")) < 3:
             return False
         node = members[who % len(members)]
-        async with self._busy:
-            return await self._remove(node)
+        async with self._busy, self._atlas.changing:
+            return self._atlas.whole and await self._remove(node)
 
     async def _remove(self, node: int) -> bool:
         done = await self._call(lambda each: each.remove_member(node))
         if not done and (not self._members("voters") or node in self._everybody()):
             return False  # the answer to an earlier call may have been lost
         self._retired[node] = None
+        self._atlas.replaced(node)
         await asyncio.sleep(RETRY_S)
         self._stage.retire(node)
         return True
 
     async def replace(self, node: int) -> bool:
         """Another node, under a new number, takes the place of *node*."""
-        async with self._busy:
-            if self.retired(node):
+        async with self._busy, self._atlas.changing:
+            if self.retired(node) or not (self._atlas.whole or node in self._atlas.lost_nodes):
                 return False
             for _ in range(TRIES):
                 if await self._remove(node):
@@ -131,8 +134,16 @@ class Keeper:
         try:
             call = self._stage.call(OPERATOR, _awaited(change(self._database)))
             await asyncio.wait_for(call, CALL_TIMEOUT_S)
-        except (QuorateError, TimeoutError):
+        except QuorateError:
             return False
+        except (TimeoutError, asyncio.CancelledError) as error:
+            # The node would go on trying for a minute: what nobody waits for any more must not
+            # happen when the members have changed. The operator's machine is switched off.
+            self._stage.crash_client(OPERATOR)
+            self._database = None
+            if isinstance(error, TimeoutError):
+                return False
+            raise
         return True
 
 

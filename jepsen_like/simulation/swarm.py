@@ -64,7 +64,7 @@ class Run:
         self.invariants = Invariants(lambda: self.stage.now_s)
         self.stage = Stage(plan, self.invariants, trace)
         self.atlas = Atlas(self.stage, self.invariants)
-        self.keeper = Keeper(self.stage)
+        self.keeper = Keeper(self.stage, self.atlas)
         self.load = Load(
             {name: WORKLOADS[name]() for name in settings.workloads},
             settings.workloads,
