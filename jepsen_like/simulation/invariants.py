@@ -20,6 +20,7 @@ acknowledged-early         a command is answered after its entry was committed, 
 executed-twice             a (session, sequence) takes effect at one place of the log
 stale-read                 a linearizable read sees all that was acknowledged before it began
 membership-differs         the configuration at an index is the same everywhere
+wiped-admitted             a node whose disk was replaced is never led under its old number
 order                      purged <= checkpoint <= applied <= committed <= end of the log
 core                       an invariant of one core (``quorate.consensus.checker``)
 =========================  =====================================================================
@@ -97,6 +98,7 @@ class Disk:
         self.state = state
         self.void = False
         self.checkpoint = 0
+        self.wiped = False  # another directory stood behind this number before
         #: What the log's own calls made durable: term, vote, last index. Ahead of *state*, which
         #: learns of it later.
         self.written = (int(state.persisted_term), int(state.persisted_vote), int(state.persisted))
@@ -170,6 +172,7 @@ class Invariants:
         before = self.disks.get(node)
         disk = self.disks[node] = Disk(node, incarnation, state)
         disk.checkpoint = checkpoint
+        disk.wiped = before is not None and (before.wiped or before.incarnation != incarnation)
         if before is not None and before.incarnation == incarnation and not before.void:
             self._check_kept(before, disk)
         self._note_vote(disk)
@@ -213,6 +216,11 @@ class Invariants:
         for entry in entries:
             self._know(disk, entry)
         self._note_vote(disk)
+        self.claim(
+            not disk.wiped or not state.leader,
+            "wiped-admitted",
+            f"node {disk.node}, whose disk is another than before, is led by {state.leader}",
+        )
         if state.role is Role.LEADER and before.role is not Role.LEADER:
             self._became_leader(disk)
         if state.commit > before.commit:

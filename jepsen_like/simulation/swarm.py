@@ -122,6 +122,8 @@ class Run:
         stage, settings = self.stage, self.plan.settings
         await stage.found()
         await self._within("no leader in a new cluster", lambda: stage.leader() is not None)
+        for _ in range(settings.learners):
+            await self.keeper.add(promote=False)
         await asyncio.wait_for(self.load.setup(), LIVENESS_S)
         begin_s = stage.now_s
         self.load.start(settings.clients)

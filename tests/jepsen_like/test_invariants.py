@@ -213,6 +213,12 @@ def membership_differs(fake: Fake) -> None:
     fake.commit(2, 2)  # it still believes in the old configuration
 
 
+def wiped_admitted(fake: Fake) -> None:
+    fake.disks[1] = fake.invariants.started(1, "new", state_of(1), 0)
+    fake.disks[1].state.leader = NodeId(2)
+    fake.append(1, entry(2, 1))
+
+
 def order(fake: Fake) -> None:
     fake.invariants.ordered(fake.disks[1], 1, 0)
 
@@ -236,6 +242,7 @@ BREACHES: dict[Callable[[Fake], None], str] = {
     stale_read: "stale-read",
     membership_differs: "membership-differs",
     order: "order",
+    wiped_admitted: "wiped-admitted",
 }
 
 
