@@ -28,6 +28,7 @@ from quorate.base.types import NO_NODE, LogIndex, NodeId, Term
 from quorate.consensus import changes, election, follower, leader, reads, transfer
 from quorate.consensus.config import CoreConfig
 from quorate.consensus.events import (
+    Announce,
     ChangeMembership,
     Compacted,
     Event,
@@ -134,6 +135,8 @@ class Core:
                 self._on_persisted(event)
             case ReadIndex():
                 reads.on_read_index(state, event)
+            case Announce():
+                leader.on_announce(state)
             case ChangeMembership():
                 changes.on_change(state, event)
             case TransferLeadership():

@@ -43,6 +43,11 @@ class ReadIndex(msgspec.Struct, frozen=True, gc=False):
     now_ms: int = 0
 
 
+class Announce(msgspec.Struct, frozen=True, gc=False):
+    """Somebody waits until all members have applied what is committed: tell them now how far that
+    is, not with the next heartbeat. Nothing happens at a member that does not lead."""
+
+
 class Persisted(msgspec.Struct, frozen=True, gc=False):
     """The disk finished everything up to ``Output.persist.id`` = *id*."""
 
@@ -93,6 +98,7 @@ Event = (
     | ChangeMembership
     | TransferLeadership
     | ReadIndex
+    | Announce
     | Persisted
     | Compacted
     | SnapshotSent

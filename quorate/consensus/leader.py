@@ -234,6 +234,12 @@ def broadcast_heartbeat(state: State) -> None:
         state.send(Heartbeat(state.term, state.node_id, node, state.commit, state.round))
 
 
+def on_announce(state: State) -> None:
+    """The commit index travels with a heartbeat, sent out of turn."""
+    if state.role is Role.LEADER:
+        broadcast_heartbeat(state)
+
+
 def on_heartbeat_reply(state: State, reply: HeartbeatReply) -> None:
     """A follower lives: it counts for reads and the quorum check, and may get more."""
     progress = _heard(state, reply.sender, reply.round)

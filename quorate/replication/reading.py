@@ -1,19 +1,32 @@
-"""Linearizable reads at any member: one read-index round serves all reads of its turn.
+"""Reads at any member: linearizable ones, and those that wait for an entry.
 
-A round costs a heartbeat to every member and an answer from most, no disk. At most two are under
-way at once; reads that arrive meanwhile share the next one.
+One read-index round serves all linearizable reads of its turn. It costs a heartbeat to every member
+and an answer from most, no disk. At most two are under way at once; reads that arrive meanwhile
+share the next one. A ``causal`` read names the entry that its session has seen, and waits for this
+member to apply it; an ``eventual`` one names none.
 """
 
 from __future__ import annotations
 
+import asyncio
+import heapq
 from collections import deque
 from collections.abc import Callable
+from math import inf
 
 import msgspec
 
 from quorate.base.frames import Query, QueryFailed, QueryReply
 from quorate.base.types import LogIndex
-from quorate.errors import OverloadedError, UnavailableError
+from quorate.errors import (
+    ClosedError,
+    OverloadedError,
+    QuorateError,
+    UnavailableError,
+)
+from quorate.replication.applying import Applier
+from quorate.replication.clock import Clock
+from quorate.replication.machines import Machines
 
 #: Receives the one answer to a query.
 QuerySink = Callable[[QueryReply | QueryFailed], None]
@@ -29,6 +42,9 @@ REFUSED_RETRY_S = 0.05
 ROUND_GIVE_UP_S = 2.0
 #: And so are those that wait for this member to apply what it was granted: it is far behind.
 APPLY_GIVE_UP_S = 5.0
+#: A causal read waits so long for this member to catch up: a few heartbeats. Then another member
+#: may have what it wants.
+BEHIND_GIVE_UP_S = 0.25
 
 
 class Reading(msgspec.Struct, frozen=True, gc=False):
@@ -56,6 +72,13 @@ class Granted(msgspec.Struct, gc=False):
     began_s: float
 
 
+class Behind(msgspec.Struct, frozen=True, gc=False):
+    """A causal read that came before this member has applied what it follows."""
+
+    reading: Reading
+    began_s: float
+
+
 class Reads:
     """Reads waiting for a round, rounds waiting for an index, reads waiting for apply."""
 
@@ -65,6 +88,9 @@ class Reads:
         self._waiting: list[Reading] = []
         self._rounds: dict[int, Round] = {}
         self._granted: deque[Granted] = deque()
+        self._behind: list[tuple[int, int, Behind]] = []  # a heap by the entry waited for
+        self._behind_since_s = inf  # none of them began before
+        self._behind_count = 0  # ever: keeps the order within an entry
         self._count = 0
         self._stopped = False
 
@@ -83,6 +109,16 @@ class Reads:
             raise OverloadedError(f"{self._count} queries wait for an answer; try again")
         self._waiting.append(Reading(query, sink))
         self._count += 1
+
+    def add_behind(self, query: Query, sink: QuerySink, now_s: float) -> None:
+        """Keep one query until ``query.after`` is applied. Raises as ``add``."""
+        if self._count >= QUERIES_WAITING_MAX:
+            raise OverloadedError(f"{self._count} queries wait for an answer; try again")
+        self._count += 1
+        self._behind_count += 1
+        behind = Behind(Reading(query, sink), now_s)
+        heapq.heappush(self._behind, (query.after, self._behind_count, behind))
+        self._behind_since_s = min(self._behind_since_s, now_s)
 
     def start_round(self, now_s: float) -> None:
         """Ask the core for an index on behalf of everything that waits, if a round is free."""
@@ -120,13 +156,15 @@ class Reads:
             else:
                 waiting.append(granted)
         self._granted = waiting
+        while self._behind and self._behind[0][0] <= applied:
+            found.append(heapq.heappop(self._behind)[2].reading)
         self._count -= len(found)
         return found
 
     @property
     def any_granted(self) -> bool:
         """Whether reads wait for nothing but apply."""
-        return bool(self._granted)
+        return bool(self._granted) or bool(self._behind)
 
     @property
     def any_waiting(self) -> bool:
@@ -148,7 +186,20 @@ class Reads:
         while self._granted and now_s - self._granted[0].began_s > APPLY_GIVE_UP_S:
             behind = self._granted.popleft().readings
             self._fail(behind, code, "this member is too far behind; ask another")
+        if now_s - self._behind_since_s > BEHIND_GIVE_UP_S:
+            self._give_up_behind(now_s)
         self.start_round(now_s)
+
+    def _give_up_behind(self, now_s: float) -> None:
+        late = [each for each in self._behind if now_s - each[2].began_s > BEHIND_GIVE_UP_S]
+        self._behind = [
+            each for each in self._behind if now_s - each[2].began_s <= BEHIND_GIVE_UP_S
+        ]
+        heapq.heapify(self._behind)
+        self._behind_since_s = min((each[2].began_s for each in self._behind), default=inf)
+        for after, _, behind in sorted(late):
+            text = f"this member has not applied entry {after} yet; ask another"
+            self._fail([behind.reading], UnavailableError.code, text)
 
     def fail_all(self, code: str, message: str) -> None:
         """The node stops: nothing is asked for any more."""
@@ -156,10 +207,12 @@ class Reads:
         waiting = [
             *(reading for round_ in self._rounds.values() for reading in round_.readings),
             *(reading for granted in self._granted for reading in granted.readings),
+            *(behind.reading for _, _, behind in sorted(self._behind)),
             *self._waiting,
         ]
         self._rounds.clear()
         self._granted.clear()
+        self._behind = []
         self._waiting = []
         self._fail(waiting, code, message)
 
@@ -167,3 +220,78 @@ class Reads:
         self._count -= len(readings)
         for reading in readings:
             reading.sink(QueryFailed(reading.query.id, code, message))
+
+
+class Serving:
+    """Answers queries from the applied state, each when its level allows. *ask*: have the core find
+    an index under that context."""
+
+    def __init__(
+        self,
+        machines: Machines,
+        applier: Applier,
+        clock: Clock,
+        *,
+        ask: Callable[[int], None],
+        first_context: int,
+    ) -> None:
+        self._machines = machines
+        self._applier = applier
+        self._clock = clock
+        self._reads = Reads(ask=ask, first_context=first_context)
+        self._loop = asyncio.get_running_loop()
+        self._round_scheduled = self._stopped = False
+
+    def query(self, query: Query, sink: QuerySink) -> None:
+        """As ``Replica.query``."""
+        if self._stopped:
+            raise ClosedError("the node is stopping")
+        for run in query.runs:
+            self._machines.machine(run.machine)
+        if query.linearizable:
+            self._reads.add(query, sink)
+            self._round_soon()
+        elif not self._applier.ready:
+            raise UnavailableError("this node is loading a snapshot; ask another")
+        elif query.after <= self._applier.applied:
+            sink(self._answer(query))
+        else:
+            self._reads.add_behind(query, sink, self._clock.monotonic_s())
+
+    def on_index(self, context: int, index: LogIndex) -> None:
+        """The core's answer to *ask*."""
+        self._reads.on_index(context, index)
+
+    def serve(self) -> None:
+        """Answer what the applied state allows now."""
+        if self._reads.any_granted and self._applier.ready:
+            for reading in self._reads.ready(self._applier.applied):
+                reading.sink(self._answer(reading.query))
+            if self._reads.any_waiting:
+                self._round_soon()
+
+    def on_tick(self, now_s: float) -> None:
+        """See ``Reads``."""
+        self._reads.on_tick(now_s)
+
+    def stop(self, code: str, message: str) -> None:
+        """Answer everybody who waits, and take no more."""
+        self._stopped = True
+        self._reads.fail_all(code, message)
+
+    def _round_soon(self) -> None:
+        if not self._round_scheduled:
+            self._round_scheduled = True
+            self._loop.call_soon(self._start_round)
+
+    def _start_round(self) -> None:
+        self._round_scheduled = False
+        if not self._stopped:
+            self._reads.start_round(self._clock.monotonic_s())
+
+    def _answer(self, query: Query) -> QueryReply | QueryFailed:
+        try:
+            results = self._machines.query_runs(query.runs)
+        except QuorateError as error:
+            return QueryFailed(query.id, error.code, str(error))
+        return QueryReply(query.id, self._applier.applied, msgspec.Raw(results))

@@ -20,7 +20,17 @@ class StateDigest(msgspec.Struct, frozen=True, array_like=True, tag=40):
     state_hash: bytes
 
 
-PeerFrame = Message | StateDigest
+class AppliedRequest(msgspec.Struct, frozen=True, array_like=True, tag=41):
+    """A leader asks for a ``StateDigest`` as soon as the receiver has applied entry *index*: a
+    client waits until every voter has."""
+
+    sender: NodeId
+    index: LogIndex
+
+
+#: What is no message of the core.
+Aside = StateDigest | AppliedRequest
+PeerFrame = Message | Aside
 
 
 class Transport(Protocol):

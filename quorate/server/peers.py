@@ -21,7 +21,7 @@ from quorate.base.limits import FRAME_BYTES_MAX, MIB
 from quorate.base.types import NodeId
 from quorate.consensus.messages import validate
 from quorate.errors import QuorateError, RefusedError, UnavailableError, WireFormatError
-from quorate.replication.transport import PeerFrame, StateDigest
+from quorate.replication.transport import Aside, PeerFrame
 from quorate.server.connection import Connection
 from quorate.server.greeting import greet
 from quorate.server.identity import Gate
@@ -226,7 +226,7 @@ def decode_peer_frame(body: bytes, *, sender: NodeId, target: NodeId) -> PeerFra
         raise WireFormatError(f"what came is not a member's frame: {error}") from error
     if frame.sender != sender:
         raise WireFormatError(f"node {sender} sent a message in the name of node {frame.sender}")
-    if not isinstance(frame, StateDigest):
+    if not isinstance(frame, Aside):
         problem = validate(frame, sender=sender, target=target)
         if problem is not None:
             raise WireFormatError(f"a {type(frame).__name__} of node {sender} is wrong: {problem}")

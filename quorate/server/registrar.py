@@ -7,13 +7,14 @@ import logging
 
 import msgspec
 
-from quorate.base.frames import Run, Submit, SubmitFailed, SubmitReply
+from quorate.base.frames import Run, Submit, SubmitFailed
 from quorate.base.types import NodeId, Term
 from quorate.consensus.events import ChangeMembership
 from quorate.consensus.membership import ChangeKind, MemberChange
 from quorate.consensus.output import Role
 from quorate.errors import QuorateError
 from quorate.replication.cluster import ClusterMachine, Pin
+from quorate.replication.proposals import SubmitAnswer
 from quorate.replication.replica import Replica
 from quorate.storage.directory import Identity
 
@@ -72,7 +73,7 @@ class Registrar:
     def _pin(self, pins: list[Pin]) -> None:
         run = Run(ClusterMachine.name, msgspec.Raw(msgspec.msgpack.encode(pins)))
 
-        def sink(answer: SubmitReply | SubmitFailed) -> None:
+        def sink(answer: SubmitAnswer) -> None:
             self._pinning = False
             if isinstance(answer, SubmitFailed):
                 _logger.info("members not pinned yet: %s", answer.message)

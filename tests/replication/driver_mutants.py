@@ -42,7 +42,7 @@ DRIVER_MUTANTS = (
     ),
     Mutant(
         "reads are answered from a state that is being replaced",
-        REPLICA,
+        READING,
         "if self._reads.any_granted and self._applier.ready:",
         "if self._reads.any_granted:",
         ("replica",),
