@@ -14,7 +14,7 @@ from random import Random
 from shutil import rmtree
 from typing import Any, Final
 
-from jepsen_like.errors import UsageError
+from jepsen_like.errors import SetupError, UsageError
 from jepsen_like.history import write_history
 from jepsen_like.processes.nemesis.schedule import PACKAGES, packages
 from jepsen_like.processes.nodes import all_ended
@@ -57,6 +57,12 @@ def add_to(commands: Any) -> None:  # noqa: ANN401  argparse's type has no publi
         parser.add_argument(f"--{name}", type=type(default), default=default, help=text)
     parser.add_argument("--seed", type=int, help="of what is drawn; timing is not repeated")
     parser.add_argument("--seeds", type=int, help="how many, of a system on virtual time")
+    parser.add_argument(
+        "--unsafe-no-fsync",
+        action="store_true",
+        help="without --workload: quorate on virtual time, on disks that never sync, which must "
+        "fail; real kills lose nothing that the kernel holds",
+    )
     parser.add_argument("--out", help=f"directory of the results [{RUNS_DIRECTORY}/TIME-WORKLOAD]")
     parser.add_argument("--keep", action="store_true", help="keep data and logs of a valid run too")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -65,6 +71,8 @@ def add_to(commands: Any) -> None:  # noqa: ANN401  argparse's type has no publi
 
 def run(arguments: argparse.Namespace) -> int:
     """Run as *arguments* say; the exit status is 0 if valid, 1 if not, 3 if unknown."""
+    if arguments.unsafe_no_fsync:
+        return _unsafe(arguments)
     if arguments.workload is None:
         if arguments.system not in ON_VIRTUAL_TIME:
             raise UsageError(f"--workload is missing; there are {', '.join(_workloads())}")
@@ -80,12 +88,14 @@ def run(arguments: argparse.Namespace) -> int:
         interval_s=arguments.interval_s,
         timeout_s=arguments.timeout_s,
     )
+    workload = _workload(arguments.workload)
+    chosen = system_class(arguments.system)
+    if missing := chosen.missing():
+        raise SetupError(missing)
     seed = arguments.seed if arguments.seed is not None else int.from_bytes(os.urandom(4))
     out = _out_directory(arguments)
     data = Path(tempfile.mkdtemp(prefix="nodes-", dir=out))
     random = Random(seed)
-    workload = _workload(arguments.workload)
-    chosen = system_class(arguments.system)
     began_s = time.monotonic()
     with all_ended():
         system = chosen(data, count=arguments.nodes, timeout_s=settings.timeout_s, random=random)
@@ -105,6 +115,23 @@ def run(arguments: argparse.Namespace) -> int:
     return VALID if outcome.verdict.valid else INVALID
 
 
+def _unsafe(arguments: argparse.Namespace) -> int:
+    """The positive control, which needs a simulated disk."""
+    if arguments.workload is not None or arguments.system != "quorate":
+        raise UsageError(
+            "--unsafe-no-fsync is for quorate on simulated disks, where a crash loses what was not "
+            "synced: leave --workload out, or call python -m jepsen_like simulate --unsafe-no-fsync"
+        )
+    command = ["simulate", "--system", arguments.system, "--unsafe-no-fsync"]
+    for name in ("seed", "seeds"):
+        if getattr(arguments, name) is not None:
+            command += [f"--{name}", str(getattr(arguments, name))]
+    if arguments.json:
+        command.append("--json")
+    status: int = importlib.import_module("jepsen_like.cli").main(command)
+    return status
+
+
 def _result(
     arguments: argparse.Namespace, outcome: Outcome, seed: int, wall_s: float
 ) -> dict[str, Any]:
@@ -120,6 +147,11 @@ def _result(
         "wall_s": round(wall_s, 1),
         "recovery_s": round(outcome.recovery_s, 1),
         "seed": seed,
+        "violations": [
+            {"name": part.checker, "evidence": list(part.problems)}
+            for part in outcome.parts
+            if part.valid is False
+        ],
         "problems": list(outcome.verdict.problems),
     }
 

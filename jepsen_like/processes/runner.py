@@ -46,10 +46,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run was. *recovery_s*: from the last healing until every node served."""
+    """What a run was. *verdict*: of all *parts*, which are of the workload's checker and of what
+    was seen of the nodes. *recovery_s*: from the last healing until every node served."""
 
     history: Sequence[Event]
     verdict: Verdict
+    parts: Sequence[Verdict]
     counts: Mapping[str, int]
     faults: Mapping[str, int]
     recovery_s: float
@@ -108,6 +110,7 @@ class Runner:
         return Outcome(
             history=self.history,
             verdict=merge("run", [checked, told]),
+            parts=(checked, told),
             counts=self._counts,
             faults=stage.counts,
             recovery_s=recovery_s,

@@ -8,10 +8,8 @@ takes days. The process dies with the harness that started it.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from jepsen_like.processes.fault_file import FSYNC_ERROR, FULL, STALL, WRITE_ERROR, FaultFile
+from jepsen_like.processes.parent import die_with_parent
 from quorate.base.limits import KIB, MIB
 from quorate.replication.clock import Clock, system_clock
 from quorate.server import cli
@@ -30,12 +29,11 @@ from quorate.storage.files import File, FileSystem, OsFileSystem
 STALL_POLL_S: Final = 0.005
 SEGMENT_BYTES: Final = MIB
 CHECKPOINT_BYTES: Final = 256 * KIB
-_PR_SET_PDEATHSIG: Final = 1
 
 
 def main(arguments: Sequence[str]) -> int:
     """Bend, then run the command line; returns its exit status."""
-    _die_with_parent()
+    die_with_parent()
     faults = FaultFile(Path(arguments[0]))
     vars(node_module)["Platform"] = lambda: BentPlatform(faults)
     return cli.main(list(arguments[1:]))
@@ -142,12 +140,6 @@ class BentFileSystem(OsFileSystem):
 
 def _error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
-
-
-def _die_with_parent() -> None:
-    """A harness that is killed hard cannot clean up."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import json
 import statistics
 import sys
@@ -21,18 +22,25 @@ from jepsen_like.simulation.plan import Plan
 from jepsen_like.simulation.pool import limited, results
 from jepsen_like.simulation.shrink import shrink
 from jepsen_like.simulation.swarm import run_plan, run_seed
+from jepsen_like.systems.registry import ON_VIRTUAL_TIME, SYSTEMS
 
 #: Real seconds for one seed, some hundred times what it takes.
 WALL_S: Final = 120.0
 SHRINK_TRIES_MAX: Final = 400
 #: Failing seeds that are printed whole.
 SHOWN_MAX: Final = 20
+#: Of a call that says nothing of seeds.
+SEEDS_DEFAULT: Final = 100
+#: The product itself: what is here is made for it; other systems have a command of their own.
+QUORATE: Final = "quorate"
 
 
 def add_to(commands: Any) -> None:  # noqa: ANN401  argparse's type has no public name
     """See ``jepsen_like.cli.Command``."""
     parser = commands.add_parser("simulate", help="clusters on virtual time, one per seed")
-    parser.add_argument("--seeds", type=int, help="run so many seeds")
+    names = ", ".join((QUORATE, *ON_VIRTUAL_TIME))
+    parser.add_argument("--system", default=QUORATE, help=f"one of {names} (default {QUORATE})")
+    parser.add_argument("--seeds", type=int, help=f"run so many (default {SEEDS_DEFAULT})")
     parser.add_argument("--first", type=int, default=1, help="the first of them (default 1)")
     parser.add_argument("--seed", type=int, help="run one seed")
     parser.add_argument("--schedule", metavar="FILE", help="run what --shrink or --save wrote")
@@ -52,12 +60,33 @@ def add_to(commands: Any) -> None:  # noqa: ANN401  argparse's type has no publi
 
 def run(arguments: argparse.Namespace) -> int:
     """0: no violation; 1: at least one."""
+    if arguments.system != QUORATE:
+        return _other(arguments)
     given = [arguments.seeds, arguments.seed, arguments.schedule]
-    if sum(each is not None for each in given) != 1:
-        raise UsageError("simulate needs one of --seeds N, --seed N and --schedule FILE")
-    if arguments.seeds is not None:
-        return _many(arguments)
-    return _one(arguments)
+    if sum(each is not None for each in given) > 1:
+        raise UsageError("simulate takes only one of --seeds N, --seed N and --schedule FILE")
+    if arguments.seed is not None or arguments.schedule is not None:
+        return _one(arguments)
+    return _many(arguments)
+
+
+def _other(arguments: argparse.Namespace) -> int:
+    """A system whose simulation is a command of its own."""
+    name = arguments.system
+    if name not in ON_VIRTUAL_TIME:
+        known = ", ".join((QUORATE, *ON_VIRTUAL_TIME))
+        if name in SYSTEMS:
+            raise UsageError(
+                f"{name} runs as real processes only: python -m jepsen_like run --system {name} "
+                f"--workload NAME; on virtual time there are {known}"
+            )
+        raise UsageError(f"no system {name!r} on virtual time; there are {known}")
+    flags = ("schedule", "trace", "save", "shrink", "unsafe_no_fsync", "budget")
+    useless = [f"--{flag.replace('_', '-')}" for flag in flags if getattr(arguments, flag)]
+    if useless:
+        raise UsageError(f"{' and '.join(useless)}: only of --system {QUORATE}")
+    status: int = importlib.import_module(ON_VIRTUAL_TIME[name]).run(arguments)
+    return status
 
 
 # --- one ------------------------------------------------------------------------------------------
@@ -133,7 +162,8 @@ def _violation_text(violation: Any) -> str:  # noqa: ANN401
 
 
 def _many(arguments: argparse.Namespace) -> int:
-    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    count = SEEDS_DEFAULT if arguments.seeds is None else arguments.seeds
+    seeds = range(arguments.first, arguments.first + count)
     runner = functools.partial(run_seed, fsync=not arguments.unsafe_no_fsync)
     began_s = time.monotonic()
     outcomes: list[Outcome] = []

@@ -13,6 +13,8 @@ from jepsen_like.systems.system import System
 SYSTEMS: Final[Mapping[str, str]] = {
     "quorate": "jepsen_like.systems.quorate:QuorateSystem",
     "etcd": "jepsen_like.systems.etcd:EtcdSystem",
+    "pysyncobj": "jepsen_like.systems.pysyncobj.processes:PySyncObjSystem",
+    "pysyncobj-log-reads": "jepsen_like.systems.pysyncobj.processes:PySyncObjWithReadsInTheLog",
 }
 
 #: Systems that also run on virtual time: name: module of a command. ``run`` without ``--workload``

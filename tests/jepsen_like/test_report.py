@@ -37,7 +37,12 @@ HISTORY = [
 def a_run(verdict: Verdict) -> report.Run:
     counts = {"ok": 1, "fail": 1, "info": 1}
     outcome = Outcome(
-        history=HISTORY, verdict=verdict, counts=counts, faults={"kill": 2}, recovery_s=0.5
+        history=HISTORY,
+        verdict=verdict,
+        parts=(verdict,),
+        counts=counts,
+        faults={"kill": 2},
+        recovery_s=0.5,
     )
     result = {"workload": "small", "system": "stub", "nodes": 3, "seconds": 2.0, "seed": 1}
     result |= {"recovery_s": 0.5, "faults": {"kill": 2}, **counts}

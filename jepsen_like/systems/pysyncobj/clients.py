@@ -10,21 +10,12 @@ from jepsen_like.checkers.linearizable import Linearizable
 from jepsen_like.checkers.models import RegisterModel
 from jepsen_like.history import Event
 from jepsen_like.systems.base import Client, OutcomeError, Versioned
+from jepsen_like.systems.pysyncobj.dictionary import reason
 from jepsen_like.systems.pysyncobj.member import Member
 from jepsen_like.systems.pysyncobj.schedule import Answer, Schedule
 from jepsen_like.verdict import Verdict
 from jepsen_like.workloads.base import Invocation, Workload
 
-#: The library's reasons (``FAIL_REASON``), and whether the command surely had no effect.
-REASONS: Final[Mapping[int, tuple[str, bool]]] = {
-    1: ("the queue is full", True),
-    2: ("there is no leader", True),
-    3: ("discarded", True),
-    4: ("not the leader", True),
-    5: ("the leader changed", False),
-    6: ("request denied", True),
-    7: ("unknown outcome", False),
-}
 CALL_TIMEOUT_S: Final = 5.0
 KEYS: Final = 5
 
@@ -75,7 +66,7 @@ class MemberClient:
         answer = Answer()
 
         def called_back(result: object, error: int) -> None:
-            text, definite = REASONS.get(error, (f"error {error}", False))
+            text, definite = reason(error)
             answer.give(result, OutcomeError(text, definite=definite) if error else None)
 
         if not self.member.running:

@@ -1,5 +1,6 @@
-"""``python -m jepsen_like pysyncobj``, which ``run --system pysyncobj`` calls too: many seeds, and
-every promise that was broken in one of them, with its evidence."""
+"""``python -m jepsen_like pysyncobj``: many seeds, and every promise broken in any of them, with
+evidence. ``simulate --system pysyncobj`` is the same, and so is ``run --system pysyncobj`` without
+a workload."""
 
 from __future__ import annotations
 

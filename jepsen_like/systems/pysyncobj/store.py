@@ -1,17 +1,18 @@
 """The replicated object under test, written as users of PySyncObj write theirs.
 
-A dictionary with versions, and the library's own set, list and lock manager beside it.
+The kit's dictionary with versions, and the library's own set, list and lock manager beside it.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import pysyncobj
 import pysyncobj.batteries
 
+from jepsen_like.systems.pysyncobj.dictionary import Dictionary
 from jepsen_like.systems.pysyncobj.lineage import NOTHING
 from jepsen_like.systems.pysyncobj.patches import OnlookerError
 
@@ -41,43 +42,6 @@ def honest() -> Iterator[None]:
         yield
     except Exception as error:
         raise OnlookerError(repr(error)) from error
-
-
-class Dictionary:
-    """The commands, without the library: key to (value, version)."""
-
-    data: dict[str, tuple[bytes, int]]
-
-    def do_get(self, key: str) -> tuple[bytes | None, int]:
-        """(None, 0) if it is not there."""
-        return self.data.get(key, (None, 0))
-
-    def do_put(self, key: str, value: bytes) -> None:
-        """Versions count the puts."""
-        self.data[key] = (value, self.do_get(key)[1] + 1)
-
-    def do_compare_and_set(self, key: str, expected: bytes | None, value: bytes) -> bool:
-        """Whether it did."""
-        holds = self.do_get(key)[0] == expected
-        if holds:
-            self.do_put(key, value)
-        return holds
-
-    def do_add(self, key: str, number: int) -> int:
-        """The new number."""
-        total = int(self.do_get(key)[0] or 0) + number
-        self.do_put(key, b"%d" % total)
-        return total
-
-    def do_transact(
-        self, expected: Mapping[str, int], reads: Iterable[str], writes: Mapping[str, bytes]
-    ) -> tuple[bool, dict[str, tuple[bytes | None, int]]]:
-        """As ``Client.transact``."""
-        if any(self.do_get(key)[1] != version for key, version in expected.items()):
-            return False, {}
-        for key, value in writes.items():
-            self.do_put(key, value)
-        return True, {key: self.do_get(key) for key in reads}
 
 
 class Store(pysyncobj.SyncObj, Dictionary):  # type: ignore[misc]  # the package has no types
