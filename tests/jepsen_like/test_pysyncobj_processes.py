@@ -64,10 +64,13 @@ def test_every_request_is_one_line_and_comes_back_equal(request_: wire.Request) 
 
 
 class Stub:
-    """A node that answers every request with *answers*, one each, then ends the connection."""
+    """A node that answers every request with *answers*, one each, then ends the connection.
+    *hangs*: first it does nothing for a while."""
 
-    def __init__(self, *answers: bytes, greeting: bytes = wire.GREETING) -> None:
-        self._answers, self._greeting = answers, greeting
+    def __init__(
+        self, *answers: bytes, greeting: bytes = wire.GREETING, hangs: bool = False
+    ) -> None:
+        self._answers, self._greeting, self._hangs = answers, greeting, hangs
 
     async def __aenter__(self) -> str:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -80,6 +83,7 @@ class Stub:
         writer.write(self._greeting)
         for answer in self._answers if self._greeting else ():
             await reader.readline()
+            await asyncio.sleep(0.6 if self._hangs else 0)
             writer.write(answer)
         writer.close()
 
@@ -112,6 +116,9 @@ async def test_what_was_sent_and_not_answered_is_unknown_unless_it_only_reads() 
         assert (await failing(address, read=True)).definite
     async with Stub(b'{"result":') as address:  # half an answer
         assert not (await failing(address)).definite
+    async with Stub(b"", hangs=True) as address:
+        assert not (await failing(address)).definite
+        assert (await failing(address, read=True)).definite
 
 
 async def test_the_reason_of_the_library_decides_whether_it_is_definite() -> None:
