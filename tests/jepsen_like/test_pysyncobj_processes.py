@@ -4,6 +4,7 @@ for it, and each that asks for what there is not."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 from pathlib import Path
@@ -72,20 +73,26 @@ class Stub:
     ) -> None:
         self._answers, self._greeting, self._hangs = answers, greeting, hangs
 
+        self._conversations: set[asyncio.Task[None]] = set()
+
     async def __aenter__(self) -> str:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def __aexit__(self, *_error: object) -> None:
         self._server.close()
+        await asyncio.gather(*self._conversations)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._conversations.add(asyncio.current_task())
         writer.write(self._greeting)
         for answer in self._answers if self._greeting else ():
             await reader.readline()
-            await asyncio.sleep(0.6 if self._hangs else 0)
+            await asyncio.sleep(0.4 if self._hangs else 0)
             writer.write(answer)
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 async def failing(address: str, *, read: bool = False) -> OutcomeError:
