@@ -83,6 +83,30 @@ class SessionExpiredError(QuorateError):
     code = "session-expired"
 
 
+class LeaseExpiredError(CommandError):
+    """The lease was revoked or has run out; what was bound to it is gone."""
+
+    code = "lease-expired"
+
+
+class FencedError(CommandError):
+    """The fencing token is stale: the grant behind it has ended, and another may stand."""
+
+    code = "fenced"
+
+
+class CompactedError(CommandError):
+    """The history asked for lies before the window that is kept; read the state, then watch."""
+
+    code = "compacted"
+
+
+class WatchLaggingError(QuorateError):
+    """The watcher did not take its events as fast as they came; begin again where it was."""
+
+    code = "watch-lagging"
+
+
 class SequenceError(QuorateError):
     """A batch came again after its client had acknowledged the reply; nothing was done again."""
 
@@ -133,6 +157,29 @@ class OutcomeUnknownError(QuorateError):
 
     definite = False
     code = "outcome-unknown"
+
+
+class UnconfirmedError(QuorateError):
+    """A ``strong`` write took effect, and is committed in the entry at *index*, but not every voter
+    has confirmed in time that it has applied it: *members* have not. They will, once they can be
+    reached. Do not repeat the write: it has happened. *result* is what it came to."""
+
+    definite = False
+    code = "unconfirmed"
+
+    def __init__(
+        self, message: str, index: int = 0, members: tuple[int, ...] = (), result: object = None
+    ) -> None:
+        super().__init__(message)
+        self.index = index
+        self.members = members
+        self.result = result
+
+
+class TokenError(InvalidArgumentError):
+    """A session token is malformed, of a newer version, or of another cluster."""
+
+    code = "token"
 
 
 class ClosedError(QuorateError):

@@ -89,23 +89,36 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=10):
 
     *sequence* grows with every submission of a session and names it for ever: a retry carries the
     same commands under the same number. *acknowledged*: every reply up to here has arrived, so the
-    cluster may forget them. Session 0 is for commands that need no such protection. Stands in
-    log entries as it came off the wire.
+    cluster may forget them. Session 0 is for commands that need no such protection. *level*: when
+    to answer (``base.levels``); it changes nothing of what is applied. Stands in log entries as it
+    came off the wire.
     """
 
     session: int
     sequence: int
     acknowledged: int
     runs: tuple[Run, ...]
+    level: int = 0
 
 
 class SubmitReply(msgspec.Struct, frozen=True, array_like=True, tag=11):
-    """The batch was applied in the entry at *index* (0: a stored reply whose entry is forgotten).
-    *results*: one array per run, one item per command."""
+    """The batch was applied in the entry at *index*. *results*: one array per run, one item per
+    command. *unconfirmed*: voters of which it was asked, and not learnt in time, whether they have
+    applied it too."""
 
     sequence: int
     index: int
     results: msgspec.Raw
+    unconfirmed: tuple[int, ...] = ()
+
+
+class SubmitAccepted(msgspec.Struct, frozen=True, array_like=True, tag=24):
+    """The batch is on the disk of the leader of *term*, in the entry at *index*, and that is all:
+    it may be lost. Nothing more will be said of it."""
+
+    sequence: int
+    index: int
+    term: int
 
 
 class SubmitFailed(msgspec.Struct, frozen=True, array_like=True, tag=12):
@@ -120,11 +133,13 @@ class SubmitFailed(msgspec.Struct, frozen=True, array_like=True, tag=12):
 
 class Query(msgspec.Struct, frozen=True, array_like=True, tag=13):
     """Reads of one client, coalesced over one loop turn, answered from one state.
-    *linearizable*: after a read-index round; otherwise at once, from local state."""
+    *linearizable*: after a read-index round; otherwise from the local state, as soon as that has
+    come to entry *after*."""
 
     id: int
     runs: tuple[Run, ...]
     linearizable: bool = True
+    after: int = 0
 
 
 class QueryReply(msgspec.Struct, frozen=True, array_like=True, tag=14):
@@ -168,17 +183,63 @@ class AdminFailed(msgspec.Struct, frozen=True, array_like=True, tag=22):
     retry_after_ms: int = 0
 
 
-ClientFrame = Hello | Submit | Query | AdminRequest
+class Watch(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """Have events of *machine* sent from now on. *request*: what that machine's ``watch_type``
+    says. The answer is ``Watching`` or ``WatchEnded``."""
+
+    id: int
+    machine: str
+    request: msgspec.Raw
+
+
+class Unwatch(msgspec.Struct, frozen=True, array_like=True, tag=17):
+    """End a watch; no answer. What is on its way already may still arrive."""
+
+    id: int
+
+
+class Watching(msgspec.Struct, frozen=True, array_like=True, tag=18):
+    """The watch stands: every matching event of the entries behind *index* will be sent, and
+    before them what the request asked for of the past."""
+
+    id: int
+    index: int
+
+
+class Happened(msgspec.Struct, frozen=True, array_like=True, tag=19):
+    """Matching events, in the order of the log. *index*: no event of an entry up to this one is
+    still to come. *events*: an array of what the machine's events are."""
+
+    id: int
+    index: int
+    events: msgspec.Raw
+
+
+class WatchEnded(msgspec.Struct, frozen=True, array_like=True, tag=23):
+    """No more events come; *code* names an error class. A watch may be begun anew at once if that
+    says ``watch-lagging``: the connection did not take what was sent."""
+
+    id: int
+    code: str
+    message: str
+    retry_after_ms: int = 0
+
+
+ClientFrame = Hello | Submit | Query | AdminRequest | Watch | Unwatch
 ServerFrame = (
     Welcome
     | Refused
     | LeaderInfo
     | SubmitReply
+    | SubmitAccepted
     | SubmitFailed
     | QueryReply
     | QueryFailed
     | AdminReply
     | AdminFailed
+    | Watching
+    | Happened
+    | WatchEnded
 )
 
 _encoder = msgspec.msgpack.Encoder()

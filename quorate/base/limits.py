@@ -48,3 +48,9 @@ must(
     BATCH_BYTES_MAX >= VALUE_BYTES_MAX + KEY_BYTES_MAX + KIB, "one largest put fits into one batch"
 )
 must(FRAME_BYTES_MAX >= REPLY_BYTES_MAX + 64 * KIB, "one reply fits into one frame")
+
+LEASE_TTL_MS_MIN: Final = 1_000  # below it, one slow election ends the lease
+LEASE_TTL_MS_MAX: Final = 24 * 3600 * 1000
+LEASES_MAX: Final = 100_000
+LEASE_KEYS_MAX: Final = 10_000  # keys bound to one lease: its end is one command's work
+LEASE_BATCH_MAX: Final = 10_000  # leases that one keep-alive renews

@@ -19,6 +19,7 @@ from quorate.errors import StorageError
 from quorate.replication.clock import Clock
 from quorate.replication.disk import JobRunner
 from quorate.replication.divergence import DivergenceWatch
+from quorate.replication.feeds import Feeds
 from quorate.replication.log_cache import LogCache
 from quorate.replication.machines import Machines
 from quorate.replication.proposals import Proposals, answer
@@ -45,6 +46,7 @@ class Applier:
         cache: LogCache,
         proposals: Proposals,
         divergence: DivergenceWatch,
+        feeds: Feeds,
         read_runner: JobRunner,
         clock: Clock,
         *,
@@ -58,6 +60,7 @@ class Applier:
         self._cache = cache
         self._proposals = proposals
         self._divergence = divergence
+        self._feeds = feeds
         self._read_runner = read_runner
         self._clock = clock
         self._on_progress = on_progress
@@ -142,6 +145,8 @@ class Applier:
         self.command_count += outcome.command_count
         self.payload_bytes += len(entry.payload)
         self._divergence.applied(entry.index, self._machines.state_hash)
+        if outcome.effects:
+            self._feeds.happened(outcome.effects)
         if proposed is not None:
             for waiting, each in zip(proposed.waiting, outcome.outcomes, strict=True):
                 answer(waiting, each)

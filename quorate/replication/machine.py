@@ -12,12 +12,30 @@ of the changes shows at once when two replicas differ.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
+from quorate.base.chance import Chance
+from quorate.base.declaring import Declaration
+from quorate.base.fencing import Fence
+from quorate.replication import declared
+
 if TYPE_CHECKING:
+    from quorate.errors import CommandError
     from quorate.replication.tables import Tables
+
+#: What a machine wants told to whoever watches: (machine, key, event). See ``Context.effects``.
+Effect = tuple[str, bytes, Any]
+
+
+def _nothing_alive(lease: int) -> bool:  # noqa: ARG001
+    return False
+
+
+def _nothing_held(fence: Fence) -> bool:  # noqa: ARG001
+    return False
 
 
 class Context(msgspec.Struct, kw_only=True):
@@ -33,10 +51,47 @@ class Context(msgspec.Struct, kw_only=True):
     seed: int  #: 64 random bits, drawn by the leader for this entry
     position: int  #: of the command within the entry, from 0; with *seed* a source of chance
     session: int  #: of the submitting client, 0 if none
+    version: int = 1  #: of this machine, as the log has it: code of a later one acts like this one
+    #: Whatever has a deadline up to here is over. Cluster time, but in the first second of a term
+    #: it stands still, so that clients find the new leader before it judges their leases.
+    due_ms: int = 0
+    #: What watchers shall hear: ``effects.append((self.name, key, event))``. Not state: each node
+    #: delivers it to its own clients, and what a refused command appended is dropped.
+    effects: list[Effect] = msgspec.field(default_factory=list)
+    lease_alive: Callable[[int], bool] = _nothing_alive  #: whether a lease stands, by id
+    fence_holds: Callable[[Fence], bool] = _nothing_held  #: whether a grant is the present one
+    _chance: Chance | None = None
+    _chance_position: int = -1
+
+    def random(self) -> Chance:
+        """Chance that is equal on every replica, and other for every command. One stream for each
+        command: a second call goes on where the first one stopped."""
+        chance = self._chance
+        if chance is None or self._chance_position != self.position:
+            chance = self._chance = Chance(self.seed, self.index, self.position)
+            self._chance_position = self.position
+        return chance
+
+
+class Interest(msgspec.Struct, frozen=True):
+    """Which events a watch is for. *keys*: exactly these; *prefix*: all that begin with it;
+    neither: *start* up to but not including *end* (None: to the last). *select*: from key and event
+    to what is sent, None for nothing. *backlog*: to be sent first, of the past."""
+
+    select: Callable[[bytes, Any], Any]
+    keys: tuple[bytes, ...] = ()
+    prefix: bytes | None = None
+    start: bytes = b""
+    end: bytes | None = None
+    backlog: Sequence[Any] = ()
 
 
 class Machine:
     """Base class of replicated state machines.
+
+    The comfortable way is to mark methods as ``command`` and ``query`` and to annotate tables; then
+    the rest is derived (``base.declaring``), and *context* is that of the command that runs. What
+    follows is what it is derived to, for machines that want to do it themselves.
 
     Class attributes: *name* is the machine's address in commands and the prefix of its tables;
     *version* grows whenever the same command would act differently; *command_type* and
@@ -48,6 +103,30 @@ class Machine:
     version: ClassVar[int] = 1
     command_type: ClassVar[Any]
     query_type: ClassVar[Any] = None
+    watch_type: ClassVar[Any] = None  #: of a ``Watch`` request, if the machine has events
+
+    declaration: ClassVar[Declaration | None] = None  #: of a machine with marked methods
+    #: Classes below ``CommandError`` that marked methods raise; clients get them back as such.
+    errors: ClassVar[tuple[type[CommandError], ...]] = ()
+    context: Context  #: of the command that runs; marked methods read it
+
+    def __init_subclass__(cls, *, untyped: bool = False, **rest: Any) -> None:  # noqa: ANN401
+        super().__init_subclass__(**rest)
+        declared.read_class(cls, untyped=untyped)
+
+    def commands_at(self, version: int) -> Any:  # noqa: ANN401, ARG002
+        """The commands that there are under *version*, one of 1 to *version* of the class: nodes
+        with newer code must refuse what nodes with older code do not know."""
+        return self.command_type
+
+    def queries_at(self, version: int) -> Any:  # noqa: ANN401, ARG002
+        """As ``commands_at``, of queries."""
+        return self.query_type
+
+    def upgraded(self, before: int, context: Context) -> None:
+        """The log raised the version in force from *before* to ``context.version``: convert what
+        must be converted. Part of the entry: what takes long had better be done bit by bit later.
+        If it raises, the upgrade is refused."""
 
     def attach(self, tables: Tables) -> None:
         """Declare the tables. Called once, before anything is loaded or applied."""
@@ -72,6 +151,11 @@ class Machine:
         """Answer one query from the tables; must not change anything."""
         raise NotImplementedError
 
+    def watch(self, request: Any) -> Interest:  # noqa: ANN401
+        """Which events *request*, a ``watch_type``, asks for; called between entries. A
+        ``CommandError`` refuses it."""
+        raise NotImplementedError
+
     def frees_space(self, command: Any) -> bool:  # noqa: ANN401, ARG002
         """Whether *command* can only make the state smaller, so that it may run while the disk is
         full. Asked on the leader, before the command enters the log; must not change anything."""
@@ -83,7 +167,8 @@ class Machine:
         return None
 
     def expire(self, context: Context) -> None:
-        """Called at the start of every entry: act on all that is due at ``context.time_ms``."""
+        """Called at the start of every entry, except in the first second of a term: act on all
+        that is due at ``context.due_ms``."""
 
     def finish(self, context: Context) -> None:
         """Called at the end of every entry: write back what is kept outside tables."""
@@ -91,6 +176,15 @@ class Machine:
     def on_session_end(self, session: int, context: Context) -> None:
         """*session* was closed or has expired: let go of what it held. Called inside the apply that
         ends it, on every machine in the order of registration."""
+
+    def on_lease_end(self, lease: int, context: Context) -> int:  # noqa: ARG002
+        """*lease* was revoked or has expired: let go of what was bound to it, and say of how much.
+        Otherwise as ``on_session_end``."""
+        return 0
+
+    def holds(self, fence: Fence) -> bool | None:  # noqa: ARG002
+        """Whether the grant that *fence* names is the present one; None: not of this machine."""
+        return None
 
     def rolled_back(self) -> None:
         """Changes to this machine's tables were just undone, so that they stand as before the

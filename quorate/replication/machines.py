@@ -19,17 +19,17 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
+from quorate.base.fencing import Fence
 from quorate.base.frames import Run, Submit
 from quorate.base.invariants import must
 from quorate.base.limits import (
-    BATCH_BYTES_MAX,
     BATCH_COMMANDS_MAX,
     MACHINE_NAME_MAX,
-    REPLY_BYTES_MAX,
 )
 from quorate.base.results import Failure
 from quorate.base.types import LogIndex, Term
@@ -43,12 +43,20 @@ from quorate.errors import (
     WireFormatError,
 )
 from quorate.replication.batch import Batch, decode_batch
-from quorate.replication.machine import Context, Machine
+from quorate.replication.gateway import Prepared, frees_space, prepare
+from quorate.replication.leases import LeaseMachine
+from quorate.replication.machine import Context, Effect, Machine
 from quorate.replication.refusals import Refusals, pass_through
+from quorate.replication.replies import (
+    FULL,
+    RESULTS_BYTES_MAX,
+    ReplyFullError,
+    array_header,
+    refuse_full,
+)
 from quorate.replication.runs import (
     Runnable,
     Slot,
-    decode_checked,
     decode_queries,
     runnable,
 )
@@ -61,30 +69,16 @@ _logger = logging.getLogger(__name__)
 EXPIRE_RETRY_MS: Final = 1000  # after a machine's ``expire`` raised, its deadlines wait so long
 STATE_HASH_BYTES: Final = 8
 
-#: Room that is kept in a full reply for the short refusals of the commands that no longer fit.
-_REFUSAL_BYTES: Final = 64
-_RESULTS_BYTES_MAX: Final = REPLY_BYTES_MAX - _REFUSAL_BYTES * BATCH_COMMANDS_MAX
-must(_RESULTS_BYTES_MAX > REPLY_BYTES_MAX // 2, "refusals take the smaller part of a full reply")
-
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]*")
 
 
-class Prepared(msgspec.Struct, frozen=True):
-    """A checked submission. *runs*: its decoded commands, run by run, which ``apply`` uses again
-    on the node that prepared it. *size_bytes*: of the undecoded commands."""
-
-    submit: Submit
-    runs: tuple[Sequence[Any], ...]
-    command_count: int
-    size_bytes: int
-
-
 class Applied(msgspec.Struct, frozen=True):
-    """What an entry came to: one outcome per submission, in order."""
+    """What an entry came to: one outcome per submission, in order, and what watchers may hear."""
 
     index: int
     outcomes: tuple[Outcome, ...] = ()
     command_count: int = 0
+    effects: Sequence[Effect] = ()
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -98,12 +92,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
         return {name: encode_dirty(dirty) for name, dirty in self.dirty.items()}
 
 
-class _ReplyFullError(Exception):
-    """The results of a submission, or of a query, outgrow a reply."""
-
-
 class Machines:
-    """The machines of a node. The session machine is always the first of them.
+    """The machines of a node. Sessions and leases are always the first of them.
 
     Raises:
         ConfigError: a bad or repeated machine name, or a table outside a machine's own names.
@@ -112,8 +102,9 @@ class Machines:
     def __init__(self, machines: Sequence[Machine] = ()) -> None:
         self.tables = Tables()
         self.sessions = SessionMachine()
+        self.leases = LeaseMachine()
         self._slots: dict[str, Slot] = {}
-        for machine in (self.sessions, *machines):
+        for machine in (self.sessions, self.leases, *machines):
             self._register(machine)
         everyone = [slot.machine for slot in self._slots.values()]
         # A call that does nothing costs 60 ns per machine and entry: only those that override.
@@ -121,7 +112,10 @@ class Machines:
         self._finishing = [each for each in everyone if _overrides(each, "finish")]
         self._timed = [each for each in everyone if _overrides(each, "next_deadline_ms")]
         self._bereaved = [each for each in everyone if _overrides(each, "on_session_end")]
+        self._bound = [each for each in everyone if _overrides(each, "on_lease_end")]
+        self._granting = [each for each in everyone if _overrides(each, "holds")]
         self.sessions.on_end(self._tell_session_end)
+        self.leases.on_end(self._tell_lease_end)
         self._index = 0
         self._term = 0
         self._time_ms = 0
@@ -197,7 +191,11 @@ class Machines:
             deadline_ms = self._deadline_of(machine)
             if deadline_ms is None:
                 continue
-            deadline_ms = max(deadline_ms, self._muted_until_ms.get(machine.name, 0))
+            deadline_ms = max(
+                deadline_ms,
+                self._muted_until_ms.get(machine.name, 0),
+                self.sessions.calm_until_ms,
+            )
             if earliest is None or deadline_ms < earliest:
                 earliest = deadline_ms
         return earliest
@@ -219,38 +217,12 @@ class Machines:
         Raises:
             UnknownMachineError, BadCommandError, LimitExceededError: nothing was done.
         """
-        if len(submit.runs) > BATCH_COMMANDS_MAX:
-            raise LimitExceededError(
-                f"a batch of {len(submit.runs)} runs is over the limit of {BATCH_COMMANDS_MAX}"
-            )
-        size_bytes = sum(len(run.items) + len(run.machine) for run in submit.runs)
-        if size_bytes > BATCH_BYTES_MAX:
-            raise LimitExceededError(
-                f"a batch of {size_bytes} bytes of commands is over the limit of {BATCH_BYTES_MAX}"
-            )
-        if submit.session < 0 or (submit.session and submit.sequence < 1):
-            raise BadCommandError("sessions and the sequence numbers in them are positive")
-        runs = tuple(decode_checked(self._slot(run.machine), run) for run in submit.runs)
-        command_count = sum(map(len, runs))
-        if command_count > BATCH_COMMANDS_MAX:
-            raise LimitExceededError(
-                f"a batch of {command_count} commands is over the limit of {BATCH_COMMANDS_MAX}"
-            )
-        return Prepared(submit, runs, command_count, size_bytes)
+        return prepare(submit, self._slot)
 
     def frees_space(self, prepared: Prepared) -> bool:
         """Whether a submission may run while the disk is full: all its commands only free space,
         or keep sessions, as their machines say."""
-        for run, commands in zip(prepared.submit.runs, prepared.runs, strict=True):
-            frees = self._slot(run.machine).machine.frees_space
-            try:
-                if not all(frees(command) for command in commands):
-                    return False
-            except Exception as error:  # noqa: BLE001  what a machine may raise is anything
-                pass_through(error)
-                self._refusals.log(run.machine, "frees_space", error)
-                return False
-        return True
+        return frees_space(prepared, self._slot, self._refusals)
 
     def _slot(self, name: str) -> Slot:
         slot = self._slots.get(name)
@@ -277,8 +249,9 @@ class Machines:
         must(index == self._index + 1, "entries are applied in order", got=index, at=self._index)
         self._whole = False
         applied = Applied(index)
-        if payload is not None:
-            applied = self._apply_batch(index, term, _decode_payload(index, payload), prepared)
+        batch = None if payload is None else _decode_payload(index, payload)
+        if batch is not None:
+            applied = self._apply_batch(index, term, batch, prepared)
         self._index = index
         self._term = term
         self._whole = True
@@ -293,6 +266,7 @@ class Machines:
             index=index,
         )
         self._time_ms = max(self._time_ms, batch.time_ms)  # the log's clock never goes back
+        due_ms = self.sessions.due_ms(term, self._time_ms)
         context = Context(
             index=index,
             term=term,
@@ -301,10 +275,14 @@ class Machines:
             seed=batch.seed,
             position=0,
             session=0,
+            due_ms=due_ms,
+            lease_alive=partial(self.leases.alive, due_ms=due_ms),
+            fence_holds=self._fence_holds,
         )
-        for machine in self._expiring:
-            if not self._guarded(machine, "expire", machine.expire, context):
-                self._muted_until_ms[machine.name] = self._time_ms + EXPIRE_RETRY_MS
+        if due_ms == self._time_ms:
+            for machine in self._expiring:
+                if not self._guarded(machine, "expire", machine.expire, context):
+                    self._muted_until_ms[machine.name] = self._time_ms + EXPIRE_RETRY_MS
         # What was done between commands stands: none of them may take it back with its own changes.
         self.tables.journal.clear()
         outcomes = []
@@ -315,7 +293,7 @@ class Machines:
         for machine in self._finishing:
             self._guarded(machine, "finish", machine.finish, context)
         self._roll_hash(index, outcomes)
-        return Applied(index, tuple(outcomes), context.position)
+        return Applied(index, tuple(outcomes), context.position, context.effects)
 
     def _apply_submission(
         self, submit: Submit, known: Sequence[Sequence[Any]] | None, context: Context
@@ -331,10 +309,10 @@ class Machines:
             runnables = self._runnables(submit, known)
         except BadCommandError as error:
             return Outcome(context.index, b"", error.code, str(error))
-        buffer = bytearray(_array_header(len(runnables)))
+        buffer = bytearray(array_header(len(runnables)))
         self._reply_full = False
         for run, each in zip(submit.runs, runnables, strict=True):
-            buffer += _array_header(len(each[1]))
+            buffer += array_header(len(each[1]))
             self._apply_run(run.machine, each, context, buffer)
         outcome = Outcome(context.index, bytes(buffer))
         if session:
@@ -348,27 +326,32 @@ class Machines:
         """The inner loop: all of it is paid once per command (0.2 us beside the machine's own)."""
         apply, commands = commands_of_run
         if self._reply_full:
-            apply = _refuse_full
+            apply = refuse_full
         journal = self.tables.journal
         encode_into = self._encoder.encode_into
+        effects = context.effects
         position = context.position
         size = len(buffer)
         for command in commands:
             context.position = position
             position += 1
+            told = len(effects)
             try:
                 result = apply(command, context)
-                if result.__class__ is Failure and journal:
-                    self._undo()
+                if result.__class__ is Failure:
+                    del effects[told:]
+                    if journal:
+                        self._undo()
                 encode_into(result, buffer, size)
-                if len(buffer) > _RESULTS_BYTES_MAX:
-                    raise _ReplyFullError  # noqa: TRY301
+                if len(buffer) > RESULTS_BYTES_MAX:
+                    raise ReplyFullError  # noqa: TRY301
             except Exception as error:  # noqa: BLE001  what a machine may raise is anything
                 del buffer[size:]
-                if error.__class__ is _ReplyFullError:
+                if error.__class__ is ReplyFullError:
                     # Running the rest to throw each result away could take minutes.
                     self._reply_full = True
-                    apply = _refuse_full
+                    apply = refuse_full
+                del effects[told:]
                 self._undo()
                 encode_into(self._failure(machine, command, error), buffer, -1)
             if journal:
@@ -390,8 +373,8 @@ class Machines:
     # --- what goes wrong ------------------------------------------------------------------------
 
     def _failure(self, machine: str, command: Any, error: Exception) -> Failure:  # noqa: ANN401
-        if error.__class__ is _ReplyFullError:
-            return _FULL
+        if error.__class__ is ReplyFullError:
+            return FULL
         return self._refusals.failure(machine, command, error)
 
     def _undo(self, mark: int = 0) -> None:
@@ -411,10 +394,13 @@ class Machines:
     ) -> bool:
         """Call a hook of a machine; if it raises, its changes are undone. True if it did not."""
         mark = len(self.tables.journal)
+        effects: list[Effect] = arguments[-1].effects  # type: ignore[attr-defined]  # a Context
+        told = len(effects)
         try:
             call(*arguments)
         except Exception as error:  # noqa: BLE001  what a machine may raise is anything
             pass_through(error)
+            del effects[told:]
             self._undo(mark)
             self._refusals.log(machine.name, what, error)
             return False
@@ -423,6 +409,25 @@ class Machines:
     def _tell_session_end(self, session: int, context: Context) -> None:
         for machine in self._bereaved:
             self._guarded(machine, "on_session_end", machine.on_session_end, session, context)
+
+    def _tell_lease_end(self, lease: int, context: Context) -> int:
+        """How much was let go of."""
+        count = 0
+
+        def let_go(machine: Machine, context: Context) -> None:
+            nonlocal count
+            count += machine.on_lease_end(lease, context)
+
+        for machine in self._bound:
+            self._guarded(machine, "on_lease_end", let_go, machine, context)
+        return count
+
+    def _fence_holds(self, fence: Fence) -> bool:
+        for machine in self._granting:
+            held = machine.holds(fence)
+            if held is not None:
+                return held
+        return False
 
     def _roll_hash(self, index: int, outcomes: Sequence[Outcome]) -> None:
         buffer = bytearray(self._state_hash)
@@ -452,7 +457,7 @@ class Machines:
 
     def query_runs(self, runs: Sequence[Run]) -> bytes:
         """As ``query``, of all runs of a ``Query`` frame: one array per run, in one array."""
-        buffer = bytearray(_array_header(len(runs)))
+        buffer = bytearray(array_header(len(runs)))
         if len(runs) > BATCH_COMMANDS_MAX:
             raise LimitExceededError(
                 f"{len(runs)} runs of queries are over the limit of {BATCH_COMMANDS_MAX}"
@@ -465,7 +470,7 @@ class Machines:
     def _query_run(self, run: Run, buffer: bytearray, count_before: int) -> int:
         slot = self._slot(run.machine)
         queries = decode_queries(slot, run)
-        buffer += _array_header(len(queries))
+        buffer += array_header(len(queries))
         must(self._whole, "queries run between entries", machine=slot.name)
         count = count_before + len(queries)
         if count > BATCH_COMMANDS_MAX:
@@ -477,13 +482,13 @@ class Machines:
         for query in queries:
             size = len(buffer)
             try:
-                if size > _RESULTS_BYTES_MAX:
-                    raise _ReplyFullError  # noqa: TRY301
+                if size > RESULTS_BYTES_MAX:
+                    raise ReplyFullError  # noqa: TRY301
                 encode_into(query if query.__class__ is Failure else answer(query), buffer, -1)
                 if self.tables.journal:
                     raise RuntimeError("a query changed a table")  # noqa: TRY301
-                if len(buffer) > _RESULTS_BYTES_MAX:
-                    raise _ReplyFullError  # noqa: TRY301
+                if len(buffer) > RESULTS_BYTES_MAX:
+                    raise ReplyFullError  # noqa: TRY301
             except Exception as error:  # noqa: BLE001  as in _apply_run
                 del buffer[size:]
                 self._undo()
@@ -566,31 +571,14 @@ class Machines:
             )
 
 
-_FULL: Final = Failure(LimitExceededError.code, "the reply is full")
-must(len(msgspec.msgpack.encode(_FULL)) <= _REFUSAL_BYTES, "a short refusal is short")
-
-
-def _refuse_full(command: Any, context: Context) -> Any:  # noqa: ANN401, ARG001
-    raise _ReplyFullError
-
-
 def _overrides(machine: Machine, method: str) -> bool:
     return getattr(type(machine), method) is not getattr(Machine, method)
 
 
-def _decode_payload(index: int, payload: bytes) -> Batch:
+def _decode_payload(index: int, payload: bytes) -> Batch | None:
     """An entry that is no batch changes nothing, on any replica."""
     try:
         return decode_batch(payload)
     except WireFormatError:
         _logger.exception("entry %d is not a batch; it changes nothing", index)
-        return Batch(0, 0, 0, ())
-
-
-def _array_header(count: int) -> bytes:
-    """The msgpack header of an array of *count* items."""
-    if count < 16:
-        return bytes((0x90 | count,))
-    if count < 1 << 16:
-        return b"\xdc" + count.to_bytes(2, "big")
-    return b"\xdd" + count.to_bytes(4, "big")
+        return None

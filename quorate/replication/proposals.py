@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from quorate.base.frames import SubmitFailed, SubmitReply
+from quorate.base.frames import SubmitAccepted, SubmitFailed, SubmitReply
 from quorate.base.limits import ENTRY_BYTES_MAX, KIB, MIB
 from quorate.base.types import LogIndex, Term
 from quorate.errors import (
@@ -21,11 +21,12 @@ from quorate.errors import (
     OverloadedError,
     QuorateError,
 )
-from quorate.replication.machines import Prepared
+from quorate.replication.gateway import Prepared
 from quorate.replication.sessions import Outcome
 
+SubmitAnswer = SubmitReply | SubmitAccepted | SubmitFailed
 #: Receives the one answer to a submission.
-SubmitSink = Callable[[SubmitReply | SubmitFailed], None]
+SubmitSink = Callable[[SubmitAnswer], None]
 
 #: Bytes of submissions waiting for an entry; some 0.1 s of work at full speed.
 QUEUE_BYTES_MAX = 16 * MIB

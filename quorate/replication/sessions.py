@@ -6,16 +6,17 @@ there. Both the session's end and the replies are decided by the log alone: a se
 cluster time, in ``expire``, on every replica in the same entry.
 
 Outside the tables the machine keeps only what it can derive: the kept sequence numbers of each
-session, and a heap of deadlines. The heap is lazy: a renewal does not touch it, so an item may be
-too early, never too late. Items are mended as they come to the top, so sessions end in the order
-of (deadline, id) however stale the heap was - which a restart changes, and the log must not.
+session, and their deadlines.
+
+It also knows when the present term began, for whatever expires: in the first second of a term
+nothing does, so that clients find the new leader before it judges them.
 """
 
 from __future__ import annotations
 
-import heapq
 from bisect import bisect_right, insort
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -41,6 +42,7 @@ from quorate.base.session_commands import (
     SessionOpened,
 )
 from quorate.errors import OverloadedError, SequenceError, SessionExpiredError
+from quorate.replication.deadlines import Deadlines
 from quorate.replication.machine import Context, Machine
 from quorate.replication.tables import Table, Tables
 
@@ -48,12 +50,13 @@ from quorate.replication.tables import Table, Tables
 SESSION_UNACKNOWLEDGED_BYTES_MAX: Final = 64 * MIB
 #: Sessions that one entry ends; the rest waits for the next, which is due at once. Some 20 ms.
 SESSIONS_EXPIRED_MAX: Final = 1000
-#: Deadlines of closed sessions that are kept until they come to the top, beside one per live one.
-DEADLINES_STALE_MAX: Final = 1000
+#: So long after the first entry of a term nothing expires.
+TERM_GRACE_MS: Final = 1000
 
 OVERLOADED_RETRY_MS: Final = 100
 
 _LAST_KEY: Final = b"last"
+_TERM_KEY: Final = b"term"
 _ID_MAX: Final = 2**64 - 1
 
 # --- state --------------------------------------------------------------------------------------
@@ -79,6 +82,13 @@ class LastRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The highest session id given out."""
 
     session: int
+
+
+class TermRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The latest term with an entry for machines, and that entry's cluster time."""
+
+    term: int
+    since_ms: int
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -121,10 +131,12 @@ class SessionMachine(Machine):
     _live: Table[SessionRecord]
     _replies: Table[ReplyRecord]
     _last: Table[LastRecord]
+    _terms: Table[TermRecord]
 
     def __init__(self) -> None:
         self._kept: dict[int, _Kept] = {}
-        self._deadlines: list[tuple[int, int]] = []  # (no later than its expiry, session)
+        self._deadlines = Deadlines(self._deadline_of)
+        self._term = TermRecord(0, 0)
         self._ended: list[int] = []  # within the entry at hand
         self._tell: Callable[[int, Context], None] = _tell_nobody
 
@@ -143,16 +155,18 @@ class SessionMachine(Machine):
         self._live = tables.table("sessions.live", SessionRecord, ordered=True, trusted=True)
         self._replies = tables.table("sessions.replies", ReplyRecord, trusted=True)
         self._last = tables.table("sessions.last", LastRecord, trusted=True)
+        self._terms = tables.table("sessions.term", TermRecord, trusted=True)
 
     def loaded(self) -> None:
         self._ended.clear()
         self._kept = {}
-        self._deadlines = []
+        self._term = self._terms.get(_TERM_KEY) or TermRecord(0, 0)
+        deadlines = []
         for key, record in self._live.items():
             session = int.from_bytes(key, "big")
             self._kept[session] = _Kept()
-            self._deadlines.append((record.expires_ms, session))
-        heapq.heapify(self._deadlines)
+            deadlines.append((record.expires_ms, session))
+        self._deadlines.load(deadlines)
         for key, reply in self._replies.items():
             kept = self._kept[int.from_bytes(key[:8], "big")]
             kept.sequences.append(int.from_bytes(key[8:], "big"))
@@ -188,15 +202,10 @@ class SessionMachine(Machine):
         return True
 
     def next_deadline_ms(self) -> int | None:
-        self._mend_top()
-        return self._deadlines[0][0] if self._deadlines else None
+        return self._deadlines.first_ms()
 
     def expire(self, context: Context) -> None:
-        for _ in range(SESSIONS_EXPIRED_MAX):
-            self._mend_top()
-            if not self._deadlines or self._deadlines[0][0] > context.time_ms:
-                return
-            _, session = heapq.heappop(self._deadlines)
+        for session in islice(self._deadlines.due(context.due_ms), SESSIONS_EXPIRED_MAX):
             self._end(session, context)
 
     def finish(self, context: Context) -> None:  # noqa: ARG002
@@ -205,9 +214,21 @@ class SessionMachine(Machine):
             if session not in self:
                 self._kept.pop(session, None)
         self._ended.clear()
-        if len(self._deadlines) > 2 * len(self._live) + DEADLINES_STALE_MAX:
-            self._deadlines = [each for each in self._deadlines if each[1] in self]
-            heapq.heapify(self._deadlines)
+        self._deadlines.sweep(len(self._live))
+
+    # --- when terms began: called by Machines ---------------------------------------------------
+
+    def due_ms(self, term: int, time_ms: int) -> int:
+        """What had its deadline up to here is over, in an entry of *term* at *time_ms*."""
+        if term != self._term.term:
+            self._term = TermRecord(term, time_ms)
+            self._terms.put(_TERM_KEY, self._term)
+        return time_ms if time_ms >= self.calm_until_ms else self._term.since_ms
+
+    @property
+    def calm_until_ms(self) -> int:
+        """Nothing expires before this cluster time."""
+        return self._term.since_ms + TERM_GRACE_MS
 
     # --- exactly once: called by Machines around the commands of a submission -------------------
 
@@ -287,7 +308,7 @@ class SessionMachine(Machine):
         if not 0 < session <= _ID_MAX:
             return None
         record = self._live.get(_session_key(session))
-        if record is None or record.expires_ms <= context.time_ms:
+        if record is None or record.expires_ms <= context.due_ms:
             return None
         return record
 
@@ -305,7 +326,7 @@ class SessionMachine(Machine):
             _session_key(session), SessionRecord(command.client, command.ttl_ms, expires_ms, 0)
         )
         self._kept[session] = _Kept()
-        heapq.heappush(self._deadlines, (expires_ms, session))
+        self._deadlines.add(expires_ms, session)
         return SessionOpened(session, expires_ms)
 
     def _keep_alive(self, command: KeepAlive, context: Context) -> SessionAlive | Failure:
@@ -336,18 +357,9 @@ class SessionMachine(Machine):
         self._ended.append(session)
         self._tell(session, context)
 
-    def _mend_top(self) -> None:
-        """Until the top of the heap is the true deadline of a session that lives."""
-        deadlines = self._deadlines
-        while deadlines:
-            shown_ms, session = deadlines[0]
-            record = self._live.get(_session_key(session))
-            if record is None:
-                heapq.heappop(deadlines)
-            elif record.expires_ms > shown_ms:
-                heapq.heapreplace(deadlines, (record.expires_ms, session))
-            else:
-                return
+    def _deadline_of(self, session: int) -> int | None:
+        record = self._live.get(_session_key(session))
+        return None if record is None else record.expires_ms
 
 
 def _tell_nobody(session: int, context: Context) -> None:

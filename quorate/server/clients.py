@@ -20,6 +20,7 @@ from quorate.base.frames import (
     AdminReply,
     AdminRequest,
     ClientFrame,
+    Happened,
     Hello,
     LeaderInfo,
     MemberInfo,
@@ -29,6 +30,10 @@ from quorate.base.frames import (
     ServerFrame,
     Submit,
     SubmitFailed,
+    Unwatch,
+    Watch,
+    WatchEnded,
+    Watching,
     Welcome,
     encode_frame,
 )
@@ -39,8 +44,10 @@ from quorate.errors import (
     LimitExceededError,
     OverloadedError,
     QuorateError,
+    UnavailableError,
     WireFormatError,
 )
+from quorate.replication.feeds import Feed, FeedSink
 from quorate.replication.replica import Replica
 from quorate.server.connection import Connection
 from quorate.server.identity import Gate
@@ -49,6 +56,10 @@ _logger = logging.getLogger("quorate.clients")
 
 #: Requests of one connection without an answer; beyond it they are refused at once.
 OUTSTANDING_MAX = 10_000
+#: Watches of one connection.
+WATCHES_MAX = 20_000
+#: Events that a client does not read; beyond it its watches end, to be begun anew when it does.
+UNREAD_EVENTS_BYTES_MAX = 4 * MIB
 #: Answers that a client does not read; beyond it the connection is closed.
 UNREAD_BYTES_MAX = 2 * FRAME_BYTES_MAX + 32 * MIB
 RETRY_AFTER_MS = 100
@@ -169,11 +180,16 @@ class ClientConnection:
     def __init__(self, service: ClientService) -> None:
         self._service = service
         self._tasks: dict[asyncio.Task[None], None] = {}
+        self._feeds: dict[int, Feed | None] = {}
         self.outstanding = 0
         service.add(self)
 
     def push(self, frame: ServerFrame) -> None:
         """Send a frame; dropped if the client is gone."""
+        raise NotImplementedError
+
+    def takes_events(self) -> bool:
+        """Whether there is room for more events."""
         raise NotImplementedError
 
     def shut(self) -> None:
@@ -193,6 +209,10 @@ class ClientConnection:
             self._query(frame)  # type: ignore[arg-type]
         elif kind is AdminRequest:
             self._start(frame)  # type: ignore[arg-type]
+        elif kind is Watch:
+            self._watch(frame)  # type: ignore[arg-type]
+        elif kind is Unwatch:
+            self._unwatch(frame.id)  # type: ignore[union-attr]
         else:
             raise WireFormatError("a connection says hello once")
 
@@ -217,6 +237,40 @@ class ClientConnection:
         except QuorateError as error:
             retry_ms = getattr(error, "retry_after_ms", 0)
             self._answer(QueryFailed(query.id, error.code, str(error), retry_ms))
+
+    def _watch(self, watch: Watch) -> None:
+        replica = self._service.replica
+        try:
+            if watch.id in self._feeds:
+                raise WireFormatError(f"there is a watch {watch.id} on this connection already")
+            if len(self._feeds) >= WATCHES_MAX:
+                raise OverloadedError(f"this connection has {WATCHES_MAX} watches already")
+            if not replica.ready:
+                raise UnavailableError("this node is stopping, or loads a snapshot; ask another")
+            self._feeds[watch.id] = None
+            feed = replica.feeds.open(watch, replica.applied, self._sink_of(watch.id))
+            if watch.id in self._feeds:
+                self._feeds[watch.id] = feed
+        except QuorateError as error:
+            self._feeds.pop(watch.id, None)
+            retry_ms = getattr(error, "retry_after_ms", 0)
+            self.push(WatchEnded(watch.id, error.code, str(error), retry_ms))
+
+    def _sink_of(self, watch: int) -> FeedSink:
+        def sink(frame: Watching | Happened | WatchEnded) -> bool:
+            if frame.__class__ is WatchEnded:
+                self._feeds.pop(watch, None)
+            elif not self.takes_events():
+                return False
+            self.push(frame)
+            return True
+
+        return sink
+
+    def _unwatch(self, watch: int) -> None:
+        feed = self._feeds.pop(watch, None)
+        if feed is not None:
+            self._service.replica.feeds.close(feed)
 
     def _check_outstanding(self) -> None:
         if self.outstanding >= OUTSTANDING_MAX:
@@ -244,6 +298,8 @@ class ClientConnection:
 
     def _ended(self) -> None:
         self._service.discard(self)
+        for watch in list(self._feeds):
+            self._unwatch(watch)
         for task in list(self._tasks):
             task.cancel()
 
@@ -272,6 +328,9 @@ class _TcpClient(ClientConnection):
             connection.pause_reading()  # no new requests before the answers to the old are read
             if connection.queued_bytes > UNREAD_BYTES_MAX:
                 connection.abort("the client does not read its answers")
+
+    def takes_events(self) -> bool:
+        return self._connection.queued_bytes <= UNREAD_EVENTS_BYTES_MAX
 
     def shut(self) -> None:
         self._connection.close()
@@ -314,6 +373,10 @@ class LocalClient(ClientConnection):
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(frame)
+
+    def takes_events(self) -> bool:
+        """See ``ClientConnection``: what is pushed is taken in the next turn."""
+        return True
 
     def _flush(self) -> None:
         out, self._out = self._out, []

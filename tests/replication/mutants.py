@@ -22,6 +22,8 @@ class Mutant(NamedTuple):
 MACHINES = "quorate/replication/machines.py"
 TABLES = "quorate/replication/tables.py"
 SESSIONS = "quorate/replication/sessions.py"
+LEASES = "quorate/replication/leases.py"
+FEEDS = "quorate/replication/feeds.py"
 KV = "quorate/replication/kv.py"
 RUNS = "quorate/replication/runs.py"
 
@@ -43,8 +45,8 @@ MUTANTS = (
     Mutant(
         "a refusal that a machine returns is not undone",
         MACHINES,
-        "if result.__class__ is Failure and journal:",
-        "if False:",
+        "                    if journal:\n                        self._undo()",
+        "                    pass",
         ("machines",),
     ),
     Mutant(
@@ -191,14 +193,14 @@ MUTANTS = (
     Mutant(
         "a session expires by the wall clock",
         SESSIONS,
-        "self._deadlines[0][0] > context.time_ms:",
-        "self._deadlines[0][0] > context.wall_ms:",
+        "self._deadlines.due(context.due_ms)",
+        "self._deadlines.due(context.wall_ms)",
         ("sessions",),
     ),
     Mutant(
         "a due session may still act",
         SESSIONS,
-        "if record is None or record.expires_ms <= context.time_ms:",
+        "if record is None or record.expires_ms <= context.due_ms:",
         "if record is None:",
         ("sessions",),
     ),
@@ -211,10 +213,59 @@ MUTANTS = (
     ),
     Mutant(
         "a renewed session ends late",
+        "quorate/replication/deadlines.py",
+        "heapq.heapreplace(heap, (deadline_ms, item))",
+        "heapq.heapreplace(heap, (deadline_ms + 1, item))",
+        ("sessions", "leases"),
+    ),
+    Mutant(
+        "a refused command's event is told",
+        MACHINES,
+        "                if result.__class__ is Failure:\n                    del effects[told:]\n",
+        "                if result.__class__ is Failure:\n",
+        ("feeds",),
+    ),
+    Mutant(
+        "a new term judges leases at once",
         SESSIONS,
-        "heapq.heapreplace(deadlines, (record.expires_ms, session))",
-        "heapq.heapreplace(deadlines, (record.expires_ms + 1, session))",
-        ("sessions",),
+        "self._term.since_ms + TERM_GRACE_MS",
+        "self._term.since_ms",
+        ("leases",),
+    ),
+    Mutant(
+        "a lease expires by the wall clock",
+        LEASES,
+        "self._deadlines.due(context.due_ms)",
+        "self._deadlines.due(context.wall_ms)",
+        ("leases",),
+    ),
+    Mutant(
+        "a due lease is renewed",
+        LEASES,
+        "return None if record is None or record.expires_ms <= due_ms else record",
+        "return record",
+        ("leases",),
+    ),
+    Mutant(
+        "a lease's id is given out again",
+        LEASES,
+        "self._last.put(_LAST_KEY, LastLease(lease))",
+        "pass",
+        ("leases",),
+    ),
+    Mutant(
+        "a watch of a prefix misses its longer keys",
+        FEEDS,
+        "            if size <= len(key):\n",
+        "            if size == len(key):\n",
+        ("feeds",),
+    ),
+    Mutant(
+        "an early frame says that its entry is complete",
+        FEEDS,
+        "told = index if last else index - 1",
+        "told = index",
+        ("feeds",),
     ),
     Mutant(
         "a session's replies outlive it",

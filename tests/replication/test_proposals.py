@@ -13,7 +13,8 @@ from quorate.base.types import LogIndex, Term
 from quorate.errors import NotLeaderError, OutcomeUnknownError, OverloadedError
 from quorate.replication import proposals as module
 from quorate.replication.batch import Batch, encode_batch
-from quorate.replication.machines import Machines, Prepared
+from quorate.replication.gateway import Prepared
+from quorate.replication.machines import Machines
 from quorate.replication.proposals import Proposals
 from tests.replication.driving import Tally, hit
 

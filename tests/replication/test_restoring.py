@@ -121,7 +121,7 @@ def test_restore_refuses_what_it_would_lose() -> None:
 
 def test_an_older_state_is_taken_over() -> None:
     machines = restored(_image([KvMachine(), Older()]), [KvMachine(), Newer()])
-    assert machines.machine_versions() == {"sessions": 1, "kv": 1, "teller": 2}
+    assert machines.machine_versions() == {"sessions": 1, "leases": 1, "kv": 1, "teller": 2}
     assert len(machines.tables["teller.notes"]) == 1
 
 
@@ -158,7 +158,7 @@ def test_a_checkpoint_says_where_it_stands() -> None:
     assert isinstance(meta, StoreMeta)
     assert (meta.applied.index, meta.applied.term, meta.time_ms) == (1, 1, 77)
     assert (meta.membership, meta.state_hash) == (b"members", node.machines.state_hash)
-    assert meta.machine_versions == {"sessions": 1, "kv": 1, "teller": 1}
+    assert meta.machine_versions == {"sessions": 1, "leases": 1, "kv": 1, "teller": 1}
     assert not node.machines.take_checkpoint(b"").dirty
 
 

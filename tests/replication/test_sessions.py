@@ -23,6 +23,7 @@ from quorate.base.session_commands import (
     SessionList,
     SessionOpened,
 )
+from quorate.replication import deadlines as deadlines_module
 from quorate.replication import machines as machines_module
 from quorate.replication import sessions as sessions_module
 from quorate.replication.kv import KvMachine
@@ -364,23 +365,24 @@ def test_a_storm_of_expiries_is_cut_but_no_due_session_acts(
 
 
 def test_deadlines_of_closed_sessions_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions_module, "DEADLINES_STALE_MAX", 4)
+    monkeypatch.setattr(deadlines_module, "STALE_MAX", 4)
     node, mourner = _node()
     kept = node.open_session(50)
     for _ in range(50):
         _session_do(node, CloseSession(node.open_session(1000)), SessionClosed)
-        assert len(node.machines.sessions._deadlines) <= 2 + 4 + 1
+        assert len(node.machines.sessions._deadlines._heap) <= 2 + 4 + 1
     node.entry(time_ms=50)
     assert mourner.all()[-1] == (50, kept)
 
 
 def test_an_opening_whose_reply_has_no_room_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     node, mourner = _node()
-    monkeypatch.setattr(machines_module, "_RESULTS_BYTES_MAX", 8)
-    (outcome,) = node.entry(submit(run_of("sessions", OpenSession(5), OpenSession(7)))).outcomes
+    openings = submit(run_of("sessions", OpenSession(5), OpenSession(7)))
+    with monkeypatch.context() as narrow:
+        narrow.setattr(machines_module, "RESULTS_BYTES_MAX", 8)
+        (outcome,) = node.entry(openings).outcomes
     results = plain(outcome)
     assert [each[0] for each in results] == [1, 0]
-    monkeypatch.undo()
     assert 2 not in node.machines.sessions
     assert node.open_session(20) == 2
     node.entry(time_ms=7)
