@@ -47,11 +47,12 @@ def page(run: Run) -> str:
         if isinstance(verdict.valid, str)
         else ("invalid", "valid")[verdict.valid]
     )
-    title = f"{result['workload']} on {result['system']}: {word}"
+    heading = f"{result['workload']} on {result['system']}"
     # "<" must not end the script element that holds the data, nor begin a comment in it.
     data = json.dumps(chart(run), separators=(",", ":"), default=str).replace("<", "\\u003c")
     parts = {
-        "title": _text(title),
+        "title": _text(f"{heading}: {word}"),
+        "heading": _text(heading),
         "word": word,
         "summary": _summary(run),
         "problems": _problems(verdict.problems),
@@ -159,6 +160,8 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     for name, value in facts.items():
         if isinstance(value, Mapping):
             found += _flat(value, f"{prefix}{name}: ")
+        elif isinstance(value, list | tuple):
+            found.append((f"{prefix}{name}", ", ".join(str(each) for each in value) or "none"))
         else:
             found.append((f"{prefix}{name}", value))
     return found

@@ -35,7 +35,8 @@ td:not(:last-child) { white-space:nowrap; overflow-wrap:normal }
 td.n { text-align:right; font-variant-numeric:tabular-nums; width:70px; padding-right:16px }
 .scroll { max-height:340px; overflow:auto }
 .dot { display:inline-block; width:10px; height:10px; border-radius:3px; margin-right:8px }
-figure { margin:0; overflow:auto; background:#fff; border-radius:6px; padding:8px }
+figure { margin:0 0 16px; overflow:auto; background:#fff; border:1px solid var(--line);
+  border-radius:10px; padding:8px }
 svg.chart { display:block; width:100%; height:auto }
 .chart text { font-size:11px; fill:var(--soft) }
 .chart .axis { stroke:var(--line); stroke-width:1 }
@@ -141,7 +142,7 @@ PAGE: Final = (
     + _STYLE
     + """</style></head>
 <body class="@@word@@"><main>
-<h1>@@title@@ <span class="badge">@@word@@</span></h1>
+<h1>@@heading@@ <span class="badge">@@word@@</span></h1>
 <section class="tiles">@@summary@@</section>
 @@problems@@
 @@picture@@

@@ -393,6 +393,16 @@ def test_registers_keep_their_reasons() -> None:
     assert classes.count("ok") == 2
 
 
+def test_labels_fit_into_their_bars() -> None:
+    svg = "{http://www.w3.org/2000/svg}"
+    for name, events in INVALID.items():
+        model = CAS if any(event.f == "cas" for event in events) else RegisterModel()
+        for group in parse(Linearizable(model).check(events).picture).iter(f"{svg}g"):
+            bar, label = group.find(f"{svg}rect"), group.findall(f"{svg}text")[-1]
+            right = float(bar.get("x")) + float(bar.get("width"))
+            assert float(label.get("x")) + 7 * len(label.text) <= right, (name, label.text)
+
+
 def test_names_in_pictures_cannot_break_out() -> None:
     events = history((0, "invoke", "read", None, "<b>&"), (0, "ok", "read", "<script>", "<b>&"))
     verdict = Linearizable(RegisterModel()).check(events)

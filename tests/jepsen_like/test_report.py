@@ -53,7 +53,7 @@ BAD = Verdict(
     checker="x",
     valid=False,
     problems=("read </script><b>7", "second"),
-    facts={"lost": 3, "inner": {"deep": "<i>"}},
+    facts={"lost": 3, "inner": {"deep": "<i>"}, "keys": ["'a'", "'b'"], "none_of_these": []},
     picture="<svg id='counterexample'></svg>",
 )
 
@@ -76,6 +76,8 @@ def test_the_page_needs_nothing_else_and_holds_everything(tmp_path: Path) -> Non
     assert "@@" not in text
     assert not re.search(r"(src|href)=|@import|url\(", text)
     assert "counterexample" in text
+    assert "<td>&#x27;a&#x27;, &#x27;b&#x27;</td>" in text
+    assert "<td>none_of_these</td><td>none</td>" in text
     assert "read &lt;/script&gt;&lt;b&gt;7" in text
     assert text.count("</script>") == 2
     data = text.split('id="data">')[1].split("</script>")[0]
