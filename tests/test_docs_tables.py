@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from jepsen_like.workloads.registry import WORKLOADS
 from tools import module_table
 
 ROOT = Path(__file__).resolve().parent.parent
 GUARANTEES = ROOT / "docs" / "guarantees.md"
+INVARIANTS = ROOT / "jepsen_like" / "simulation" / "invariants.py"
 _REFERENCE = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 
@@ -32,9 +34,61 @@ def test_every_promise_is_bound_to_a_test_that_exists(path: str, name: str) -> N
     assert name in names, f"docs/guarantees.md names {path}::{name}"
 
 
-def test_every_row_of_promises_names_a_test() -> None:
+def promises() -> list[tuple[str, str, str]]:
+    """The rows: what is promised, what of the kit holds it, its tests."""
     rows = [line for line in GUARANTEES.read_text("utf-8").splitlines() if line.startswith("| ")]
-    promises = [row for row in rows if not row.startswith(("| promise", "|---"))]
-    assert len(promises) >= 20
-    for row in promises:
-        assert _REFERENCE.search(row), f"no test behind: {row}"
+    cells = [row.strip("| ").split(" | ") for row in rows if not row.startswith("| promise")]
+    return [(promise, held_by, tests) for promise, held_by, tests in cells]
+
+
+def test_every_row_of_promises_names_a_test() -> None:
+    assert len(promises()) >= 20
+    for promise, _held_by, tests in promises():
+        assert _REFERENCE.search(tests), f"no test behind: {promise}"
+
+
+# --- what of the fault kit holds them -------------------------------------------------------------
+
+
+def violations() -> set[str]:
+    """Names that a simulated run can end with, as they stand in the code."""
+    found = set()
+    for path in sorted((ROOT / "jepsen_like" / "simulation").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call):
+                found.update(_name_in(node))
+    return found
+
+
+def _name_in(call: ast.Call) -> list[str]:
+    """The name that ``claim(holds, NAME, …)``, ``_violate(NAME, …)`` or ``Violation(name=NAME)``
+    gives."""
+    function = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    given: list[ast.expr] = []
+    if function == "claim":
+        given = call.args[1:2]
+    elif function == "_violate":
+        given = call.args[:1]
+    elif isinstance(call.func, ast.Name) and call.func.id == "Violation":
+        given = [keyword.value for keyword in call.keywords if keyword.arg == "name"]
+    constants = [node.value for node in given if isinstance(node, ast.Constant)]
+    return [value for value in constants if isinstance(value, str)]
+
+
+def test_every_promise_is_bound_to_what_the_kit_checks() -> None:
+    known = violations() | set(WORKLOADS)
+    bound: set[str] = set()
+    for promise, held_by, _tests in promises():
+        names = re.findall(r"`([^`]+)`", held_by)
+        assert names or held_by == "-", f"nothing holds: {promise}"
+        assert ", ".join(f"`{name}`" for name in names) == held_by or held_by == "-", held_by
+        assert set(names) <= known, f"no such checker: {set(names) - known}, for: {promise}"
+        bound.update(names)
+    assert known <= bound, f"checked, but promised nowhere: {known - bound}"
+
+
+def test_every_invariant_is_explained_where_the_page_says() -> None:
+    text = ast.get_docstring(ast.parse(INVARIANTS.read_text("utf-8"))) or ""
+    explained = set(re.findall(r"^([a-z]+(?:-[a-z]+)*)\s{2,}", text, re.MULTILINE))
+    assert {"stale-read", "order", "liveness"} <= explained
+    assert explained == violations()

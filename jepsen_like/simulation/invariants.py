@@ -23,7 +23,13 @@ membership-differs         the configuration at an index is the same everywhere
 wiped-admitted             a node whose disk was replaced is never led under its old number
 order                      purged <= checkpoint <= applied <= committed <= end of the log
 core                       an invariant of one core (``quorate.consensus.checker``)
+node-failed                a node stops, or refuses to start, only if its disk gave it a reason
+uncaught                   every exception is somebody's
+liveness                   once all is healed, the cluster serves and agrees in time
+livelock                   a run ends
 =========================  =====================================================================
+
+The last four are found by ``swarm`` and ``pool``.
 
 Disks that were tampered with (wiped, rolled back, damaged) make no claims until they start again:
 ``tampered``. Whatever else is done to at most a minority of them must break nothing.
