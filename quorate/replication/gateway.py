@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -11,27 +11,27 @@ from quorate.base.frames import Submit
 from quorate.base.limits import BATCH_BYTES_MAX, BATCH_COMMANDS_MAX
 from quorate.errors import BadCommandError, LimitExceededError
 from quorate.replication.refusals import Refusals, pass_through
-from quorate.replication.runs import Slot, decode_checked
-
-#: Finds a machine by name. Raises UnknownMachineError.
-SlotOf = Callable[[str], Slot]
+from quorate.replication.registry import Registry
+from quorate.replication.runs import decode_checked
 
 
 class Prepared(msgspec.Struct, frozen=True):
     """A checked submission. *runs*: its decoded commands, run by run, which ``apply`` uses again
-    on the node that prepared it. *size_bytes*: of the undecoded commands."""
+    on the node that prepared it, if the registry's *generation* is still the same. *size_bytes*: of
+    the undecoded commands."""
 
     submit: Submit
     runs: tuple[Sequence[Any], ...]
     command_count: int
     size_bytes: int
+    generation: int = 0
 
 
-def prepare(submit: Submit, slot_of: SlotOf) -> Prepared:
+def prepare(submit: Submit, registry: Registry) -> Prepared:
     """Check a submission, and decode it.
 
     Raises:
-        UnknownMachineError, BadCommandError, LimitExceededError: nothing was done.
+        UnknownMachineError, BadCommandError, LimitExceededError, OverloadedError: nothing was done.
     """
     if len(submit.runs) > BATCH_COMMANDS_MAX:
         raise LimitExceededError(
@@ -44,19 +44,19 @@ def prepare(submit: Submit, slot_of: SlotOf) -> Prepared:
         )
     if submit.session < 0 or (submit.session and submit.sequence < 1):
         raise BadCommandError("sessions and the sequence numbers in them are positive")
-    runs = tuple(decode_checked(slot_of(run.machine), run) for run in submit.runs)
+    runs = tuple(decode_checked(registry.slot(run.machine), run) for run in submit.runs)
     command_count = sum(map(len, runs))
     if command_count > BATCH_COMMANDS_MAX:
         raise LimitExceededError(
             f"a batch of {command_count} commands is over the limit of {BATCH_COMMANDS_MAX}"
         )
-    return Prepared(submit, runs, command_count, size_bytes)
+    return Prepared(submit, runs, command_count, size_bytes, registry.generation)
 
 
-def frees_space(prepared: Prepared, slot_of: SlotOf, refusals: Refusals) -> bool:
+def frees_space(prepared: Prepared, registry: Registry, refusals: Refusals) -> bool:
     """Whether all commands only free space, or keep sessions, as their machines say."""
     for run, commands in zip(prepared.submit.runs, prepared.runs, strict=True):
-        frees = slot_of(run.machine).machine.frees_space
+        frees = registry.machine(run.machine).frees_space
         try:
             if not all(frees(command) for command in commands):
                 return False

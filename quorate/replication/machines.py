@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -29,17 +28,13 @@ from quorate.base.frames import Run, Submit
 from quorate.base.invariants import must
 from quorate.base.limits import (
     BATCH_COMMANDS_MAX,
-    MACHINE_NAME_MAX,
 )
 from quorate.base.results import Failure
 from quorate.base.types import LogIndex, Term
 from quorate.consensus.messages import EntryId
 from quorate.errors import (
     BadCommandError,
-    ConfigError,
-    FormatVersionError,
     LimitExceededError,
-    UnknownMachineError,
     WireFormatError,
 )
 from quorate.replication.batch import Batch, decode_batch
@@ -47,6 +42,7 @@ from quorate.replication.gateway import Prepared, frees_space, prepare
 from quorate.replication.leases import LeaseMachine
 from quorate.replication.machine import Context, Effect, Machine
 from quorate.replication.refusals import Refusals, pass_through
+from quorate.replication.registry import NOT_IN_FORCE, Registry
 from quorate.replication.replies import (
     FULL,
     RESULTS_BYTES_MAX,
@@ -56,7 +52,6 @@ from quorate.replication.replies import (
 )
 from quorate.replication.runs import (
     Runnable,
-    Slot,
     decode_queries,
     runnable,
 )
@@ -68,8 +63,6 @@ _logger = logging.getLogger(__name__)
 
 EXPIRE_RETRY_MS: Final = 1000  # after a machine's ``expire`` raised, its deadlines wait so long
 STATE_HASH_BYTES: Final = 8
-
-_NAME: Final = re.compile(r"[a-z][a-z0-9_-]*")
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -93,20 +86,19 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 
 class Machines:
-    """The machines of a node. Sessions and leases are always the first of them.
+    """The machines of a node. Sessions and leases are always the first of them. *machines* are in
+    force from the beginning of the log, *later* once the log says so (``registry``).
 
     Raises:
         ConfigError: a bad or repeated machine name, or a table outside a machine's own names.
     """
 
-    def __init__(self, machines: Sequence[Machine] = ()) -> None:
+    def __init__(self, machines: Sequence[Machine] = (), later: Sequence[Machine] = ()) -> None:
         self.tables = Tables()
         self.sessions = SessionMachine()
         self.leases = LeaseMachine()
-        self._slots: dict[str, Slot] = {}
-        for machine in (self.sessions, self.leases, *machines):
-            self._register(machine)
-        everyone = [slot.machine for slot in self._slots.values()]
+        self.registry = Registry(self.tables, (self.sessions, self.leases, *machines), later)
+        everyone = self.registry.everyone
         # A call that does nothing costs 60 ns per machine and entry: only those that override.
         self._expiring = [each for each in everyone if _overrides(each, "expire")]
         self._finishing = [each for each in everyone if _overrides(each, "finish")]
@@ -127,32 +119,6 @@ class Machines:
         self._encoder = msgspec.msgpack.Encoder(order="deterministic")
         for machine in everyone:
             machine.loaded()
-
-    def _register(self, machine: Machine) -> None:
-        name = getattr(machine, "name", None)
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > MACHINE_NAME_MAX:
-            raise ConfigError(
-                f"{type(machine).__name__}.name is {name!r}; a machine is named by lower-case "
-                f"letters, digits, '-' and '_', {MACHINE_NAME_MAX} at most, a letter first"
-            )
-        if name in self._slots:
-            raise ConfigError(f"there are two machines of the name {name!r}")
-        if type(machine.version) is not int or machine.version < 1:
-            raise ConfigError(f"version {machine.version!r} of machine {name!r} is not 1 or more")
-        before = {table.name for table in self.tables}
-        machine.attach(self.tables)
-        for table in self.tables:
-            if table.name not in before and not table.name.startswith(f"{name}."):
-                raise ConfigError(
-                    f"table {table.name!r} of machine {name!r} must be named {name}.something"
-                )
-        try:
-            self._slots[name] = Slot(machine)
-        except (TypeError, AttributeError) as error:
-            raise ConfigError(
-                f"machine {name!r} needs a command_type (and may have a query_type) that is a "
-                f"tagged, array-like msgspec.Struct, or a union of them: {error}"
-            ) from error
 
     # --- where the log has come to --------------------------------------------------------------
 
@@ -177,18 +143,19 @@ class Machines:
         return self._state_hash
 
     def machine(self, name: str) -> Machine:
-        """Raises UnknownMachineError."""
-        return self._slot(name).machine
+        """One in force. Raises UnknownMachineError, OverloadedError: as ``Registry.slot``."""
+        return self.registry.slot(name).machine
 
     def machine_versions(self) -> dict[str, int]:
-        """Version of each machine, by name."""
-        return {name: slot.machine.version for name, slot in self._slots.items()}
+        """Version in force of each machine, by name."""
+        return self.registry.versions()
 
     def next_deadline_ms(self) -> int | None:
         """The earliest cluster time at which a machine has something to expire."""
         earliest: int | None = None
+        in_force = self.registry.in_force
         for machine in self._timed:
-            deadline_ms = self._deadline_of(machine)
+            deadline_ms = self._deadline_of(machine) if machine.name in in_force else None
             if deadline_ms is None:
                 continue
             deadline_ms = max(
@@ -216,19 +183,14 @@ class Machines:
 
         Raises:
             UnknownMachineError, BadCommandError, LimitExceededError: nothing was done.
+            OverloadedError: a machine is not in force yet.
         """
-        return prepare(submit, self._slot)
+        return prepare(submit, self.registry)
 
     def frees_space(self, prepared: Prepared) -> bool:
         """Whether a submission may run while the disk is full: all its commands only free space,
         or keep sessions, as their machines say."""
-        return frees_space(prepared, self._slot, self._refusals)
-
-    def _slot(self, name: str) -> Slot:
-        slot = self._slots.get(name)
-        if slot is None:
-            raise UnknownMachineError(f"this cluster has no machine {name[:MACHINE_NAME_MAX]!r}")
-        return slot
+        return frees_space(prepared, self.registry, self._refusals)
 
     # --- applying an entry ----------------------------------------------------------------------
 
@@ -244,6 +206,7 @@ class Machines:
 
         Raises:
             InvariantViolationError, MemoryError: the state is not to be trusted; stop the node.
+            FormatVersionError: from here on the log needs newer code than this.
         """
         must(self._whole, "an entry was applied in part; restart the node", index=self._index)
         must(index == self._index + 1, "entries are applied in order", got=index, at=self._index)
@@ -252,6 +215,8 @@ class Machines:
         batch = None if payload is None else _decode_payload(index, payload)
         if batch is not None:
             applied = self._apply_batch(index, term, batch, prepared)
+            if self.registry.missing is not None:
+                raise self.registry.missing
         self._index = index
         self._term = term
         self._whole = True
@@ -287,7 +252,7 @@ class Machines:
         self.tables.journal.clear()
         outcomes = []
         for at, submit in enumerate(batch.submissions):
-            known = None if prepared is None else prepared[at].runs
+            known = None if prepared is None else prepared[at]
             outcomes.append(self._apply_submission(submit, known, context))
         context.session = 0
         for machine in self._finishing:
@@ -296,7 +261,7 @@ class Machines:
         return Applied(index, tuple(outcomes), context.position, context.effects)
 
     def _apply_submission(
-        self, submit: Submit, known: Sequence[Sequence[Any]] | None, context: Context
+        self, submit: Submit, known: Prepared | None, context: Context
     ) -> Outcome:
         session = submit.session
         context.session = session
@@ -325,6 +290,8 @@ class Machines:
     ) -> None:
         """The inner loop: all of it is paid once per command (0.2 us beside the machine's own)."""
         apply, commands = commands_of_run
+        slot = self.registry.in_force.get(machine)
+        context.version = NOT_IN_FORCE if slot is None else slot.version
         if self._reply_full:
             apply = refuse_full
         journal = self.tables.journal
@@ -359,16 +326,15 @@ class Machines:
             size = len(buffer)
         context.position = position
 
-    def _runnables(
-        self, submit: Submit, known: Sequence[Sequence[Any]] | None
-    ) -> Sequence[Runnable]:
+    def _runnables(self, submit: Submit, known: Prepared | None) -> Sequence[Runnable]:
         """Raises BadCommandError: a run is not even an array, so nobody can say of how many."""
-        if known is not None:
+        in_force = self.registry.in_force
+        if known is not None and known.generation == self.registry.generation:
             return [
-                (self._slots[run.machine].apply, commands)
-                for run, commands in zip(submit.runs, known, strict=True)
+                (in_force[run.machine].apply, commands)
+                for run, commands in zip(submit.runs, known.runs, strict=True)
             ]
-        return [runnable(self._slots.get(run.machine), run) for run in submit.runs]
+        return [runnable(in_force.get(run.machine), run) for run in submit.runs]
 
     # --- what goes wrong ------------------------------------------------------------------------
 
@@ -383,7 +349,7 @@ class Machines:
             touched = self.tables.rollback(mark)
             for name in dict.fromkeys(each.partition(".")[0] for each in touched):
                 try:
-                    self._slots[name].machine.rolled_back()
+                    self.registry.machine(name).rolled_back()
                 except Exception as error:  # noqa: BLE001  what a machine may raise is anything
                     pass_through(error)
                     self._refusals.log(name, "rolled_back", error)
@@ -393,13 +359,20 @@ class Machines:
         self, machine: Machine, what: str, call: Callable[..., None], *arguments: object
     ) -> bool:
         """Call a hook of a machine; if it raises, its changes are undone. True if it did not."""
+        slot = self.registry.in_force.get(machine.name)
+        if slot is None:
+            return True
         mark = len(self.tables.journal)
-        effects: list[Effect] = arguments[-1].effects  # type: ignore[attr-defined]  # a Context
+        context: Any = arguments[-1]
+        effects: list[Effect] = context.effects
         told = len(effects)
+        version, context.version = context.version, slot.version
         try:
             call(*arguments)
+            context.version = version
         except Exception as error:  # noqa: BLE001  what a machine may raise is anything
             pass_through(error)
+            context.version = version
             del effects[told:]
             self._undo(mark)
             self._refusals.log(machine.name, what, error)
@@ -468,7 +441,7 @@ class Machines:
         return bytes(buffer)
 
     def _query_run(self, run: Run, buffer: bytearray, count_before: int) -> int:
-        slot = self._slot(run.machine)
+        slot = self.registry.slot(run.machine)
         queries = decode_queries(slot, run)
         buffer += array_header(len(queries))
         must(self._whole, "queries run between entries", machine=slot.name)
@@ -526,9 +499,9 @@ class Machines:
         meta = store.meta()
         names = store.tables()
         if meta is not None:
-            self.check_versions(meta)
+            self.registry.check_versions(meta)
         for name in names:
-            self._check_table(name)
+            self.registry.check_table(name)
         self._whole = False
         yield from self.tables.clear()
         for name in names:
@@ -538,37 +511,10 @@ class Machines:
         self._time_ms = 0 if meta is None else meta.time_ms
         self._state_hash = bytes(STATE_HASH_BYTES) if meta is None else meta.state_hash
         self._muted_until_ms.clear()
-        for slot in self._slots.values():
-            slot.machine.loaded()
+        self.registry.derive()
+        for machine in self.registry.everyone:
+            machine.loaded()
         self._whole = True
-
-    def check_versions(self, meta: StoreMeta) -> None:
-        """Whether *meta*'s state can be restored here. Raises as ``restore`` does."""
-        for name, version in sorted(meta.machine_versions.items()):
-            slot = self._slots.get(name)
-            if slot is None:
-                raise ConfigError(
-                    f"the store holds the state of machine {name!r}, which is not registered on "
-                    "this node; register it, or its state would be lost"
-                )
-            if version > slot.machine.version:
-                raise FormatVersionError(
-                    f"the store was written by version {version} of machine {name!r}, and this "
-                    f"node has version {slot.machine.version}; update this node"
-                )
-
-    def _check_table(self, table: str) -> None:
-        owner = table.partition(".")[0]
-        if owner not in self._slots:
-            raise ConfigError(
-                f"the store has a table {table!r} of machine {owner!r}, which is not registered "
-                "on this node; register it, or its state would be lost"
-            )
-        if table not in self.tables:
-            raise ConfigError(
-                f"the store has a table {table!r} that version "
-                f"{self._slots[owner].machine.version} of machine {owner!r} does not know"
-            )
 
 
 def _overrides(machine: Machine, method: str) -> bool:

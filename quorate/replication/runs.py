@@ -33,22 +33,25 @@ Decoder = msgspec.msgpack.Decoder[Any]
 
 
 class Slot:
-    """A registered machine and its decoders, built once.
+    """A registered machine as *version* of it, and its decoders for that, built once.
 
     Raises:
         TypeError: the machine's command or query type is nothing that msgspec can decode.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, version: int) -> None:
         self.machine = machine
+        self.version = version
         self.name = machine.name
         self.apply = machine.apply
-        if machine.command_type is None:
+        commands = machine.commands_at(version)
+        self.command_type = commands
+        if commands is None:
             raise TypeError("command_type is None")
-        self.commands = _list_decoder(machine.command_type)
-        self.bounded = is_bounded(machine.command_type)
-        self.command = msgspec.msgpack.Decoder(machine.command_type)
-        queries = machine.query_type
+        self.commands = _list_decoder(commands)
+        self.bounded = is_bounded(commands)
+        self.command = msgspec.msgpack.Decoder(commands)
+        queries = machine.queries_at(version)
         self.queries = None if queries is None else _list_decoder(queries)
         self.query = None if queries is None else msgspec.msgpack.Decoder(queries)
 
@@ -66,7 +69,7 @@ def decode_checked(slot: Slot, run: Run) -> Sequence[Any]:
         pass_through(error)
         text = (
             f"a command for machine {slot.name!r} is not valid: "
-            f"{_describe(slot.machine.command_type, run.items, error)}"
+            f"{_describe(slot.command_type, run.items, error)}"
         )
         if _TOO_LONG.search(text):
             raise LimitExceededError(text) from error

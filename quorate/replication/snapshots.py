@@ -31,6 +31,7 @@ from quorate.consensus.messages import NUMBER_MAX
 from quorate.errors import (
     ClosedError,
     DiskFullError,
+    FormatVersionError,
     QuorateError,
     StorageError,
     StoreCorruptionError,
@@ -357,9 +358,11 @@ class SnapshotReceiver:
         if begin.meta.applied.index <= state.commit:
             return SnapshotResult(ok=True)
         try:
-            self._replica.machines.check_versions(begin.meta)
+            self._replica.machines.registry.check_versions(begin.meta)
         except QuorateError as error:
             _logger.warning("a snapshot of node %d is of no use here: %s", begin.sender, error)
+            if isinstance(error, FormatVersionError):  # nor will any later one be
+                asyncio.get_running_loop().call_soon(self._on_failure, error)
             return SnapshotResult(ok=False, message=str(error))
         return None
 

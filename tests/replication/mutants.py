@@ -66,8 +66,8 @@ MUTANTS = (
     Mutant(
         "machines are not told of a rollback",
         MACHINES,
-        "self._slots[name].machine.rolled_back()",
-        "self._slots[name].machine.name",
+        "self.registry.machine(name).rolled_back()",
+        "self.registry.machine(name).name",
         ("machines",),
     ),
     Mutant(
