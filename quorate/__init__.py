@@ -8,10 +8,15 @@ conditions and operations of transactions.
 
 from quorate import errors
 from quorate.base import version
+from quorate.base.declaring import Since as since  # noqa: N813  it reads as a word there
+from quorate.base.declaring import command, query
+from quorate.base.levels import Accepted, Level
+from quorate.base.tables import OrderedTable, Table, table, value
 from quorate.client import operations as ops
 from quorate.client.database import Database, connect
+from quorate.client.levels import Receipt
 from quorate.client.tls import tls_context
-from quorate.errors import QuorateError
+from quorate.errors import CommandError, QuorateError
 from quorate.replication.machine import Context, Machine
 from quorate.server import sync
 from quorate.server.config import NodeConfig
@@ -21,17 +26,28 @@ from quorate.server.node import Node
 __version__ = version.VERSION
 
 __all__ = [
+    "Accepted",
+    "CommandError",
     "Context",
     "Database",
+    "Level",
     "Machine",
     "Node",
     "NodeConfig",
+    "OrderedTable",
     "QuorateError",
+    "Receipt",
+    "Table",
     "__version__",
+    "command",
     "connect",
     "errors",
     "open",
     "ops",
+    "query",
+    "since",
     "sync",
+    "table",
     "tls_context",
+    "value",
 ]

@@ -21,7 +21,7 @@ from quorate.replication.machine import Context
 from quorate.replication.machines import Applied
 from quorate.replication.reading import QuerySink
 from quorate.replication.replica import Replica
-from quorate.replication.transport import PeerFrame, StateDigest
+from quorate.replication.transport import Aside, PeerFrame
 from quorate.server.node import Node
 
 #: Called with a node's number and why it stopped by itself.
@@ -206,7 +206,7 @@ class _Listener:
         send: Callable[[int, PeerFrame], None] = transport.send
 
         def sent(target: int, frame: PeerFrame) -> None:
-            if not isinstance(frame, StateDigest):
+            if not isinstance(frame, Aside):
                 invariants.sent(disk, frame)
             send(target, frame)
 

@@ -22,12 +22,16 @@ from quorate.base.frames import (
     AdminFailed,
     AdminReply,
     ClientFrame,
+    Happened,
     MemberInfo,
     QueryFailed,
     QueryReply,
     ServerFrame,
+    SubmitAccepted,
     SubmitFailed,
     SubmitReply,
+    WatchEnded,
+    Watching,
 )
 from quorate.base.limits import SESSION_TTL_MS_DEFAULT
 from quorate.client.calls import Calls
@@ -35,6 +39,7 @@ from quorate.client.channel import Dialer
 from quorate.client.codec import AnyFuture, MachineCodec
 from quorate.client.connection import Connection, Dials
 from quorate.client.endpoints import Endpoint
+from quorate.client.levels import LINEARIZABLE, Receipt
 from quorate.client.querier import Querier
 from quorate.client.routing import Routing
 from quorate.client.segments import SegmentQueue
@@ -49,6 +54,7 @@ from quorate.client.settings import (
     check_timeout,
 )
 from quorate.client.submitter import Submitter
+from quorate.client.watching import Watches
 from quorate.errors import (
     ClosedError,
     InvalidArgumentError,
@@ -57,7 +63,7 @@ from quorate.errors import (
     UnavailableError,
 )
 
-Submit = Callable[[MachineCodec, object, float], AnyFuture]
+Submit = Callable[..., AnyFuture]  #: see ``SegmentQueue.add``
 
 _logger = logging.getLogger(__name__)
 
@@ -73,6 +79,7 @@ class ClientStatistics(msgspec.Struct, frozen=True):
     batches_resent: int
     batches_unanswered: int
     queries_unanswered: int
+    reads_from: int  #: the connected node, of a handle that reads from any; 0: none, or it does not
     frames_unexpected: int  #: of a kind that a node should not send then
 
 
@@ -80,8 +87,9 @@ class Client:
     """One client: one session, at most one link. Belongs to the running loop; not thread-safe.
 
     *connect_timeout*, *stall_timeout*: seconds. *session_ttl_ms*: see ``Session``.
-    *follow_leader* False: stay with *endpoints*, for reads and administration only. *random*: for
-    the backoff; a test hands in its own.
+    *follow_leader* False: stay with *endpoints*, for reads and administration only; with *aside*,
+    move about the members, and prefer those that do not lead. *random*: for the backoff; a test
+    hands in its own.
 
     Raises:
         InvalidArgumentError: a timeout or the ttl is out of range.
@@ -98,6 +106,7 @@ class Client:
         session_ttl_ms: int = SESSION_TTL_MS_DEFAULT,
         name: str = "",
         follow_leader: bool = True,
+        aside: bool = False,
         random: Random | None = None,
     ) -> None:
         self._loop = loop = asyncio.get_running_loop()
@@ -113,10 +122,10 @@ class Client:
         next_id = itertools.count(1).__next__
         self._submitter = Submitter(self._queue(), Session(session_ttl_ms, name), loop.time)
         self._querier = Querier(
-            self._queue(), loop.time, next_id, linearizable=True, follows_leader=follow_leader
+            self._queue(), loop.time, next_id, linearizable=True, moves_on=follow_leader or aside
         )
         self._local_querier = Querier(
-            self._queue(), loop.time, next_id, linearizable=False, follows_leader=False
+            self._queue(), loop.time, next_id, linearizable=False, moves_on=aside
         )
         self._calls = Calls(
             loop.create_future, loop.time, self._wake, next_id, follows_leader=follow_leader
@@ -124,25 +133,42 @@ class Client:
         #: Plan one command; the future ends with its result. See ``SegmentQueue.add`` for the
         #: arguments and errors. Bound, not defined: each layer costs 0.1 us per command.
         self.submit: Submit = self._submitter.queue.add if follow_leader else _refuse_write
-        self._parts = (self._submitter, self._querier, self._local_querier, self._calls)
-        self._queues = [part.queue for part in self._parts[:3]]
+        #: Plan one linearizable query, likewise.
+        self.ask: Submit = self._querier.queue.add
+        #: What is watched.
+        self.watches = Watches(loop.time, self._wake, next_id)
+        self._parts = (
+            self._submitter,
+            self._querier,
+            self._local_querier,
+            self._calls,
+            self.watches,
+        )
+        self._queues = [
+            part.queue for part in (self._submitter, self._querier, self._local_querier)
+        ]
         self._connection = Connection(
-            Routing(endpoints, random or Random(), cluster, learns=follow_leader),  # noqa: S311
+            Routing(endpoints, random or Random(), cluster, learns=follow_leader or aside),  # noqa: S311
             dials or Dialer(),
             self,
             connect_timeout=check_timeout(connect_timeout),
             stall_timeout=check_timeout(stall_timeout),
             wanted=self._wanted,
             follow_leader=follow_leader,
+            aside=aside,
         )
         self._runner = loop.create_task(self._connection.run(), name="quorate-client")
         self._runner.add_done_callback(self._runner_ended)
         self._handlers: dict[type, Callable[[Any], None]] = {
             SubmitReply: self._submitter.on_reply,
+            SubmitAccepted: self._submitter.on_accepted,
             SubmitFailed: self._submit_failed,
             QueryReply: self._query_replied,
             QueryFailed: self._query_failed,
             AdminReply: self._calls.on_reply,
+            Watching: self.watches.on_watching,
+            Happened: self.watches.on_happened,
+            WatchEnded: self.watches.on_ended,
             AdminFailed: self._call_failed,
         }
 
@@ -162,17 +188,20 @@ class Client:
         codec: MachineCodec,
         query: object,
         timeout: float,
-        linearizable: bool,  # noqa: FBT001  # by position: a keyword costs 50 ns
+        after: int = LINEARIZABLE,
+        receipt: Receipt | None = None,
     ) -> AnyFuture:
-        """Plan one query; the future ends with its result. *timeout*: seconds, checked.
+        """Plan one query; the future ends with its result. *timeout*: seconds, checked. *after*:
+        the index that the state read must have come to.
 
         Raises:
             InvalidArgumentError, LimitExceededError: the query cannot be sent.
             OverloadedError: too many calls wait already.
             ClosedError: the handle was closed.
         """
-        querier = self._querier if linearizable else self._local_querier
-        return querier.queue.add(codec, query, timeout)
+        if after == LINEARIZABLE:
+            return self._querier.queue.add(codec, query, timeout, 0, receipt)
+        return self._local_querier.queue.add(codec, query, timeout, after, receipt)
 
     def call(self, method: str, arguments: dict[str, Any], timeout: float) -> AnyFuture:
         """Plan one administrative call; otherwise as ``query``."""
@@ -196,6 +225,21 @@ class Client:
     def members(self) -> tuple[MemberInfo, ...]:
         return self._connection.routing.members
 
+    @property
+    def cluster(self) -> str:
+        """Id of the cluster; "" before any node has answered, unless the user named it."""
+        return self._connection.routing.cluster
+
+    @property
+    def seen(self) -> int:
+        """The highest log index that any answer has named."""
+        return max(self._submitter.seen, self._querier.seen, self._local_querier.seen)
+
+    @property
+    def node(self) -> int:
+        """The connected node, 0 if there is none."""
+        return self._connection.node
+
     def statistics(self) -> ClientStatistics:
         routing, submitter = self._connection.routing, self._submitter
         return ClientStatistics(
@@ -209,6 +253,7 @@ class Client:
             queries_unanswered=self._querier.unanswered_count
             + self._local_querier.unanswered_count,
             frames_unexpected=self._frames_unexpected,
+            reads_from=0,
         )
 
     async def close(self) -> None:
@@ -284,6 +329,7 @@ class Client:
                     frames += self._submitter.pump()
                 if leads or not self._follow_leader:
                     frames += self._querier.pump()
+                    frames += self.watches.pump()
                 frames += self._local_querier.pump()
                 frames += self._calls.pump(to_leader=leads or not self._follow_leader)
                 if frames:
@@ -352,6 +398,7 @@ class Client:
         self._querier.disconnected()
         self._local_querier.disconnected()
         self._calls.disconnected(str(error))
+        self.watches.disconnected()
 
     def _submit_failed(self, failed: SubmitFailed) -> None:
         if self._submitter.on_failed(failed):
@@ -362,17 +409,15 @@ class Client:
             self._local_querier.on_reply(reply)
 
     def _query_failed(self, failed: QueryFailed) -> None:
-        if self._querier.on_failed(failed):
+        if self._querier.on_failed(failed) or self._local_querier.on_failed(failed):
             self._connection.denied()
-        else:
-            self._local_querier.on_failed(failed)
 
     def _call_failed(self, failed: AdminFailed) -> None:
         if self._calls.on_failed(failed) and failed.code == NotLeaderError.code:
             self._connection.denied()
 
 
-def _refuse_write(_codec: MachineCodec, _command: object, _timeout: float) -> AnyFuture:
+def _refuse_write(*_call: object) -> AnyFuture:
     raise InvalidArgumentError(
         "this handle stays with one node (follow_leader=False), so it only reads; write through a "
         "handle that follows the leader"

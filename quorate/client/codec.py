@@ -22,6 +22,7 @@ from quorate.errors import (
     LimitExceededError,
     OutcomeUnknownError,
     QuorateError,
+    UnconfirmedError,
     error_from_code,
 )
 
@@ -108,6 +109,43 @@ class MachineCodec:
                 future.set_result(result)
             else:
                 finisher(future, result)
+
+    def finish_unconfirmed(
+        self,
+        futures: Sequence[AnyFuture],
+        results: Sequence[Any],
+        index: int,
+        members: tuple[int, ...],
+    ) -> None:
+        """As ``finish``, of commands in the entry at *index* which *members* have not confirmed.
+        What the machine refused is refused everywhere, and stays that."""
+        told = [_Told() for _ in futures]
+        self.finish(told, results)  # type: ignore[arg-type]  # they do what a finisher needs
+        names = ", ".join(map(str, members))
+        text = (
+            f"it is done, and committed in entry {index}, but these members have not confirmed in "
+            f"time that they have applied it: {names}; do not repeat it"
+        )
+        for future, outcome in zip(futures, told, strict=True):
+            if not future.done():
+                error = outcome.error or UnconfirmedError(text, index, members, outcome.result)
+                future.set_exception(error)
+
+
+class _Told:
+    """Takes what a finisher says in place of a future."""
+
+    error: QuorateError | None = None
+    result: object = None
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: object) -> None:
+        self.result = result
+
+    def set_exception(self, error: QuorateError) -> None:
+        self.error = error
 
 
 Runs = Sequence[tuple[MachineCodec, Sequence[AnyFuture]]]

@@ -5,6 +5,8 @@ link to a node that does not lead is worth keeping while the leader is sought: i
 elections, and such news ends any wait or attempt at once. It also serves local reads.
 
 A pinned connection (*follow_leader* False) stays with the endpoints it was given, whoever leads.
+One *aside* goes to any member, rather one that does not lead, and leaves it for another when it
+refuses something: so reads spread over the cluster. If there is nobody else, the leader will do.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from quorate.errors import (
     error_from_code,
 )
 
+LEADER_AGAIN_S = 5.0  # a connection aside that ended at the leader looks again for another node
 SETTLED_S = 1.0  # a link that led for this long was a good one
 STALL_STRIKES = 4  # looks, at equal distances, that all found silence
 TROUBLE_PLACES_MAX = 8  # endpoints named in one error message
@@ -160,6 +163,7 @@ class Connection:
         stall_timeout: float,
         wanted: Callable[[], bool],
         follow_leader: bool = True,
+        aside: bool = False,
     ) -> None:
         self.routing = routing
         self._dials = dials
@@ -168,6 +172,8 @@ class Connection:
         self.stall_period = stall_timeout / STALL_STRIKES
         self._wanted = wanted
         self._follow_leader = follow_leader
+        self._aside = aside
+        self._makes_do = False  # aside: there was nobody but the leader
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._attempt_task: asyncio.Task[Welcome] | None = None
@@ -186,6 +192,11 @@ class Connection:
     @property
     def linked(self) -> bool:
         return self._link is not None
+
+    @property
+    def node(self) -> int:
+        """Who answers, 0: nobody."""
+        return 0 if self._link is None else self._link.node
 
     @property
     def writable(self) -> bool:
@@ -229,8 +240,11 @@ class Connection:
         return f"{trouble} ({reasons})" if reasons else trouble
 
     def denied(self) -> None:
-        """The linked node refused something because it does not lead."""
-        if self._link is not None and self.routing.denied(self._link.node):
+        """The linked node refused something because it does not lead; or, aside, for a reason that
+        another node may not have."""
+        if self._aside:
+            self.give_up(UnavailableError("it refused a read that another node may answer"))
+        elif self._link is not None and self.routing.denied(self._link.node):
             self._news()
 
     def look_for_stall(self, *, waiting: bool) -> None:
@@ -300,6 +314,7 @@ class Connection:
         """The beliefs about the cluster changed: no wait and no attempt is worth finishing."""
         if self._attempt_task is not None:
             self._attempt_task.cancel()
+        self._makes_do = False
         self._refresh()
         self._changed.set()
 
@@ -342,7 +357,7 @@ class Connection:
                 await self._pause()
             elif self._content():
                 self._idle = self._link is None
-                await self._changed.wait()
+                await self._wait()
                 self._idle = False
             elif not await self._seek() and not self._changed.is_set():
                 await self._pause()
@@ -351,7 +366,16 @@ class Connection:
         """Nothing to do until something changes."""
         if self._link is None:
             return self.reconnect_count > 0 and not self._wanted()
+        if self._aside:
+            return self._makes_do or not self.leads
         return self.leads or not self._follow_leader
+
+    async def _wait(self) -> None:
+        """Until something changes, or it is time to look for somebody else than the leader."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEADER_AGAIN_S if self._makes_do else None):
+                await self._changed.wait()
+        self._makes_do = False
 
     async def _pause(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -362,11 +386,14 @@ class Connection:
         """One round of attempts. True: there is a better link than before."""
         link = self._link
         if link is None:
-            for endpoint in self.routing.round():
+            places = self.routing.round_aside() if self._aside else self.routing.round()
+            for endpoint in places:
                 if await self._attempt(endpoint):
                     return True
             self._give_up_if_refused()
             return False
+        if self._aside:
+            return await self._seek_aside(link)
         for endpoint in self.routing.towards_leader():
             if await self._attempt(endpoint):
                 return True
@@ -379,6 +406,16 @@ class Connection:
             # refused something once, leads all the same, and says so when it is greeted anew.
             if self._changed.is_set() or await self._attempt(endpoint):
                 return True
+        return False
+
+    async def _seek_aside(self, link: Link) -> bool:
+        """The link is to the leader: try the others."""
+        for endpoint in self.routing.round_aside():
+            if self._changed.is_set():
+                return False
+            if endpoint != link.endpoint and await self._attempt(endpoint):
+                return True
+        self._makes_do = True
         return False
 
     async def _attempt(self, endpoint: Endpoint, *, relay: bool = False) -> bool:
@@ -409,13 +446,14 @@ class Connection:
     def _adopt(self, link: Link, welcome: Welcome) -> bool:
         """Make *link* the link, unless it is gone already, or the present one is as good."""
         self.routing.welcomed(link.endpoint, welcome, relay=link.relay)
-        better = self._link is None or welcome.node == self.routing.leader
+        leads = welcome.node == self.routing.leader
+        better = self._link is None or leads is not self._aside
         if link.lost_early or not better:
             link.close()
             self._refresh()
             return False
         old = self._link
-        self._unlink(UnavailableError("the connection was given up for one to the leader"))
+        self._unlink(UnavailableError("the connection was given up for a better one"))
         if old is not None:
             old.close()
         self._link = link

@@ -10,14 +10,20 @@ from __future__ import annotations
 import asyncio
 import ssl
 from random import Random
-from typing import Any, Final, Protocol, Self, TypedDict, TypeVar, overload
+from typing import Any, Final, Literal, Protocol, Self, TypedDict, TypeVar, overload
 
+import msgspec
+
+from quorate.base.declaring import Declaration, Declared
+from quorate.base.levels import Level
 from quorate.base.limits import SESSION_TTL_MS_DEFAULT
 from quorate.client.channel import Dialer
 from quorate.client.client import Client, ClientStatistics
 from quorate.client.codec import AnyFuture, MachineCodec
 from quorate.client.endpoints import Endpoints, parse_endpoints
+from quorate.client.handles import Handle, declared_codec
 from quorate.client.kv import Kv
+from quorate.client.levels import LINEARIZABLE, Receipt, Scope, Seen
 from quorate.client.machines import Machine, machine_codec
 from quorate.client.session import Session
 from quorate.client.settings import (
@@ -28,9 +34,13 @@ from quorate.client.settings import (
     TIMEOUT_S_DEFAULT,
     check_timeout,
 )
+from quorate.client.views import View, machine_handle
+from quorate.client.watching import Watches
 from quorate.errors import ClosedError, InvalidArgumentError, LimitExceededError
 
 R = TypeVar("R")
+
+Reads = Literal["leader", "any"]
 
 SESSION_TTL_S_DEFAULT: Final = SESSION_TTL_MS_DEFAULT / 1000
 
@@ -66,6 +76,7 @@ class Database:
         tls: ssl.SSLContext | None = None,
         server_hostname: str | None = None,
         follow_leader: bool = True,
+        reads: Reads = "leader",
         random: Random | None = None,
     ) -> None:
         if (endpoints is None) is (host is None):
@@ -76,6 +87,11 @@ class Database:
             raise InvalidArgumentError(
                 f"follow_leader=False stays with one node; {len(self._endpoints)} endpoints given"
             )
+        if reads not in ("leader", "any") or (reads == "any" and not follow_leader):
+            raise InvalidArgumentError(
+                f"reads={reads!r}: it is 'leader', or 'any' on a handle that follows the leader"
+            )
+        self._reads_aside = reads == "any" and host is None
         self._timeout = check_timeout(timeout)
         self._connect_timeout = check_timeout(connect_timeout)
         self._stall_timeout = check_timeout(stall_timeout)
@@ -87,11 +103,13 @@ class Database:
         self._follow_leader = follow_leader
         self._random = random
         self._client: Client | None = None
+        self._reader: Client | None = None  # with a connection of its own, if reads go to any node
+        self._scope = Scope(self)
         self._opening = asyncio.Lock()
         self._closed = False
         self._codecs: dict[tuple[str, Any], MachineCodec] = {}
         #: The key-value store.
-        self.kv = Kv(self.submit, self.ask, self._timeout)
+        self.kv = Kv(self.submit, self.ask, self._scope, self._timeout)
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -122,8 +140,9 @@ class Database:
         not yet sent end with ``ClosedError``, those under way with ``OutcomeUnknownError``."""
         self._closed = True
         try:
-            if self._client is not None:
-                await self._client.close()
+            for client in (self._reader, self._client):
+                if client is not None:
+                    await client.close()
         finally:
             host, self._host = self._host, None
             if host is not None:
@@ -136,7 +155,13 @@ class Database:
         await self.close()
 
     def _begin(self) -> None:
-        self._client = client = Client(
+        self._client = client = self._make_client(self._follow_leader)
+        if self._reads_aside:
+            self._reader = self._make_client(follow_leader=False, aside=True)
+        self.kv.bind(client.submit, (self._reader or client).ask)
+
+    def _make_client(self, follow_leader: bool, *, aside: bool = False) -> Client:  # noqa: FBT001
+        return Client(
             self._endpoints,
             dials=self._dialer,
             cluster=self._cluster,
@@ -144,10 +169,10 @@ class Database:
             stall_timeout=self._stall_timeout,
             session_ttl_ms=self._session_ttl_ms,
             name=self._name,
-            follow_leader=self._follow_leader,
+            follow_leader=follow_leader,
+            aside=aside,
             random=self._random,
         )
-        self.kv.bind(client.submit, client.query)
 
     def _running(self) -> Client:
         if self._client is None:
@@ -164,43 +189,109 @@ class Database:
     # --- machines ------------------------------------------------------------------------------
 
     @overload
+    def machine(
+        self, name: Declared | type[Declared], *, timeout: float | None = None
+    ) -> Handle: ...
+    @overload
     def machine(self, name: str) -> Machine[Any]: ...
     @overload
     def machine(self, name: str, result_type: type[R]) -> Machine[R]: ...
     @overload
     def machine(self, name: str, result_type: Any) -> Machine[Any]: ...  # noqa: ANN401
-    def machine(self, name: str, result_type: Any = None) -> Machine[Any]:
+    def machine(
+        self, name: Any, result_type: Any = None, *, timeout: float | None = None
+    ) -> Machine[Any] | Handle:
         """A handle of the machine registered as *name* on the nodes.
+
+        *name* may be the machine's class, or an object of it, if its methods are marked as commands
+        and queries: then the handle has these as methods of its own. *timeout*: of its calls,
+        unless they say otherwise; None: the handle's.
 
         *result_type*: a tagged, array-like struct, or a union of such, that its commands and
         queries return. Without, results come as plain msgpack values, ``[tag, field, ...]``.
 
         Raises:
-            InvalidArgumentError: that cannot be a name, or msgspec cannot decode the type.
+            InvalidArgumentError: that cannot be a name, or msgspec cannot decode the type, or the
+                class declares no commands.
             LimitExceededError: more than ``MACHINES_MAX`` different ones were asked for.
         """
+        return machine_handle(self, self._scope, name, result_type, timeout)
+
+    def at(self, level: Level, token: str = "") -> View:
+        """A view of this handle whose calls are at *level*, and which is a session of its own: its
+        ``causal`` reads see what its calls have seen, and what the bearer of *token* had.
+
+        Raises:
+            InvalidArgumentError: there is no such level.
+            TokenError: *token* is malformed, or of another cluster. If no node has answered yet,
+                the latter is found by the first call.
+        """
+        view = View(self, level, Seen())
+        view.merge(token)
+        return view
+
+    # --- for typed handles and views -------------------------------------------------------------
+
+    @property
+    def timeout(self) -> float:
+        """Of calls that do not name one, in seconds."""
+        return self._timeout
+
+    @property
+    def cluster(self) -> str:
+        """Id of the cluster; "" before any node has answered."""
+        return self._cluster if self._client is None else self._client.cluster
+
+    @property
+    def seen(self) -> int:
+        """The highest log index that any answer on this handle has named."""
+        clients = (self._client, self._reader)
+        return max((client.seen for client in clients if client is not None), default=0)
+
+    async def welcomed(self, timeout: float) -> None:
+        """As ``Client.first_welcome``."""
+        await self._running().first_welcome(timeout)
+
+    def codec(self, name: str, result_type: Any) -> MachineCodec:  # noqa: ANN401
+        """What speaks to machine *name*. *result_type*: as for ``machine``, or a declaration."""
         codec = self._codecs.get((name, result_type))
         if codec is None:
-            codec = machine_codec(name, result_type)
+            declared = isinstance(result_type, Declaration)
+            codec = (declared_codec if declared else machine_codec)(name, result_type)
             if len(self._codecs) >= MACHINES_MAX:
                 raise LimitExceededError(f"one handle speaks to up to {MACHINES_MAX} machines")
             self._codecs[name, result_type] = codec
-        return Machine(self, codec, self._timeout)
+        return codec
 
-    def submit(self, codec: MachineCodec, item: object, timeout: float) -> AnyFuture:
-        """Plan one command; for typed handles. See ``Client.submit``."""
-        return self._running().submit(codec, item, timeout)
+    def submit(
+        self,
+        codec: MachineCodec,
+        item: object,
+        timeout: float,
+        level: int = 0,
+        receipt: Receipt | None = None,
+        /,
+    ) -> AnyFuture:
+        """Plan one command. See ``Client.submit``."""
+        return self._running().submit(codec, item, timeout, level, receipt)
 
     def ask(
         self,
         codec: MachineCodec,
         item: object,
         timeout: float,
-        linearizable: bool,  # noqa: FBT001
+        after: int = LINEARIZABLE,
+        receipt: Receipt | None = None,
         /,
     ) -> AnyFuture:
-        """Plan one query; for typed handles. See ``Client.query``."""
-        return self._running().query(codec, item, timeout, linearizable)
+        """Plan one query. See ``Client.query``."""
+        client = self._running()
+        return (self._reader or client).query(codec, item, timeout, after, receipt)
+
+    @property
+    def watches(self) -> Watches:
+        """What this handle watches; for typed handles. See ``Watches.open``."""
+        return self._running().watches
 
     # --- administration ------------------------------------------------------------------------
 
@@ -259,7 +350,13 @@ class Database:
 
     def statistics(self) -> ClientStatistics:
         """Counters of this handle."""
-        return self._running().statistics()
+        told = self._running().statistics()
+        if self._reader is None:
+            return told
+        waiting = told.queries_unanswered + self._reader.statistics().queries_unanswered
+        return msgspec.structs.replace(
+            told, queries_unanswered=waiting, reads_from=self._reader.node
+        )
 
     async def _change(
         self, method: str, arguments: dict[str, Any], timeout: float | None
@@ -286,6 +383,7 @@ class Options(TypedDict, total=False):
     tls: ssl.SSLContext | None
     server_hostname: str | None
     follow_leader: bool
+    reads: Reads
 
 
 def connect(
@@ -300,6 +398,7 @@ def connect(
     tls: ssl.SSLContext | None = None,
     server_hostname: str | None = None,
     follow_leader: bool = True,
+    reads: Reads = "leader",
 ) -> Database:
     """A handle on the cluster at *endpoints*: "host:port,host:port", a list of such, or a node of
     this process. Touches no network yet: ``async with``, or the first call, does.
@@ -317,6 +416,8 @@ def connect(
         server_hostname: the name in the nodes' certificates, if it is not the host dialled.
         follow_leader: False stays with the one endpoint given, whoever leads: reads are served by
             that node, linearizable all the same, and writes are refused.
+        reads: "leader": reads go where writes go. "any": over a second connection, to some other
+            node, which relieves the leader; to the leader while there is no other.
 
     Raises:
         InvalidArgumentError: an argument has the wrong type or range.
@@ -332,6 +433,7 @@ def connect(
         tls=tls,
         server_hostname=server_hostname,
         follow_leader=follow_leader,
+        reads=reads,
     )
 
 

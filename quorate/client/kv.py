@@ -2,19 +2,25 @@
 
 Calls made in one turn of the loop leave in one frame, whoever makes them: there is no pipeline to
 open. Keys and values are bytes; a ``str`` is taken as its UTF-8 encoding; what comes back is
-bytes. Every call takes *timeout*, in seconds, instead of the handle's own.
+bytes. Every call takes
+
+* *timeout*, in seconds, instead of the handle's own;
+* *level*: "strong", "quorum" (the default), "causal" or "eventual", see ``docs/consistency.md``. At
+  "eventual" a write is over before its result is known, and comes to ``Accepted`` instead;
+* *receipt*: a ``Receipt``, which is told what the call got.
 
 Every call may raise, besides what it names itself:
 
 * ``NotSentError``, ``OverloadedError``, ``ClosedError``: surely without effect;
 * ``DeadlineExceededError``, ``OutcomeUnknownError``, ``SessionExpiredError``: a write may have
-  happened, or may yet (``error.definite`` is False).
+  happened, or may yet (``error.definite`` is False);
+* ``UnconfirmedError``: a "strong" write has happened, and some member has not confirmed it.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, Final, Literal, overload
 
 from quorate.base.kv_commands import (
     Compare,
@@ -37,9 +43,11 @@ from quorate.base.kv_commands import (
     Txn,
     TxnResult,
 )
+from quorate.base.levels import Accepted, CertainLevel, Level
 from quorate.base.limits import KEY_BYTES_MAX, TXN_OPERATIONS_MAX, VALUE_BYTES_MAX
 from quorate.client import operations as ops
 from quorate.client.codec import AnyFuture, MachineCodec
+from quorate.client.levels import Receipt, Scope
 from quorate.client.operations import Bytes
 from quorate.client.settings import check_timeout
 from quorate.errors import InvalidArgumentError, LimitExceededError
@@ -55,30 +63,61 @@ def _finish_get(future: AnyFuture, result: GetResult) -> None:
 #: One for all handles: calls share a segment only if they share a codec.
 _CODEC: Final = MachineCodec(KV_MACHINE, KvResult, {GetResult: _finish_get})
 
-Submit = Callable[[MachineCodec, object, float], AnyFuture]
-Ask = Callable[[MachineCodec, object, float, bool], AnyFuture]
+Plan = Callable[[MachineCodec, object, float], AnyFuture]
 
 
 class Kv:
-    """See the module. Made by ``Database``: *submit* and *ask* plan commands and queries."""
+    """See the module. Made by ``Database``: *submit* and *ask* plan commands and linearizable
+    queries, *scope* makes the calls that want something else."""
 
-    __slots__ = ("_ask", "_submit", "_timeout")
+    __slots__ = ("_ask", "_plain", "_scope", "_submit", "_timeout")
 
-    def __init__(self, submit: Submit, ask: Ask, timeout: float) -> None:
+    def __init__(self, submit: Plan, ask: Plan, scope: Scope, timeout: float) -> None:
         self._submit = submit
         self._ask = ask
+        self._scope = scope
+        self._plain = scope.plain
         self._timeout = timeout
 
-    def bind(self, submit: Submit, ask: Ask) -> None:
+    def bind(self, submit: Plan, ask: Plan) -> None:
         """Use these from now on; for ``Database``."""
         self._submit = submit
         self._ask = ask
 
     # --- one key -------------------------------------------------------------------------------
 
+    @overload
     async def put(
-        self, key: Bytes, value: Bytes, *, previous: bool = False, timeout: float | None = None
-    ) -> PutResult:
+        self,
+        key: Bytes,
+        value: Bytes,
+        *,
+        previous: bool = False,
+        level: Literal["eventual"],
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
+    ) -> Accepted: ...
+    @overload
+    async def put(
+        self,
+        key: Bytes,
+        value: Bytes,
+        *,
+        previous: bool = False,
+        level: CertainLevel | None = None,
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
+    ) -> PutResult: ...
+    async def put(
+        self,
+        key: Bytes,
+        value: Bytes,
+        *,
+        previous: bool = False,
+        level: Level | None = None,
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
+    ) -> PutResult | Accepted:
         """Set *key* to *value*; with *previous*, the result shows what was there."""
         if (
             type(key) is not bytes
@@ -89,34 +128,93 @@ class Kv:
         ):
             key, value = ops.as_key(key), ops.as_value(value)
         wait_s = self._timeout if timeout is None else check_timeout(timeout)
-        result: PutResult = await self._submit(_CODEC, Put(key, value, previous), wait_s)
+        command = Put(key, value, previous)
+        result: PutResult | Accepted
+        if level is None and receipt is None and self._plain:
+            result = await self._submit(_CODEC, command, wait_s)
+        else:
+            result = await self._scope.write(_CODEC, command, wait_s, level, receipt)
         return result
 
     async def get(
-        self, key: Bytes, *, linearizable: bool = True, timeout: float | None = None
+        self,
+        key: Bytes,
+        *,
+        level: Level | None = None,
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
     ) -> KeyValue | None:
-        """The value and revisions of *key*, None if there is no such key. Not *linearizable*:
-        as the connected node has it, which may be old."""
-        query = Get(ops.as_key(key))
-        wait_s = self._timeout if timeout is None else check_timeout(timeout)
-        item: KeyValue | None = await self._ask(_CODEC, query, wait_s, linearizable)
+        """The value and revisions of *key*, None if there is no such key."""
+        item: KeyValue | None = await self._read(Get(ops.as_key(key)), level, receipt, timeout)
         return item
 
+    @overload
     async def delete(
-        self, key: Bytes, *, previous: bool = False, timeout: float | None = None
-    ) -> DeleteResult:
+        self,
+        key: Bytes,
+        *,
+        previous: bool = False,
+        level: Literal["eventual"],
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
+    ) -> Accepted: ...
+    @overload
+    async def delete(
+        self,
+        key: Bytes,
+        *,
+        previous: bool = False,
+        level: CertainLevel | None = None,
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
+    ) -> DeleteResult: ...
+    async def delete(
+        self,
+        key: Bytes,
+        *,
+        previous: bool = False,
+        level: Level | None = None,
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
+    ) -> DeleteResult | Accepted:
         """Remove *key*; ``count`` of the result is 0 if there was none."""
-        result: DeleteResult = await self._do(ops.delete(key, previous=previous), timeout)
+        result: DeleteResult | Accepted = await self._do(
+            ops.delete(key, previous=previous), level, receipt, timeout
+        )
         return result
 
+    @overload
     async def compare_and_set(
         self,
         key: Bytes,
         expected: Bytes | int | None,
         value: Bytes | None,
         *,
+        level: Literal["eventual"],
+        receipt: Receipt | None = None,
         timeout: float | None = None,
-    ) -> CompareAndSetResult:
+    ) -> Accepted: ...
+    @overload
+    async def compare_and_set(
+        self,
+        key: Bytes,
+        expected: Bytes | int | None,
+        value: Bytes | None,
+        *,
+        level: CertainLevel | None = None,
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
+    ) -> CompareAndSetResult: ...
+    async def compare_and_set(
+        self,
+        key: Bytes,
+        expected: Bytes | int | None,
+        value: Bytes | None,
+        *,
+        level: Level | None = None,
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
+    ) -> CompareAndSetResult | Accepted:
         """Set *key* to *value* (None: remove it) if it is as *expected*: a value, or the revision
         that last modified it, or None for "there is no such key"."""
         command = CompareAndSet(
@@ -124,19 +222,45 @@ class Kv:
             None if value is None else ops.as_value(value),
             _as_expected(expected),
         )
-        result: CompareAndSetResult = await self._do(command, timeout)
+        result: CompareAndSetResult | Accepted = await self._do(command, level, receipt, timeout)
         return result
 
+    @overload
     async def increment(
-        self, key: Bytes, delta: int = 1, *, timeout: float | None = None
-    ) -> IncrementResult:
+        self,
+        key: Bytes,
+        delta: int = 1,
+        *,
+        level: Literal["eventual"],
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
+    ) -> Accepted: ...
+    @overload
+    async def increment(
+        self,
+        key: Bytes,
+        delta: int = 1,
+        *,
+        level: CertainLevel | None = None,
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
+    ) -> IncrementResult: ...
+    async def increment(
+        self,
+        key: Bytes,
+        delta: int = 1,
+        *,
+        level: Level | None = None,
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
+    ) -> IncrementResult | Accepted:
         """Add *delta* to the decimal number that *key* holds as text; a missing key counts as 0.
 
         Raises:
             CommandError: the value is no such number, or the sum leaves 64 bits.
         """
         command: Increment = ops.increment(key, delta)
-        result: IncrementResult = await self._do(command, timeout)
+        result: IncrementResult | Accepted = await self._do(command, level, receipt, timeout)
         return result
 
     # --- many keys -----------------------------------------------------------------------------
@@ -150,7 +274,8 @@ class Kv:
         limit: int = 0,
         reverse: bool = False,
         keys_only: bool = False,
-        linearizable: bool = True,
+        level: Level | None = None,
+        receipt: Receipt | None = None,
         timeout: float | None = None,
     ) -> RangeResult:
         """Keys in order: from *start* up to but not including *end*, or all with *prefix*. If
@@ -159,8 +284,7 @@ class Kv:
         query = ops.span(
             start, end, prefix=prefix, limit=limit, reverse=reverse, keys_only=keys_only
         )
-        wait_s = self._timeout if timeout is None else check_timeout(timeout)
-        result: RangeResult = await self._ask(_CODEC, query, wait_s, linearizable)
+        result: RangeResult = await self._read(query, level, receipt, timeout)
         return result
 
     async def count(
@@ -169,13 +293,13 @@ class Kv:
         end: Bytes | None = None,
         *,
         prefix: Bytes | None = None,
-        linearizable: bool = True,
+        level: Level | None = None,
+        receipt: Receipt | None = None,
         timeout: float | None = None,
     ) -> int:
         """How many keys there are in a range named as in ``range``."""
         query = ops.span(start, end, prefix=prefix, count_only=True)
-        wait_s = self._timeout if timeout is None else check_timeout(timeout)
-        result: RangeResult = await self._ask(_CODEC, query, wait_s, linearizable)
+        result: RangeResult = await self._read(query, level, receipt, timeout)
         return result.count
 
     async def scan(
@@ -186,7 +310,8 @@ class Kv:
         prefix: Bytes | None = None,
         keys_only: bool = False,
         page: int = SCAN_PAGE_KEYS,
-        linearizable: bool = True,
+        level: Level | None = None,
+        receipt: Receipt | None = None,
         timeout: float | None = None,
     ) -> AsyncIterator[KeyValue]:
         """Every key of a range of any size, in order, *page* keys per query. Each page is read
@@ -197,7 +322,8 @@ class Kv:
             prefix=prefix,
             keys_only=keys_only,
             page=page,
-            linearizable=linearizable,
+            level=level,
+            receipt=receipt,
             timeout=timeout,
         ):
             for item in items:
@@ -211,7 +337,8 @@ class Kv:
         prefix: Bytes | None = None,
         keys_only: bool = False,
         page: int = SCAN_PAGE_KEYS,
-        linearizable: bool = True,
+        level: Level | None = None,
+        receipt: Receipt | None = None,
         timeout: float | None = None,
     ) -> AsyncIterator[tuple[KeyValue, ...]]:
         """As ``scan``, page by page."""
@@ -220,15 +347,15 @@ class Kv:
             raise InvalidArgumentError("a page has at least one key")
         if query.prefix:
             query = Range(query.start, after_prefix(query.start), limit=page, keys_only=keys_only)
-        wait_s = self._timeout if timeout is None else check_timeout(timeout)
         while True:
-            found: RangeResult = await self._ask(_CODEC, query, wait_s, linearizable)
+            found: RangeResult = await self._read(query, level, receipt, timeout)
             if found.items:
                 yield found.items
             if not found.more or not found.items:
                 return
             query = Range(found.items[-1].key + b"\0", query.end, limit=page, keys_only=keys_only)
 
+    @overload
     async def delete_range(
         self,
         start: Bytes | None = None,
@@ -237,23 +364,74 @@ class Kv:
         prefix: Bytes | None = None,
         limit: int = 0,
         previous: bool = False,
+        level: Literal["eventual"],
+        receipt: Receipt | None = None,
         timeout: float | None = None,
-    ) -> DeleteResult:
+    ) -> Accepted: ...
+    @overload
+    async def delete_range(
+        self,
+        start: Bytes | None = None,
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        limit: int = 0,
+        previous: bool = False,
+        level: CertainLevel | None = None,
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
+    ) -> DeleteResult: ...
+    async def delete_range(
+        self,
+        start: Bytes | None = None,
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        limit: int = 0,
+        previous: bool = False,
+        level: Level | None = None,
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
+    ) -> DeleteResult | Accepted:
         """Remove a range named as in ``range``. *limit* 0: all of it, and the command is refused
         if that is more than ``RANGE_LIMIT_MAX`` keys; otherwise at most so many, and ``more`` of
         the result says whether some are left."""
         command = ops.delete_span(start, end, prefix=prefix, limit=limit, previous=previous)
-        result: DeleteResult = await self._do(command, timeout)
+        result: DeleteResult | Accepted = await self._do(command, level, receipt, timeout)
         return result
 
+    @overload
     async def txn(
         self,
         compare: Iterable[Compare] = (),
         *,
         then: Iterable[Operation] = (),
         otherwise: Iterable[Operation] = (),
+        level: Literal["eventual"],
+        receipt: Receipt | None = None,
         timeout: float | None = None,
-    ) -> TxnResult:
+    ) -> Accepted: ...
+    @overload
+    async def txn(
+        self,
+        compare: Iterable[Compare] = (),
+        *,
+        then: Iterable[Operation] = (),
+        otherwise: Iterable[Operation] = (),
+        level: CertainLevel | None = None,
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
+    ) -> TxnResult: ...
+    async def txn(
+        self,
+        compare: Iterable[Compare] = (),
+        *,
+        then: Iterable[Operation] = (),
+        otherwise: Iterable[Operation] = (),
+        level: Level | None = None,
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
+    ) -> TxnResult | Accepted:
         """If all of *compare* hold, do *then*, else *otherwise*: all or nothing, in order, under
         one revision. Conditions and operations come from ``quorate.ops``.
 
@@ -269,20 +447,35 @@ class Kv:
             strict=True,
         ):
             _check_part(part, what, kind)
-        result: TxnResult = await self._do(Txn(*parts), timeout)
+        result: TxnResult | Accepted = await self._do(Txn(*parts), level, receipt, timeout)
         return result
 
     async def statistics(
-        self, *, linearizable: bool = True, timeout: float | None = None
+        self,
+        *,
+        level: Level | None = None,
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
     ) -> StatusResult:
         """The store's revision and number of keys."""
-        wait_s = self._timeout if timeout is None else check_timeout(timeout)
-        result: StatusResult = await self._ask(_CODEC, Status(), wait_s, linearizable)
+        result: StatusResult = await self._read(Status(), level, receipt, timeout)
         return result
 
-    def _do(self, command: object, timeout: float | None) -> AnyFuture:
+    def _do(
+        self, command: object, level: Level | None, receipt: Receipt | None, timeout: float | None
+    ) -> Awaitable[Any]:
         wait_s = self._timeout if timeout is None else check_timeout(timeout)
-        return self._submit(_CODEC, command, wait_s)
+        if level is None and receipt is None and self._plain:
+            return self._submit(_CODEC, command, wait_s)
+        return self._scope.write(_CODEC, command, wait_s, level, receipt)
+
+    def _read(
+        self, query: object, level: Level | None, receipt: Receipt | None, timeout: float | None
+    ) -> Awaitable[Any]:
+        wait_s = self._timeout if timeout is None else check_timeout(timeout)
+        if level is None and receipt is None and self._plain:
+            return self._ask(_CODEC, query, wait_s)
+        return self._scope.read(_CODEC, query, wait_s, level, receipt)
 
 
 def after_prefix(prefix: bytes) -> bytes | None:

@@ -40,8 +40,9 @@ class _Asked:
 
 
 class Querier:
-    """*linearizable*: of all its queries; there is one querier for each kind. *follows_leader*:
-    whether a refusal sends the owner to another node; if not, the same one is asked again."""
+    """*linearizable*: of all its queries; there is one querier for each kind, and for the other the
+    option of a call is the index that it follows. *moves_on*: whether a refusal sends the owner to
+    another node; if not, the same one is asked again."""
 
     def __init__(
         self,
@@ -50,19 +51,20 @@ class Querier:
         next_id: Callable[[], int],
         *,
         linearizable: bool,
-        follows_leader: bool,
+        moves_on: bool,
     ) -> None:
         self.queue = queue
         self._now = now
         self._next_id = next_id
         self._linearizable = linearizable
-        self._follows_leader = follows_leader
+        self._moves_on = moves_on
         self._asked: dict[int, _Asked] = {}
         self._asked_bytes = 0
         self._resend = False
         self._paused_until = -inf
         self._deadline_min = inf
         self._last_refusal = ""
+        self.seen = 0  #: the highest log index that a reply has named
 
     @property
     def waiting(self) -> bool:
@@ -107,7 +109,7 @@ class Querier:
 
     def _ask(self, segments: list[Segment]) -> Query:
         bundle = Bundle(segments)
-        frame = Query(self._next_id(), bundle.wire_runs, self._linearizable)
+        frame = Query(self._next_id(), bundle.wire_runs, self._linearizable, bundle.option)
         self._asked[frame.id] = _Asked(frame, bundle)
         self._asked_bytes += bundle.size_bytes
         self._deadline_min = min(self._deadline_min, bundle.deadline_min)
@@ -124,6 +126,8 @@ class Querier:
         except QuorateError as error:
             asked.bundle.fail(error)
             return True
+        self.seen = max(self.seen, reply.index)
+        asked.bundle.note(reply.index)
         for (codec, futures), results in zip(asked.bundle.runs, decoded, strict=True):
             if asked.bundle.count > 1 and Failure in set(map(type, results)):
                 codec.finish(*self._ask_refused_again(asked.bundle, codec, futures, results))
@@ -164,7 +168,7 @@ class Querier:
                 self._asked[self._ask(half).id].to_send = self._resend = True
 
     def on_failed(self, failed: QueryFailed) -> bool:
-        """Act on a refusal. True: the leader must be looked for."""
+        """Act on a refusal. True: another node must be looked for."""
         asked = self._asked.get(failed.id)
         if asked is None:
             return False
@@ -172,11 +176,11 @@ class Querier:
         if rerouted or failed.code == OverloadedError.code:
             asked.to_send = self._resend = True
             self._last_refusal = f"{failed.code}: {failed.message}"
-            if not rerouted or not self._follows_leader:
+            if not rerouted or not self._moves_on:
                 # What does not look for another node must not spin either.
                 delay_s = retry_delay_s(failed.retry_after_ms)
                 self._paused_until = max(self._paused_until, self._now() + delay_s)
-            return rerouted and self._follows_leader
+            return rerouted and self._moves_on
         self._forget(failed.id)
         error = error_from_code(failed.code, failed.message)
         # Too much for one reply, or a query that one machine of several cannot have: those which

@@ -104,6 +104,14 @@ class Routing:
         places = [place for place in dict.fromkeys(places) if place not in self._unlucky]
         return [place for place in (*places, *self._unlucky) if place != but]
 
+    def round_aside(self) -> list[Endpoint]:
+        """As ``round``, the leader's last of those that did not fail, the others in any order."""
+        leaders = self.towards_leader()
+        known = [place for place in self.round() if place not in self._unlucky]
+        others = [place for place in known if place not in leaders]
+        self._random.shuffle(others)
+        return [*others, *(place for place in known if place in leaders), *self._unlucky]
+
     def failed(self, endpoint: Endpoint) -> None:
         """Try *endpoint* last, next time."""
         self._unlucky.pop(endpoint, None)

@@ -1,8 +1,9 @@
 """Segments and the bounded queue they wait in: calls made in one loop turn, before they are sent.
 
-A *segment* is a row of calls of one loop turn for one machine under one timeout. Sharing the
-deadline is what makes deadlines free: 1000 calls cost one clock reading and one comparison, where
-``loop.call_later`` for each costs about 1 us to set and cancel.
+A *segment* is a row of calls of one loop turn for one machine under one timeout and one *option*:
+the level of a write, the index that a read follows. Sharing the deadline is what makes deadlines
+free: 1000 calls cost one clock reading and one comparison, where ``loop.call_later`` for each costs
+about 1 us to set and cancel.
 """
 
 from __future__ import annotations
@@ -16,21 +17,29 @@ import msgspec
 from quorate.base.frames import Run
 from quorate.base.limits import BATCH_BYTES_MAX, BATCH_COMMANDS_MAX
 from quorate.client.codec import AnyFuture, MachineCodec, pack_array
+from quorate.client.levels import Receipt
 from quorate.errors import OverloadedError, QuorateError
 
 
 class Segment:
     """See the module. *deadline*: loop time, in seconds; ``inf`` once it is over."""
 
-    __slots__ = ("codec", "deadline", "futures", "parts", "size_bytes", "timeout")
+    __slots__ = (
+        "codec", "deadline", "futures", "option", "parts", "receipts", "size_bytes", "timeout",
+    )  # fmt: skip
 
-    def __init__(self, codec: MachineCodec, timeout: float, deadline: float) -> None:
+    def __init__(
+        self, codec: MachineCodec, timeout: float, deadline: float, option: int = 0
+    ) -> None:
         self.codec = codec
         self.timeout = timeout
         self.deadline = deadline
+        self.option = option
         self.parts: list[bytes] = []
         self.futures: list[AnyFuture] = []
         self.size_bytes = 0
+        #: Of those calls that want one; also of some that are in another piece of the segment.
+        self.receipts: dict[AnyFuture, Receipt] | None = None
 
     def fail(self, error: QuorateError) -> None:
         fail_futures(self.futures, error)
@@ -44,7 +53,8 @@ class Segment:
         return self._pick([at for at, future in enumerate(self.futures) if future in futures])
 
     def _pick(self, places: Sequence[int]) -> Segment:
-        piece = Segment(self.codec, self.timeout, self.deadline)
+        piece = Segment(self.codec, self.timeout, self.deadline, self.option)
+        piece.receipts = self.receipts
         piece.parts = [self.parts[at] for at in places]
         piece.futures = [self.futures[at] for at in places]
         piece.size_bytes = sum(map(len, piece.parts))
@@ -108,8 +118,16 @@ class SegmentQueue:
     def __bool__(self) -> bool:
         return bool(self._segments)
 
-    def add(self, codec: MachineCodec, item: object, timeout: float) -> AnyFuture:
-        """Queue one call; *timeout* in seconds was checked by the caller.
+    def add(
+        self,
+        codec: MachineCodec,
+        item: object,
+        timeout: float,
+        option: int = 0,
+        receipt: Receipt | None = None,
+    ) -> AnyFuture:
+        """Queue one call; *timeout* in seconds was checked by the caller. *receipt*: is told the
+        index of the answer.
 
         Raises:
             InvalidArgumentError, LimitExceededError: see ``MachineCodec.encode_checked``.
@@ -121,17 +139,22 @@ class SegmentQueue:
             segment is None
             or segment.codec is not codec
             or segment.timeout != timeout
+            or segment.option != option
             or segment.size_bytes + len(part) > BATCH_BYTES_MAX
             or len(segment.parts) >= BATCH_COMMANDS_MAX
         ):
-            segment = self._begin(codec, timeout)
+            segment = self._begin(codec, timeout, option)
         future = self._create_future()
+        if receipt is not None:
+            if segment.receipts is None:
+                segment.receipts = {}
+            segment.receipts[future] = receipt
         segment.parts.append(part)
         segment.futures.append(future)
         segment.size_bytes += len(part)
         return future
 
-    def _begin(self, codec: MachineCodec, timeout: float) -> Segment:
+    def _begin(self, codec: MachineCodec, timeout: float, option: int) -> Segment:
         self.close_turn()
         if self.commands >= self._commands_max or self.size_bytes >= self._bytes_max:
             raise OverloadedError(
@@ -139,7 +162,7 @@ class SegmentQueue:
                 f"(limits {self._commands_max} and {self._bytes_max}); wait for some of them"
             )
         self._wake()  # raises when closed, and then nothing may stay behind
-        segment = Segment(codec, timeout, self._now() + timeout)
+        segment = Segment(codec, timeout, self._now() + timeout, option)
         self._open = segment
         self._segments.append(segment)
         self.deadline_min = min(self.deadline_min, segment.deadline)
@@ -153,8 +176,8 @@ class SegmentQueue:
             self.size_bytes += segment.size_bytes
 
     def take(self, budget_bytes: int = BATCH_BYTES_MAX) -> list[Segment]:
-        """Segments for one batch, as many as its limits and *budget_bytes* allow. Empty: nothing
-        fits, or all callers were cancelled."""
+        """Segments for one batch, all of one option, as many as its limits and *budget_bytes*
+        allow. Empty: nothing fits, or all callers were cancelled."""
         self.close_turn()
         taken: list[Segment] = []
         count = size_bytes = 0
@@ -164,6 +187,8 @@ class SegmentQueue:
             segment = segments[0]
             length, length_bytes = len(segment.parts), segment.size_bytes
             if count + length > BATCH_COMMANDS_MAX or size_bytes + length_bytes > bytes_max:
+                break
+            if taken and segment.option != taken[0].option:
                 break
             segments.popleft()
             self.commands -= length
@@ -200,13 +225,14 @@ class SegmentQueue:
 
 
 class Bundle:
-    """Segments as they go out: wire runs, and who waits for each. Consecutive segments of one
-    machine share a run. Unchanged from here on, so that a resend is byte-equal."""
+    """Segments of one option as they go out: wire runs, and who waits for each. Consecutive ones of
+    one machine share a run. Unchanged from here on, so that a resend is byte-equal."""
 
-    __slots__ = ("count", "runs", "segments", "size_bytes", "wire_runs")
+    __slots__ = ("count", "option", "runs", "segments", "size_bytes", "wire_runs")
 
     def __init__(self, segments: list[Segment]) -> None:
         self.segments = segments
+        self.option = segments[0].option if segments else 0
         self.count = sum(len(segment.parts) for segment in segments)
         self.size_bytes = sum(segment.size_bytes for segment in segments)
         joined: list[tuple[MachineCodec, list[bytes], list[AnyFuture]]] = []
@@ -246,3 +272,12 @@ class Bundle:
     def fail(self, error: QuorateError) -> None:
         for _, futures in self.runs:
             fail_futures(futures, error)
+
+    def note(self, index: int, *, may_be_lost: bool = False) -> None:
+        """The answer names *index*: tell the receipts, before the calls that wait are woken."""
+        for segment in self.segments:
+            if segment.receipts is not None:
+                for future in segment.futures:
+                    receipt = segment.receipts.get(future)
+                    if receipt is not None and not future.done():
+                        receipt.index, receipt.may_be_lost = index, may_be_lost

@@ -21,8 +21,11 @@ from collections.abc import Callable
 from enum import Enum
 from math import inf
 
-from quorate.base.frames import Run, Submit, SubmitFailed, SubmitReply
+import msgspec
+
+from quorate.base.frames import Run, Submit, SubmitAccepted, SubmitFailed, SubmitReply
 from quorate.base.invariants import must
+from quorate.base.levels import ANSWER_DURABLE, Accepted
 from quorate.client.codec import decode_results
 from quorate.client.segments import Bundle, SegmentQueue
 from quorate.client.session import Session
@@ -116,6 +119,7 @@ class Submitter:
         self._deadline_min = inf  # no unanswered batch has a deadline before it
         self._last_refusal = ""
         self.resent_count = 0
+        self.seen = 0  #: the highest log index that a reply has named
 
     @property
     def acknowledged(self) -> int:
@@ -198,7 +202,7 @@ class Submitter:
                 # room for them is refused until it says which of them have arrived.
                 frame = batch.frame
                 if frame.session != 0:
-                    frame = Submit(frame.session, frame.sequence, self.acknowledged, frame.runs)
+                    frame = msgspec.structs.replace(frame, acknowledged=self.acknowledged)
                 frames.append(frame)
                 self.resent_count += 1
 
@@ -234,7 +238,8 @@ class Submitter:
     ) -> None:
         acknowledged = 0 if kind is Kind.OPEN else self.acknowledged
         self._sequence += 1
-        frame = Submit(session, self._sequence, acknowledged, runs)
+        level = 0 if bundle is None else bundle.option
+        frame = Submit(session, self._sequence, acknowledged, runs, level)
         batch = Batch(frame, kind, bundle, self._now())
         self._unanswered[self._sequence] = batch
         self._unanswered_bytes += batch.size_bytes
@@ -249,6 +254,7 @@ class Submitter:
         batch = self._forget(reply.sequence)
         if batch is None:
             return
+        self.seen = max(self.seen, reply.index)
         self._last_refusal = ""
         if batch.kind is Kind.OPEN:
             self._opened(batch, reply)
@@ -256,15 +262,34 @@ class Submitter:
         self.session.renewed(batch.sent_at)
         if batch.kind is Kind.CLOSE:
             self.session.ended()
-        if batch.bundle is None:
+        if batch.bundle is not None:
+            self._complete(batch.bundle, reply)
+
+    def _complete(self, bundle: Bundle, reply: SubmitReply) -> None:
+        if bundle.option == ANSWER_DURABLE:  # more than was asked for
+            _accept(bundle, Accepted(reply.index, 0))
             return
         try:
-            decoded = decode_results(batch.bundle.runs, reply.results)
+            decoded = decode_results(bundle.runs, reply.results)
         except QuorateError as error:
-            batch.bundle.fail(error)
+            bundle.fail(error)
             return
-        for (codec, futures), results in zip(batch.bundle.runs, decoded, strict=True):
-            codec.finish(futures, results)
+        bundle.note(reply.index)
+        for (codec, futures), results in zip(bundle.runs, decoded, strict=True):
+            if reply.unconfirmed:
+                codec.finish_unconfirmed(futures, results, reply.index, reply.unconfirmed)
+            else:
+                codec.finish(futures, results)
+
+    def on_accepted(self, accepted: SubmitAccepted) -> None:
+        """A node has the batch on its disk. That is all that will be heard of it, so it is over;
+        whether the session was renewed will show."""
+        batch = self._unanswered.get(accepted.sequence)
+        if batch is None or batch.bundle is None or batch.bundle.option != ANSWER_DURABLE:
+            return  # not what was asked for: the answer to that is still to come
+        self._forget(accepted.sequence)
+        self._last_refusal = ""
+        _accept(batch.bundle, Accepted(accepted.index, accepted.term))
 
     def _opened(self, batch: Batch, reply: SubmitReply) -> None:
         try:
@@ -399,3 +424,11 @@ class Submitter:
         self._fail_unsent(unsent)
         unknown = OutcomeUnknownError("the handle was closed while the command was under way")
         self._fail_unanswered(unknown, unsent)
+
+
+def _accept(bundle: Bundle, accepted: Accepted) -> None:
+    bundle.note(accepted.index, may_be_lost=True)
+    for _, futures in bundle.runs:
+        for future in futures:
+            if not future.done():
+                future.set_result(accepted)

@@ -12,36 +12,43 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import functools
 import importlib.util
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError, Future
-from typing import Any, Final, Generic, Self, TypeVar, Unpack, overload
-
-from quorate.base.kv_commands import (
-    Compare,
-    CompareAndSetResult,
-    DeleteResult,
-    IncrementResult,
-    KeyValue,
-    Operation,
-    PutResult,
-    RangeResult,
-    StatusResult,
-    TxnResult,
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Final,
+    Generic,
+    Literal,
+    ParamSpec,
+    Self,
+    TypeVar,
+    Unpack,
+    overload,
 )
+
+from quorate.base.declaring import Declared
+from quorate.base.levels import Accepted, CertainLevel, Level
 from quorate.client import database as asynchronous
 from quorate.client import kv as asynchronous_kv
 from quorate.client import machines as asynchronous_machines
+from quorate.client import views as asynchronous_views
 from quorate.client.client import ClientStatistics
 from quorate.client.endpoints import parse_endpoints
-from quorate.client.operations import Bytes
+from quorate.client.handles import Handle as AsyncHandle
+from quorate.client.levels import Receipt
+from quorate.client.sync_kv import Kv
 from quorate.errors import ClosedError, InvalidArgumentError
 
 R = TypeVar("R")
 T = TypeVar("T")
+P = ParamSpec("P")
 
 CLOSE_TIMEOUT_S: Final = 10.0  # closing an embedded node writes a checkpoint
 
@@ -181,7 +188,7 @@ class Database:
     def __init__(self, make: Callable[[], asynchronous.Database]) -> None:
         self._make = make
         self._runs = _Loop()
-        self.kv = Kv(self._run_on_kv, self._runs)
+        self.kv = Kv(self._run_on_kv)
         this = weakref.ref(self)
         self._runs.at_exit = lambda: _close(this)
 
@@ -227,18 +234,32 @@ class Database:
     # --- machines and administration -----------------------------------------------------------
 
     @overload
+    def machine(
+        self, name: Declared | type[Declared], *, timeout: float | None = None
+    ) -> Handle: ...
+    @overload
     def machine(self, name: str) -> Machine[Any]: ...
     @overload
     def machine(self, name: str, result_type: type[R]) -> Machine[R]: ...
     @overload
     def machine(self, name: str, result_type: Any) -> Machine[Any]: ...  # noqa: ANN401
-    def machine(self, name: str, result_type: Any = None) -> Machine[Any]:
+    def machine(
+        self, name: Any, result_type: Any = None, *, timeout: float | None = None
+    ) -> Machine[Any] | Handle:
         """As ``Database.machine``."""
 
-        async def find(database: asynchronous.Database) -> asynchronous_machines.Machine[Any]:
-            return database.machine(name, result_type)
+        async def find(database: asynchronous.Database) -> Any:  # noqa: ANN401
+            return database.machine(name, result_type, timeout=timeout)  # type: ignore[call-overload]
 
-        return Machine(self._run(find), self._runs)
+        return _machine(self._run(find), self._runs)
+
+    def at(self, level: Level, token: str = "") -> View:
+        """As ``Database.at``."""
+
+        async def look(database: asynchronous.Database) -> asynchronous_views.View:
+            return database.at(level, token)
+
+        return View(self._run(look), self._runs)
 
     def status(self, *, timeout: float | None = None) -> dict[str, Any]:
         """As ``Database.status``."""
@@ -307,175 +328,136 @@ class Machine(Generic[R]):
         """The machine's name, as registered on the nodes."""
         return self._twin.name
 
-    def execute(self, command: object, *, timeout: float | None = None) -> R:
+    @overload
+    def execute(
+        self,
+        command: object,
+        *,
+        level: Literal["eventual"],
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
+    ) -> Accepted: ...
+    @overload
+    def execute(
+        self,
+        command: object,
+        *,
+        level: CertainLevel | None = None,
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
+    ) -> R: ...
+    def execute(
+        self,
+        command: object,
+        *,
+        level: Level | None = None,
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
+    ) -> R | Accepted:
         """As ``Machine.execute``."""
-        return self._runs.run(lambda: self._twin.execute(command, timeout=timeout))
+        made = functools.partial(
+            self._twin.execute, command, level=level, receipt=receipt, timeout=timeout
+        )
+        return self._runs.run(made)
 
-    def query(self, query: object, *, linearizable: bool = True, timeout: float | None = None) -> R:
+    def query(
+        self,
+        query: object,
+        *,
+        level: Level | None = None,
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
+    ) -> R:
         """As ``Machine.query``."""
-        return self._runs.run(
-            lambda: self._twin.query(query, linearizable=linearizable, timeout=timeout)
+        made = functools.partial(
+            self._twin.query, query, level=level, receipt=receipt, timeout=timeout
         )
+        return self._runs.run(made)
 
 
-class Kv:
-    """As the asynchronous ``Kv``; every call is explained there."""
+class Handle:
+    """As the asynchronous ``Handle``, without ``await``."""
 
-    def __init__(self, run: Callable[[Callable[..., Any]], Any], runs: _Loop) -> None:
-        self._run = run
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Callable[..., Any]: ...
+
+    def __init__(self, twin: AsyncHandle, runs: _Loop) -> None:
+        self._twin = twin
         self._runs = runs
+        for name, method in vars(type(twin)).items():
+            if not name.startswith("_"):
+                setattr(self, name, self._blocking(method))
 
-    def put(
-        self, key: Bytes, value: Bytes, *, previous: bool = False, timeout: float | None = None
-    ) -> PutResult:
-        """As ``Kv.put``."""
-        result: PutResult = self._run(
-            lambda kv: kv.put(key, value, previous=previous, timeout=timeout)
-        )
-        return result
+    def _blocking(self, method: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            return self._runs.run(lambda: method(self._twin, *args, **kwargs))
 
-    def get(
-        self, key: Bytes, *, linearizable: bool = True, timeout: float | None = None
-    ) -> KeyValue | None:
-        """As ``Kv.get``."""
-        item: KeyValue | None = self._run(
-            lambda kv: kv.get(key, linearizable=linearizable, timeout=timeout)
-        )
-        return item
+        return call
 
-    def delete(
-        self, key: Bytes, *, previous: bool = False, timeout: float | None = None
-    ) -> DeleteResult:
-        """As ``Kv.delete``."""
-        result: DeleteResult = self._run(
-            lambda kv: kv.delete(key, previous=previous, timeout=timeout)
-        )
-        return result
+    @property
+    def raw(self) -> Machine[Any]:
+        """As ``Handle.raw``."""
+        return Machine(self._twin.raw, self._runs)
 
-    def compare_and_set(
-        self,
-        key: Bytes,
-        expected: Bytes | int | None,
-        value: Bytes | None,
-        *,
-        timeout: float | None = None,
-    ) -> CompareAndSetResult:
-        """As ``Kv.compare_and_set``."""
-        result: CompareAndSetResult = self._run(
-            lambda kv: kv.compare_and_set(key, expected, value, timeout=timeout)
-        )
-        return result
+    def call(
+        self, method: Callable[Concatenate[Any, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As ``Handle.call``."""
 
-    def increment(
-        self, key: Bytes, delta: int = 1, *, timeout: float | None = None
-    ) -> IncrementResult:
-        """As ``Kv.increment``."""
-        result: IncrementResult = self._run(lambda kv: kv.increment(key, delta, timeout=timeout))
-        return result
+        async def on_loop() -> T:
+            return await self._twin.call(method, *args, **kwargs)
 
-    def range(
-        self,
-        start: Bytes | None = None,
-        end: Bytes | None = None,
-        *,
-        prefix: Bytes | None = None,
-        limit: int = 0,
-        reverse: bool = False,
-        keys_only: bool = False,
-        linearizable: bool = True,
-        timeout: float | None = None,
-    ) -> RangeResult:
-        """As ``Kv.range``."""
-        given = locals()
-        result: RangeResult = self._run(lambda kv: kv.range(**_arguments(given)))
-        return result
-
-    def count(
-        self,
-        start: Bytes | None = None,
-        end: Bytes | None = None,
-        *,
-        prefix: Bytes | None = None,
-        linearizable: bool = True,
-        timeout: float | None = None,
-    ) -> int:
-        """As ``Kv.count``."""
-        given = locals()
-        number: int = self._run(lambda kv: kv.count(**_arguments(given)))
-        return number
-
-    def scan(
-        self,
-        start: Bytes | None = None,
-        end: Bytes | None = None,
-        *,
-        prefix: Bytes | None = None,
-        keys_only: bool = False,
-        page: int = asynchronous_kv.SCAN_PAGE_KEYS,
-        linearizable: bool = True,
-        timeout: float | None = None,
-    ) -> Iterator[KeyValue]:
-        """As ``Kv.scan``."""
-        given = locals()
-
-        async def begin(kv: asynchronous_kv.Kv) -> Any:  # noqa: ANN401
-            return kv.pages(**_arguments(given))
-
-        pages = self._run(begin)
-
-        async def turn() -> tuple[KeyValue, ...]:
-            try:
-                page: tuple[KeyValue, ...] = await anext(pages)
-            except StopAsyncIteration:
-                return ()
-            return page
-
-        while items := self._runs.run(turn):
-            yield from items
-
-    def delete_range(
-        self,
-        start: Bytes | None = None,
-        end: Bytes | None = None,
-        *,
-        prefix: Bytes | None = None,
-        limit: int = 0,
-        previous: bool = False,
-        timeout: float | None = None,
-    ) -> DeleteResult:
-        """As ``Kv.delete_range``."""
-        given = locals()
-        result: DeleteResult = self._run(lambda kv: kv.delete_range(**_arguments(given)))
-        return result
-
-    def txn(
-        self,
-        compare: Iterable[Compare] = (),
-        *,
-        then: Iterable[Operation] = (),
-        otherwise: Iterable[Operation] = (),
-        timeout: float | None = None,
-    ) -> TxnResult:
-        """As ``Kv.txn``."""
-        # Iterated here: a generator may belong to this thread.
-        parts = tuple(compare), tuple(then), tuple(otherwise)
-        result: TxnResult = self._run(
-            lambda kv: kv.txn(parts[0], then=parts[1], otherwise=parts[2], timeout=timeout)
-        )
-        return result
-
-    def statistics(
-        self, *, linearizable: bool = True, timeout: float | None = None
-    ) -> StatusResult:
-        """As ``Kv.statistics``."""
-        result: StatusResult = self._run(
-            lambda kv: kv.statistics(linearizable=linearizable, timeout=timeout)
-        )
-        return result
+        return self._runs.run(on_loop)
 
 
-def _arguments(given: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in given.items() if name != "self"}
+class View:
+    """As the asynchronous ``View``."""
+
+    def __init__(self, twin: asynchronous_views.View, runs: _Loop) -> None:
+        self._twin = twin
+        self._runs = runs
+        self.kv = Kv(lambda call: runs.run(lambda: call(twin.kv)))
+
+    @property
+    def level(self) -> Level:
+        """As ``View.level``."""
+        return self._twin.level
+
+    @property
+    def token(self) -> str:
+        """As ``View.token``."""
+        return self._twin.token
+
+    def merge(self, token: str) -> None:
+        """As ``View.merge``."""
+        self._twin.merge(token)
+
+    def at(self, level: Level, token: str = "") -> View:
+        """As ``View.at``."""
+        return View(self._twin.at(level, token), self._runs)
+
+    @overload
+    def machine(
+        self, name: Declared | type[Declared], *, timeout: float | None = None
+    ) -> Handle: ...
+    @overload
+    def machine(self, name: str) -> Machine[Any]: ...
+    @overload
+    def machine(self, name: str, result_type: type[R]) -> Machine[R]: ...
+    @overload
+    def machine(self, name: str, result_type: Any) -> Machine[Any]: ...  # noqa: ANN401
+    def machine(
+        self, name: Any, result_type: Any = None, *, timeout: float | None = None
+    ) -> Machine[Any] | Handle:
+        """As ``Database.machine``."""
+        twin: Any = self._twin.machine(name, result_type, timeout=timeout)  # type: ignore[call-overload]
+        return _machine(twin, self._runs)
+
+
+def _machine(twin: Any, runs: _Loop) -> Machine[Any] | Handle:  # noqa: ANN401
+    return Handle(twin, runs) if isinstance(twin, AsyncHandle) else Machine(twin, runs)
 
 
 def connect(endpoints: str | Sequence[str], **options: Unpack[asynchronous.Options]) -> Database:

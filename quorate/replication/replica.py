@@ -15,12 +15,13 @@ from random import Random
 
 import msgspec
 
-from quorate.base.frames import Query, QueryFailed, QueryReply, Submit
+from quorate.base.frames import Query, Submit
 from quorate.base.invariants import must
 from quorate.base.limits import ENTRY_BYTES_MAX, MIB
 from quorate.base.types import NO_NODE, LogIndex, NodeId
 from quorate.consensus.core import Core
 from quorate.consensus.events import (
+    Announce,
     Compacted,
     Event,
     PeerLost,
@@ -50,21 +51,24 @@ from quorate.errors import (
     ReadOnlyError,
     StorageError,
     UnavailableError,
+    WatchLaggingError,
 )
+from quorate.replication.acknowledging import Acknowledging
 from quorate.replication.applying import Applier
 from quorate.replication.batch import Batch, batch_time_ms, encode_batch
 from quorate.replication.clock import Clock, ClusterClock, TickPace
 from quorate.replication.disk import Held, JobRunner, LogWriter
 from quorate.replication.divergence import DivergenceWatch
+from quorate.replication.feeds import Feeds
 from quorate.replication.log_cache import LogCache
 from quorate.replication.machines import Machines
 from quorate.replication.pipeline import Pipeline
 from quorate.replication.proposals import Proposals, SubmitSink, Waiting
-from quorate.replication.reading import QuerySink, Reads
+from quorate.replication.reading import QuerySink, Serving
 from quorate.replication.recovery import Recovered
 from quorate.replication.sending import AppendSender
 from quorate.replication.statistics import Counts, ReplicaStatistics
-from quorate.replication.transport import PeerFrame, StateDigest, Transport
+from quorate.replication.transport import AppliedRequest, PeerFrame, StateDigest, Transport
 from quorate.storage.interfaces import LogStore
 
 _logger = logging.getLogger("quorate.replica")
@@ -90,7 +94,7 @@ class Replica:
     """
 
     _stopped = _performing = False
-    _flush_scheduled = _round_scheduled = False
+    _flush_scheduled = False
     _ticker: asyncio.TimerHandle | None = None
 
     def __init__(
@@ -115,6 +119,7 @@ class Replica:
         self.core: Core = recovered.core
         self.machines = machines
         self.divergence = DivergenceWatch()
+        self.feeds = Feeds(machines.machine)
         self.node_id = self.core.state.node_id
         self.read_only = ""  #: why growing writes are refused, or ""
         self._transport = transport
@@ -144,6 +149,7 @@ class Replica:
             self._cache,
             self._proposals,
             self.divergence,
+            self.feeds,
             read_runner,
             clock,
             applied=recovered.applied.index,
@@ -152,7 +158,20 @@ class Replica:
         )
         self._cluster_clock = ClusterClock(clock)
         self._last_time_ms = machines.time_ms
-        self._reads = Reads(ask=self._ask_index, first_context=random.getrandbits(52))
+        self._serving = Serving(
+            machines,
+            self._applier,
+            clock,
+            ask=self._ask_index,
+            first_context=random.getrandbits(52),
+        )
+        self._acknowledging = Acknowledging(
+            self.core.state,
+            clock,
+            session_alive=machines.sessions.__contains__,
+            ask=self._ask_applied,
+            tell=self._tell_applied,
+        )
         self._pace = TickPace(clock, config.tick_ms / 1000)
         self._counts = Counts()
         self.divergence.reset(recovered.applied.index, machines.state_hash)
@@ -190,7 +209,9 @@ class Replica:
         reason = error or ClosedError("the node is stopping")
         self._proposals.fail_queued(reason.code, str(reason))
         self._proposals.fail_proposed(OutcomeUnknownError(f"the node stopped: {reason}"))
-        self._reads.fail_all(UnavailableError.code, str(reason))
+        self._acknowledging.give_up_all()
+        self._serving.stop(UnavailableError.code, str(reason))
+        self.feeds.end_all(UnavailableError(str(reason)))
         for future in self._installed.values():
             if not future.done():
                 future.set_exception(reason)
@@ -275,6 +296,8 @@ class Replica:
         prepared = self.machines.prepare(submit)
         if self.read_only and not self.machines.frees_space(prepared):
             raise ReadOnlyError(self.read_only)
+        if submit.level:
+            sink = self._acknowledging.sink(submit, sink)
         self._proposals.add(prepared, sink)
         self._counts.submissions += 1
         self._flush_soon()
@@ -315,7 +338,11 @@ class Replica:
         if output.refusal is not None:
             self._proposals.give_back(taken)
         else:
-            self._proposals.proposed(output.proposed, self.core.state.term, taken)
+            term = self.core.state.term
+            self._proposals.proposed(output.proposed, term, taken)
+            if self._acknowledging.expecting:
+                more = self._proposals.queued > 0
+                self._acknowledging.proposed(output.proposed, term, taken, more=more)
             self._counts.proposals += 1
             self._pipeline.proposed()
         self._perform(output)
@@ -336,50 +363,17 @@ class Replica:
     # --- reads -----------------------------------------------------------------------------------
 
     def query(self, query: Query, sink: QuerySink) -> None:
-        """Answer *query* from the local state: at once, or after a read-index round.
+        """Answer *query* from the local state: after a read-index round, or as soon as that has
+        come to ``query.after``.
 
         Raises:
             ClosedError, UnavailableError, OverloadedError, UnknownMachineError, BadCommandError.
         """
-        if self._stopped:
-            raise ClosedError("the node is stopping")
-        for run in query.runs:
-            self.machines.machine(run.machine)
+        self._serving.query(query, sink)
         self._counts.queries += 1
-        if query.linearizable:
-            self._reads.add(query, sink)
-            self._round_soon()
-        elif self._applier.ready:
-            sink(self._answer(query))
-        else:
-            raise UnavailableError("this node is loading a snapshot; ask another")
-
-    def _round_soon(self) -> None:
-        if not self._round_scheduled:
-            self._round_scheduled = True
-            self._loop.call_soon(self._start_round)
-
-    def _start_round(self) -> None:
-        self._round_scheduled = False
-        if not self._stopped:
-            self._reads.start_round(self._clock.monotonic_s())
 
     def _ask_index(self, context: int) -> None:
         self.step(ReadIndex(context, int(self._clock.monotonic_s() * 1000)))
-
-    def _answer(self, query: Query) -> QueryReply | QueryFailed:
-        try:
-            results = self.machines.query_runs(query.runs)
-        except QuorateError as error:
-            return QueryFailed(query.id, error.code, str(error))
-        return QueryReply(query.id, self._applier.applied, msgspec.Raw(results))
-
-    def _serve_reads(self) -> None:
-        if self._reads.any_granted and self._applier.ready:
-            for reading in self._reads.ready(self._applier.applied):
-                reading.sink(self._answer(reading.query))
-            if self._reads.any_waiting:
-                self._round_soon()
 
     # --- the network -----------------------------------------------------------------------------
 
@@ -387,6 +381,9 @@ class Replica:
         """A validated frame from another member."""
         if isinstance(frame, StateDigest):
             self.divergence.on_digest(frame, self._applier.applied)
+            self._acknowledging.heard(frame)
+        elif isinstance(frame, AppliedRequest):
+            self._acknowledging.asked(frame.sender, frame.index, self._applier.applied)
         else:
             self.step(frame)
 
@@ -411,9 +408,18 @@ class Replica:
             self._sender.send(message)
             return
         self._transport.send(message.target, message)
-        if isinstance(message, Heartbeat | HeartbeatReply) and self._applier.ready:
+        if isinstance(message, Heartbeat | HeartbeatReply):
+            self._tell_applied(message.target)
+
+    def _tell_applied(self, node: NodeId) -> None:
+        if self._applier.ready:
             digest = StateDigest(self.node_id, self._applier.applied, self.machines.state_hash)
-            self._transport.send(message.target, digest)
+            self._transport.send(node, digest)
+
+    def _ask_applied(self, nodes: tuple[NodeId, ...], index: LogIndex) -> None:
+        self.step(Announce())
+        for node in nodes:
+            self._transport.send(node, AppliedRequest(self.node_id, index))
 
     # --- the core --------------------------------------------------------------------------------
 
@@ -445,6 +451,7 @@ class Replica:
                 self._change_role(output.role_change)
             if output.membership is not None:
                 self._transport.set_members(self.addresses())
+                self._acknowledging.forget(output.membership.members())
                 self._on_membership(output.membership)
             if output.commit and output.persist is not None and not self.is_leader:
                 self._applier.later()
@@ -452,8 +459,8 @@ class Replica:
                 self._applier.run()
             if output.read_states:
                 for read in output.read_states:
-                    self._reads.on_index(read.context, read.index)
-                self._serve_reads()
+                    self._serving.on_index(read.context, read.index)
+                self._serving.serve()
             for node in output.snapshots:
                 self._on_snapshot_needed(node)
         except Exception as error:  # noqa: BLE001 - as in ``_propose``
@@ -497,6 +504,7 @@ class Replica:
             self.fail(error)
             return
         self.step(Persisted(persist_id))
+        self._acknowledging.persisted()
         self._cache.trim(self._applier.applied, self.core.state.persisted)
         for done in [each for each in self._installed if each <= persist_id]:
             future = self._installed.pop(done)
@@ -514,6 +522,7 @@ class Replica:
             self._cluster_clock.lead(max(self._last_time_ms, self.machines.time_ms))
         else:
             self._proposals.fail_queued(NotLeaderError.code, "this node stopped leading")
+            self._acknowledging.give_up_all()
         self._on_role(change)
 
     def _tick(self) -> None:
@@ -526,14 +535,17 @@ class Replica:
         if self._stopped:
             return
         try:
-            self._reads.on_tick(now_s)
+            self._serving.on_tick(now_s)
+            self._acknowledging.on_tick(now_s)
             if self.core.state.role is Role.LEADER and self._applier.ready:
                 self._propose_time()
         except Exception as error:  # noqa: BLE001 - as in ``_propose``
             self.fail(error)
 
     def _on_progress(self) -> None:
-        self._serve_reads()
+        self.feeds.flush(self._applier.applied)
+        self._serving.serve()
+        self._acknowledging.progressed(self._applier.applied)
         if self._proposals.queued:
             self._flush_soon()
         self._on_applied()
@@ -568,6 +580,7 @@ class Replica:
             self._perform(output)
             return None
         self._applier.suspend()
+        self.feeds.end_all(WatchLaggingError("this node's state was replaced by a snapshot"))
         self._last_persist_id = persist.id
         self._cache.reset(persist.reset.index)
         future = self._loop.create_future()
@@ -580,4 +593,4 @@ class Replica:
         """The machines hold the installed snapshot; go on applying after it."""
         self._last_time_ms = max(self._last_time_ms, self.machines.time_ms)
         self._applier.resume(LogIndex(self.machines.index))
-        self._serve_reads()  # those that waited for no more than that
+        self._serving.serve()  # those that waited for no more than that

@@ -73,7 +73,7 @@ async def get(target: Target, key: KeyArgument, *, local: LocalOption = False) -
     """Print the value of KEY as it is; exit status 4 if there is no such key."""
     wanted = as_key(to_bytes(key))
     async with opened(target) as db:
-        item = await db.kv.get(wanted, linearizable=not local)
+        item = await db.kv.get(wanted, level="eventual" if local else "quorum")
     if target.json:
         emit({"item": None if item is None else item_json(item)})
     elif item is None:
@@ -135,7 +135,7 @@ async def range_(
     first, last = _bounds(start, end, prefix=prefix)
     async with opened(target) as db:
         if count:
-            number = await db.kv.count(first, last, linearizable=not local)
+            number = await db.kv.count(first, last, level="eventual" if local else "quorum")
             emit({"count": number}) if target.json else say(str(number))
             return Exit.OK
         left = limit
@@ -146,7 +146,7 @@ async def range_(
                 limit=min(left, RANGE_LIMIT_MAX) if limit else RANGE_LIMIT_MAX,
                 reverse=reverse,
                 keys_only=keys_only,
-                linearizable=not local,
+                level="eventual" if local else "quorum",
             )
             for item in page.items:
                 _print_item(item, keys_only=keys_only, as_json=target.json)

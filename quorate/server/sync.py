@@ -6,11 +6,12 @@ import os
 from collections.abc import Sequence
 
 from quorate.client.settings import TIMEOUT_S_DEFAULT
-from quorate.client.sync import Database, Kv, Machine, connect
+from quorate.client.sync import Database, Handle, Machine, View, connect
+from quorate.client.sync_kv import Kv
 from quorate.replication import machine
 from quorate.server import embedded
 
-__all__ = ["Database", "Kv", "Machine", "connect", "open"]
+__all__ = ["Database", "Handle", "Kv", "Machine", "View", "connect", "open"]
 
 
 def open(  # noqa: A001  sync.open(path) reads as what it does

@@ -198,7 +198,7 @@ async def test_reads_and_looks_are_asked_again(lone: FakeCluster) -> None:
             lone.script = once(fault, Query)
             assert await db.kv.get("k")
             lone.script = once(fault, Query)
-            assert await db.kv.get("k", linearizable=False)
+            assert await db.kv.get("k", level="eventual")
             lone.script = once(fault, AdminRequest)
             assert (await db.status())["node"] == 1
 
@@ -342,7 +342,7 @@ async def test_a_node_that_hangs_up_at_every_request_is_not_hammered(lone: FakeC
 
 async def test_a_deadline_ends_every_call_when_nobody_answers() -> None:
     db = connect("127.0.0.1:1", timeout=0.1)
-    calls = [db.kv.put("k", "v"), db.kv.get("k"), db.kv.get("k", linearizable=False), db.status()]
+    calls = [db.kv.put("k", "v"), db.kv.get("k"), db.kv.get("k", level="eventual"), db.status()]
     began = time.monotonic()
     for error in await asyncio.gather(*map(outcome, calls)):
         assert isinstance(error, NotSentError)

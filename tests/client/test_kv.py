@@ -45,7 +45,7 @@ async def test_one_key(db: Database) -> None:
     first = KeyValue(b"k", b"1", 1, 1, 1)
     assert await db.kv.put(b"k", bytearray(b"2"), previous=True) == PutResult(2, first)
     assert await db.kv.get("k") == KeyValue(b"k", b"2", 1, 2, 2)
-    assert await db.kv.get("k", linearizable=False) == KeyValue(b"k", b"2", 1, 2, 2)
+    assert await db.kv.get("k", level="eventual") == KeyValue(b"k", b"2", 1, 2, 2)
     assert await db.kv.delete("k") == DeleteResult(3, 1)
     assert await db.kv.delete("k") == DeleteResult(3, 0)
     assert (await db.kv.statistics()).revision == 3

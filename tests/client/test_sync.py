@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from quorate.client import database, kv, machines, operations, sync
+from quorate.client import database, kv, machines, operations, sync, views
 from quorate.errors import ClosedError, InvalidArgumentError, NotSentError, UnavailableError
 from quorate.replication.kv import KvMachine
 from tests.client.fake_cluster import SILENT, FakeCluster, fake_cluster
@@ -51,10 +51,11 @@ def cluster() -> Iterator[FakeCluster]:
         (sync.Kv, kv.Kv),
         (sync.Database, database.Database),
         (sync.Machine, machines.Machine),
+        (sync.View, views.View),
     ],
 )
 def test_the_twins_have_the_same_names_and_arguments(ours: type, theirs: type) -> None:
-    inner = {"bind", "pages", "submit", "ask"}
+    inner = {"bind", "pages", "submit", "ask", "codec", "welcomed"}
     for name, member in vars(theirs).items():
         if name.startswith("_") or name in inner or not inspect.isfunction(member):
             continue
