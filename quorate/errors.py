@@ -200,6 +200,12 @@ class MembershipError(QuorateError):
     code = "membership"
 
 
+class UpgradeError(QuorateError):
+    """A machine was not upgraded; the text names the members whose code stands in the way."""
+
+    code = "upgrade"
+
+
 class TransferError(QuorateError):
     """Leadership could not be handed over; the old leader still leads, or an election runs."""
 

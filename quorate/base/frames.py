@@ -51,7 +51,8 @@ class MemberInfo(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """The connection stands. *leader* 0: not known now; a ``LeaderInfo`` follows when it is."""
+    """The connection stands. *leader* 0: not known now; a ``LeaderInfo`` follows when it is.
+    *machines*: by name, the versions of its machines that the node's code has."""
 
     version: int
     cluster: str
@@ -60,6 +61,7 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=2):
     leader: int
     term: int
     members: tuple[MemberInfo, ...]
+    machines: dict[str, int] = {}
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=3):

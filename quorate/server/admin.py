@@ -13,6 +13,7 @@ members.address       node, address                    likewise
 leader.transfer       target (0: the best one),        {"leader": node}; done already if the
                       source (0: any)                  target, or another than source, leads
 checkpoint                                             {"index": log index}
+machines.upgrade      name                             {"machine", "version", "before", "behind"}
 ====================  ===============================  ==========================================
 
 A change with the argument *again* is done if it is already so: a client sends it when the answer
@@ -75,6 +76,7 @@ class Admin:
             "members.address": lambda given: self._change(ChangeKind.ADDRESS, given),
             "leader.transfer": self._transfer,
             "checkpoint": self._checkpoint,
+            "machines.upgrade": self._upgrade,
         }
 
     async def call(self, request: AdminRequest) -> object:
@@ -237,6 +239,12 @@ class Admin:
 
     async def _checkpoint(self, _given: dict[str, Any]) -> object:
         return {"index": await self._node.checkpoint()}
+
+    async def _upgrade(self, given: dict[str, Any]) -> object:
+        name = given.get("name")
+        if not isinstance(name, str):
+            raise InvalidArgumentError(f"name must be that of a machine, not {name!r}")
+        return await self._node.parts.upgrades.upgrade(name)
 
 
 def _node_argument(given: dict[str, Any], name: str) -> NodeId:

@@ -10,7 +10,15 @@ from typing import Any
 import typer
 
 from quorate.base.version import VERSION
-from quorate.server import cli_certs, cli_demo, cli_kv, cli_members, cli_serve, cli_status
+from quorate.server import (
+    cli_certs,
+    cli_demo,
+    cli_kv,
+    cli_machines,
+    cli_members,
+    cli_serve,
+    cli_status,
+)
 from quorate.server.cli_common import Exit, JsonOption, emit, say
 
 HELP = """A replicated key-value store that keeps its promises: run nodes, tend them, use them.
@@ -31,6 +39,7 @@ app.add_typer(cli_kv.app, name="kv")
 app.add_typer(cli_members.app, name="members")
 app.command("transfer-leader")(cli_members.transfer_leader)
 app.command("snapshot")(cli_members.snapshot)
+app.command("upgrade")(cli_machines.upgrade)
 app.add_typer(cli_certs.app, name="certs")
 app.command("demo")(cli_demo.demo)
 

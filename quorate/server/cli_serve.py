@@ -49,6 +49,7 @@ _FLAGS: Final[dict[str, tuple[type, str, str]]] = {
     "metrics_listen": (str, "--metrics-listen", "HOST:PORT of /metrics, /live, /ready. [none]"),
     "disk_reserve_mib": (int, "--disk-reserve-mib", "Free space that turns it read-only. [64]"),
     "snapshot_mib_per_s": (int, "--snapshot-mib-per-s", "Speed of sending snapshots. [16]"),
+    "machines": (str, "--machines", "Machines of yours, as MODULE:CLASS,MODULE:CLASS. [none]"),
 }
 must(tuple(_FLAGS) == SETTINGS, "every setting is a flag", flags=tuple(_FLAGS))
 

@@ -40,6 +40,7 @@ from quorate.base.frames import (
 from quorate.base.limits import FRAME_BYTES_MAX, MIB
 from quorate.consensus.membership import Membership
 from quorate.errors import (
+    BadCommandError,
     ClosedError,
     LimitExceededError,
     OverloadedError,
@@ -63,6 +64,8 @@ UNREAD_EVENTS_BYTES_MAX = 4 * MIB
 #: Answers that a client does not read; beyond it the connection is closed.
 UNREAD_BYTES_MAX = 2 * FRAME_BYTES_MAX + 32 * MIB
 RETRY_AFTER_MS = 100
+#: Machines whose commands only leaders propose.
+INTERNAL = frozenset({"cluster", "versions"})
 
 _decode = msgspec.msgpack.Decoder(ClientFrame).decode
 
@@ -120,6 +123,7 @@ class ClientService:
             info.leader,
             info.term,
             info.members,
+            self.replica.machines.registry.code_versions(),
         )
 
     def tell_all(self) -> None:
@@ -223,6 +227,9 @@ class ClientConnection:
     def _submit(self, submit: Submit) -> None:
         try:
             self._check_outstanding()
+            for run in submit.runs:
+                if run.machine in INTERNAL:
+                    raise BadCommandError(f"machine {run.machine} takes commands of nodes only")
             self._service.replica.submit(submit, self._answer)
             self.outstanding += 1
         except QuorateError as error:

@@ -94,6 +94,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     disk_reserve_mib: int = 64
     #: Speed at which a snapshot is sent to a member that is far behind.
     snapshot_mib_per_s: int = 16
+    #: Machines of the user's own, as "package.module:Class"; the same on every member.
+    machines: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.validate()
@@ -371,7 +373,7 @@ def _typed(name: str, value: object, where: str) -> object:
     try:
         if name == "initial":
             return _founders(value)
-        if name == "join" and isinstance(value, str):
+        if name in ("join", "machines") and isinstance(value, str):
             value = [item.strip() for item in value.split(",") if item.strip()]
         if isinstance(value, str) and kind is bool:
             return _boolean(value)

@@ -19,6 +19,7 @@ from quorate.base.frames import (
     ROLE_SNAPSHOT,
     WIRE_VERSION,
     Hello,
+    Welcome,
 )
 from quorate.base.limits import MIB
 from quorate.base.types import NO_NODE, LogIndex, NodeId
@@ -53,12 +54,14 @@ from quorate.server.greeting import greet
 from quorate.server.identity import Gate, open_identity
 from quorate.server.joining import find_cluster
 from quorate.server.listener import Listener, Routes
+from quorate.server.loading import load_machines
 from quorate.server.peers import PeerEvents, PeerTransport
 from quorate.server.platform import Platform
 from quorate.server.registrar import Registrar
 from quorate.server.relay import Relays
 from quorate.server.status import node_status
 from quorate.server.tls import peer_context, server_context
+from quorate.server.upgrading import Upgrades
 from quorate.storage.directory import DataDirectory, Identity
 from quorate.storage.interfaces import StateStore
 from quorate.storage.wal import WriteAheadLog
@@ -73,9 +76,9 @@ FINISH_TIMEOUT_S: Final = 2.0
 class Node:
     """A member that runs in this process and on this event loop.
 
-    *config*: see ``NodeConfig``. *machines*: machines of the user's own, beside the built-in ones;
-    the same on every member, in the same order. *platform*: other surroundings than the real
-    system, for tests. Use ``async with``, or ``start`` and ``stop``.
+    *config*: see ``NodeConfig``. *machines*: machines of the user's own, beside the built-in ones
+    and those that *config* names; the same on every member. *platform*: other surroundings than the
+    real system, for tests. Use ``async with``, or ``start`` and ``stop``.
     """
 
     def __init__(
@@ -90,7 +93,10 @@ class Node:
         self._clock, self._random = self._platform.clock, self._platform.random
         self._cluster_machine = ClusterMachine()
         self.kv_machine = KvMachine()
-        self.machines = Machines((self.kv_machine, self._cluster_machine, *machines))
+        self.machines = Machines(
+            (self.kv_machine, self._cluster_machine),
+            (*load_machines(config.machines), *machines),
+        )
         self.address = config.advertised  #: how others reach this node, once started
         self.port = 0  #: of the listener, once started; 0: none
         self._started_s = 0.0
@@ -313,6 +319,7 @@ class Node:
             on_disk_full=disk_guard.full,
         )
         admin = Admin(self)
+        upgrades = Upgrades(replica, peers.connected)
         return _Parts(
             gate=gate,
             log=disk.log,
@@ -336,7 +343,10 @@ class Node:
                 replica, checkpointer, disk.store, disk.store_runner, self._on_failure
             ),
             disk_guard=disk_guard,
-            registrar=Registrar(gate.identity, self.address, self._cluster_machine, replica),
+            registrar=Registrar(
+                gate.identity, self.address, self._cluster_machine, replica, upgrades
+            ),
+            upgrades=upgrades,
             tls=context,
         )
 
@@ -457,9 +467,10 @@ class Node:
             parts.checkpointer.on_applied()
             parts.registrar.on_applied()
 
-    def _on_peer_reached(self, node: NodeId, incarnation: str) -> None:
+    def _on_peer_reached(self, node: NodeId, welcome: Welcome) -> None:
         parts = self.parts
-        parts.registrar.shown(node, incarnation)
+        parts.registrar.shown(node, welcome.incarnation)
+        parts.upgrades.told(node, welcome.machines)
         parts.replica.peer_reached(node)
         parts.registrar.tend()
 
@@ -546,6 +557,7 @@ class _Parts(msgspec.Struct, frozen=True, kw_only=True):
     receiver: SnapshotReceiver
     disk_guard: DiskGuard
     registrar: Registrar
+    upgrades: Upgrades
     tls: ssl.SSLContext | None
 
 

@@ -16,7 +16,7 @@ from random import Random
 
 import msgspec
 
-from quorate.base.frames import ROLE_PEER, UNDECODABLE, WIRE_VERSION, Hello, encode_frame
+from quorate.base.frames import ROLE_PEER, UNDECODABLE, WIRE_VERSION, Hello, Welcome, encode_frame
 from quorate.base.limits import FRAME_BYTES_MAX, MIB
 from quorate.base.types import NodeId
 from quorate.consensus.messages import validate
@@ -42,12 +42,12 @@ BACKOFF_REFUSED_S = 3.0
 
 class PeerEvents(msgspec.Struct, frozen=True):
     """What the owner wants to hear. *pinned*: asked for the incarnation known for a member.
-    *reached* gets the one that the member has shown; *lost* comes once after each *reached*.
-    *frame*: a message from a member."""
+    *reached* gets the welcome in which the member has shown its own; *lost* comes once after each
+    *reached*. *frame*: a message from a member."""
 
     frame: Callable[[PeerFrame], None]
     pinned: Callable[[NodeId], str]
-    reached: Callable[[NodeId, str], None]
+    reached: Callable[[NodeId, Welcome], None]
     lost: Callable[[NodeId], None]
 
 
@@ -197,7 +197,7 @@ class _Link:
         connection.on_closed = self._down
         self.connection = connection
         self.problem = ""
-        owner.events.reached(self.node, welcome.incarnation)
+        owner.events.reached(self.node, welcome)
 
     def _down(self, reason: str) -> None:
         self.connection = None

@@ -1,4 +1,5 @@
-"""What only a leader may record in the log: incarnations of members, and its own new address."""
+"""What only a leader may record in the log: incarnations of members, its own new address, and which
+machines are in force."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from quorate.errors import QuorateError
 from quorate.replication.cluster import ClusterMachine, Pin
 from quorate.replication.proposals import SubmitAnswer
 from quorate.replication.replica import Replica
+from quorate.server.upgrading import Upgrades
 from quorate.storage.directory import Identity
 
 _logger = logging.getLogger("quorate.registrar")
@@ -25,13 +27,19 @@ class Registrar:
     """*address*: how others reach this node."""
 
     def __init__(
-        self, identity: Identity, address: str, machine: ClusterMachine, replica: Replica
+        self,
+        identity: Identity,
+        address: str,
+        machine: ClusterMachine,
+        replica: Replica,
+        upgrades: Upgrades,
     ) -> None:
         self._identity = identity
         self._address = address
         self._machine = machine
         self._replica = replica
         self._shown: dict[NodeId, str] = {identity.node: identity.incarnation}
+        self._upgrades = upgrades
         self._pinning = False
         self._tended_term = Term(0)
 
@@ -69,6 +77,7 @@ class Registrar:
         ]
         if pins and not self._pinning:
             self._pin(pins)
+        self._upgrades.tend()
 
     def _pin(self, pins: list[Pin]) -> None:
         run = Run(ClusterMachine.name, msgspec.Raw(msgspec.msgpack.encode(pins)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from quorate.base.version import VERSION
+from quorate.replication.registry import describe
 from quorate.server.clients import describe_members
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def node_status(node: Node) -> dict[str, Any]:
         "read_only": replica.read_only,
         "sessions": machines.sessions.live_count,
         "clients": len(parts.clients),
+        "machines": describe(machines.registry),
         "keys": node.kv_machine.key_count,
         "revision": node.kv_machine.revision,
         "checkpoint": parts.checkpointer.statistics().last_index,
