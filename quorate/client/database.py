@@ -348,6 +348,15 @@ class Database:
         now: ``{"index": log index}``."""
         return await self._change("checkpoint", {}, timeout)
 
+    async def upgrade(self, machine: str, *, timeout: float | None = None) -> dict[str, Any]:
+        """Have *machine* act as the highest version that the code of all members has:
+        ``{"machine", "version", "before", "behind"}``, the last by member with older code.
+
+        Raises:
+            UpgradeError: a member's code, or its silence, stands in the way; nothing happened.
+        """
+        return await self._change("machines.upgrade", {"name": machine}, timeout)
+
     def statistics(self) -> ClientStatistics:
         """Counters of this handle."""
         told = self._running().statistics()

@@ -301,6 +301,10 @@ class Database:
         """As ``Database.checkpoint``."""
         return self._run(lambda database: database.checkpoint(timeout=timeout))
 
+    def upgrade(self, machine: str, *, timeout: float | None = None) -> dict[str, Any]:
+        """As ``Database.upgrade``."""
+        return self._run(lambda database: database.upgrade(machine, timeout=timeout))
+
     def statistics(self) -> ClientStatistics:
         """As ``Database.statistics``."""
 
