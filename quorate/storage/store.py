@@ -42,6 +42,7 @@ from quorate.errors import (
     StoreCorruptionError,
 )
 from quorate.storage import store_format as form
+from quorate.storage.allocator import give_back_memory
 from quorate.storage.directory import DirectoryLock
 from quorate.storage.durable import NO_SPACE_CODES, REJOIN, disk_errors
 from quorate.storage.environment import (
@@ -265,7 +266,8 @@ class LmdbStateStore:
         return self._installer
 
     def release_pages(self) -> bool:
-        """Give back the memory of pages that were read, by closing and opening the data file.
+        """Give back the memory of pages that were read or written, by closing and opening the data
+        file.
 
         For after ``load``: the pages stay in the system's cache, but no longer count as this
         process's memory. Returns False, having done nothing, if a view is open.
@@ -275,6 +277,7 @@ class LmdbStateStore:
             if environment.views or self._retired:
                 return False
             environment.close()
+            give_back_memory()
             with self._stopping_if_failed():
                 self._environment = _open_environment(environment.path, self._map_bytes)
             return True
