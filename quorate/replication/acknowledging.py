@@ -210,6 +210,14 @@ class Acknowledging:
         for held in late:
             self._give_up(held)
 
+    def lead(self) -> None:
+        """This node leads from now on, and goes by nobody's word to another."""
+        self._applied.clear()
+
+    def lost(self, node: NodeId) -> None:
+        """The connection to *node* broke. It may have died, and come back with less applied."""
+        self._applied.pop(node, None)
+
     def give_up_all(self) -> None:
         """This node does not lead any more: nobody answers it."""
         held, self._held = sorted(self._held), []

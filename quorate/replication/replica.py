@@ -397,6 +397,7 @@ class Replica:
         if self._performing:
             self._loop.call_soon(self.peer_lost, node)
         else:
+            self._acknowledging.lost(node)
             self.step(PeerLost(node))
 
     def snapshot_sent(self, node: NodeId, index: LogIndex, *, ok: bool) -> None:
@@ -520,6 +521,7 @@ class Replica:
             self._counts.leader_changes += 1
         if change.role is Role.LEADER:
             self._cluster_clock.lead(max(self._last_time_ms, self.machines.time_ms))
+            self._acknowledging.lead()
         else:
             self._proposals.fail_queued(NotLeaderError.code, "this node stopped leading")
             self._acknowledging.give_up_all()
