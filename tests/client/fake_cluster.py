@@ -76,6 +76,7 @@ class FakeCluster:
         self.executed: Counter[tuple[int, int]] = (
             Counter()
         )  # (session, sequence) that changed state
+        self.unconfirmed: tuple[int, ...] = ()  # in each reply
         self.relays = False  # nodes splice through to the leader when asked
         self.greeting: Callable[[FakeNode, Hello], Any] | None = None  # instead of the welcome
 
@@ -271,7 +272,8 @@ class _Served(asyncio.Protocol):
             )
         if outcome.index > index:
             cluster.executed[frame.session, frame.sequence] += 1
-        return SubmitReply(frame.sequence, outcome.index, msgspec.Raw(outcome.results))
+        results = msgspec.Raw(outcome.results)
+        return SubmitReply(frame.sequence, outcome.index, results, cluster.unconfirmed)
 
 
 def _fields(info: LeaderInfo) -> tuple[int, int, tuple[MemberInfo, ...]]:
