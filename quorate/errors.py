@@ -12,7 +12,7 @@ Two questions matter to whoever catches one of these:
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class QuorateError(Exception):
@@ -95,6 +95,43 @@ class FencedError(CommandError):
     code = "fenced"
 
 
+class AlreadyHeldError(CommandError):
+    """This holder has the lock already, or stands in line for it; waiting would be for itself."""
+
+    code = "already-held"
+
+
+class NotHeldError(CommandError):
+    """There is no such grant: it was never acquired, was released, or went with its lease."""
+
+    code = "not-held"
+
+
+class LockMismatchError(CommandError):
+    """The name is in use as something else, or with another number of permits or parties."""
+
+    code = "lock-mismatch"
+
+
+class LeaseLostError(QuorateError):
+    """The lease ended, or may have, while work went on under it; others may work on the same."""
+
+    definite = False
+    code = "lease-lost"
+
+
+class LockLostError(LeaseLostError):
+    """The lock went with its lease while work went on under it; another may have it by now."""
+
+    code = "lock-lost"
+
+
+class LockTimeoutError(QuorateError, TimeoutError):
+    """The time to wait passed before the turn came; nothing is held, and nothing waits any more."""
+
+    code = "lock-timeout"
+
+
 class CompactedError(CommandError):
     """The history asked for lies before the window that is kept; read the state, then watch."""
 
@@ -168,7 +205,11 @@ class UnconfirmedError(QuorateError):
     code = "unconfirmed"
 
     def __init__(
-        self, message: str, index: int = 0, members: tuple[int, ...] = (), result: object = None
+        self,
+        message: str,
+        index: int = 0,
+        members: tuple[int, ...] = (),
+        result: Any = None,  # noqa: ANN401  what the machine returned
     ) -> None:
         super().__init__(message)
         self.index = index

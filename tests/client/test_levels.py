@@ -121,7 +121,7 @@ async def test_an_eventual_write_is_sent_again_like_any_other(lone: FakeCluster)
 async def test_reads_is_leader_or_any() -> None:
     for options in ({"reads": "all"}, {"reads": "any", "follow_leader": False}):
         with pytest.raises(InvalidArgumentError, match="reads="):
-            connect("127.0.0.1:1", **options)  # type: ignore[arg-type]
+            connect("127.0.0.1:1", **options)
     with pytest.raises(TokenError):
         connect("127.0.0.1:1").at("causal", "nonsense")
     with pytest.raises(InvalidArgumentError):

@@ -348,7 +348,7 @@ def test_when_the_leader_is_killed(cluster: SimulatedCluster) -> None:
         with pytest.raises(UnconfirmedError) as caught:
             await db.kv.increment("n", level="strong")
         assert caught.value.members == (leader,)
-        assert (caught.value.result.value, caught.value.definite) == (6, False)  # type: ignore[attr-defined]
+        assert (caught.value.result.value, caught.value.definite) == (6, False)
         assert isinstance(await db.kv.increment("n", level="eventual"), Accepted)
         await asyncio.sleep(1)
         for level in LEVELS:
@@ -475,7 +475,7 @@ def test_a_strong_write_that_is_sent_again_is_answered_as_the_first_time(
         cluster.crash(leader)
         with pytest.raises(UnconfirmedError) as caught:
             await write
-        assert (caught.value.members, caught.value.result.value) == ((leader,), 2)  # type: ignore[attr-defined]
+        assert (caught.value.members, caught.value.result.value) == ((leader,), 2)
         await cluster.restart(leader)
         await cluster.converged()
         assert await value(db.kv.get("n")) == b"2"

@@ -19,7 +19,6 @@ from quorate.base.frames import (
     QueryReply,
     Run,
     Submit,
-    SubmitFailed,
     SubmitReply,
 )
 from quorate.base.types import LogIndex, NodeId, Term
@@ -40,6 +39,7 @@ from quorate.replication.batch import Batch, encode_batch
 from quorate.replication.clock import Clock
 from quorate.replication.machine import Context, Machine
 from quorate.replication.machines import Machines
+from quorate.replication.proposals import SubmitAnswer
 from quorate.replication.recovery import recover
 from quorate.replication.replica import Replica, ReplicaConfig
 from quorate.replication.tables import Table, Tables
@@ -225,7 +225,7 @@ def how_many(number: int = 1, *, linearizable: bool = True) -> Query:
     return Query(number, (Run("tally", items),), linearizable)
 
 
-def counts(answer: SubmitReply | QueryReply | SubmitFailed | QueryFailed) -> list[int]:
+def counts(answer: SubmitAnswer | QueryReply | QueryFailed) -> list[int]:
     """What the commands, or queries, of one run came to."""
     assert isinstance(answer, SubmitReply | QueryReply), answer
     (results,) = msgspec.msgpack.decode(answer.results, type=list[list[Seen]])
@@ -305,7 +305,7 @@ class Rig:
         self.roles: list[RoleChange] = []
         self.memberships: list[Membership] = []
         self.applied_calls = 0
-        self.answers: list[SubmitReply | SubmitFailed] = []
+        self.answers: list[SubmitAnswer] = []
         self.reads: list[QueryReply | QueryFailed] = []
         config = CoreConfig(node_id=me, **settings)
         self.recovered = recover(self.log, self.store, config, Random(1), three())

@@ -190,7 +190,7 @@ def test_a_strong_write_is_answered_when_every_voter_has_applied_it() -> None:
         assert rig.answers == []
         digest(rig, THREE, index + 5)
         assert answered(rig) == [(index, ())] * 3
-        assert [counts(each) for each in rig.answers] == [[1], [2], [3]]  # type: ignore[arg-type]
+        assert [counts(each) for each in rig.answers] == [[1], [2], [3]]
 
     virtually(main())
 
