@@ -54,3 +54,28 @@ LEASE_TTL_MS_MAX: Final = 24 * 3600 * 1000
 LEASES_MAX: Final = 100_000
 LEASE_KEYS_MAX: Final = 10_000  # keys bound to one lease: its end is one command's work
 LEASE_BATCH_MAX: Final = 10_000  # leases that one keep-alive renews
+FENCES_MAX: Final = 16  # grants that one fenced command names
+
+#: Bytes of the keys that one command deletes, or one lease takes with it, and of previous values
+#: that are kept for watchers of one revision: all events of a revision fit into one frame.
+REVISION_KEY_BYTES_MAX: Final = 4 * MIB
+REVISION_PREVIOUS_BYTES_MAX: Final = 4 * MIB
+
+must(
+    FRAME_BYTES_MAX
+    >= BATCH_BYTES_MAX
+    + REVISION_KEY_BYTES_MAX
+    + REVISION_PREVIOUS_BYTES_MAX
+    + 128 * RANGE_LIMIT_MAX
+    + 64 * KIB,
+    "all events of one revision fit into one frame",
+)
+
+LOCK_NAME_BYTES_MAX: Final = 1 * KIB  # names are paths, as keys are; a waiter's key holds one
+LOCK_VALUE_BYTES_MAX: Final = 4 * KIB  # what a leader proclaims: an address, some JSON
+LOCK_PERMITS_MAX: Final = 1_000_000  # of one semaphore; holders of a read lock count as such
+LOCK_WAITERS_MAX: Final = 10_000  # for one name: as many readers are let in by one command
+LOCKS_MAX: Final = 1_000_000  # grants and waiters, of all names together
+LEASE_LOCKS_MAX: Final = 10_000  # grants and waiters of one lease: its end is one command's work
+BARRIER_PARTIES_MAX: Final = 10_000  # of one barrier: all are let through by one command
+BARRIERS_MAX: Final = 100_000  # parties that wait or are inside, of all barriers together

@@ -34,6 +34,8 @@ from quorate.errors import (
     RefusedError,
     UnavailableError,
 )
+from quorate.locks.barriers import BarrierMachine
+from quorate.locks.machine import LockMachine
 from quorate.replication.checkpoints import Checkpointer
 from quorate.replication.cluster import ClusterMachine
 from quorate.replication.disk import JobRunner, run_job
@@ -94,7 +96,7 @@ class Node:
         self._cluster_machine = ClusterMachine()
         self.kv_machine = KvMachine()
         self.machines = Machines(
-            (self.kv_machine, self._cluster_machine),
+            (self.kv_machine, self._cluster_machine, LockMachine(), BarrierMachine()),
             (*load_machines(config.machines), *machines),
         )
         self.address = config.advertised  #: how others reach this node, once started
