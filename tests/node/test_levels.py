@@ -190,6 +190,7 @@ def test_reads_fall_back_to_the_leader_and_leave_it_again(cluster: SimulatedClus
                 cluster.cut_both("bob", number)
             assert await value(db.kv.get("k")) == b"v"
             assert db.statistics().reads_from == leader
+            await asyncio.sleep(2)  # it has tried the others, and makes do
             cluster.heal()
             await asyncio.sleep(8)
             assert await value(db.kv.get("k")) == b"v"

@@ -69,6 +69,24 @@ def test_an_eventual_write_is_answered_after_the_own_fsync_and_before_any_commit
     virtually(main())
 
 
+def test_of_two_entries_only_the_durable_one_is_accepted() -> None:
+    async def main() -> None:
+        rig = Rig()
+        await rig.lead()
+        ask(rig, at(ANSWER_DURABLE))
+        await turns()
+        report = rig.disk.work()
+        ask(rig, msgspec.structs.replace(at(ANSWER_DURABLE), sequence=2))
+        await asyncio.sleep(0.02)  # so long the second entry waits for the first
+        last = rig.state.log.last_index
+        report()
+        assert rig.answers == [SubmitAccepted(1, last - 1, rig.state.term)]
+        rig.disk.drain()
+        assert rig.answers[1:] == [SubmitAccepted(2, last, rig.state.term)]
+
+    virtually(main())
+
+
 def test_a_commit_before_the_own_fsync_answers_it_too() -> None:
     async def main() -> None:
         rig = Rig()
