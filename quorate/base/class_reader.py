@@ -86,6 +86,7 @@ class _Reader:
         self._class = cls
         self._names = names
         self._untyped = untyped
+        self._results: dict[tuple[str, str], tuple[Any, type[msgspec.Struct]]] = {}
 
     def refuse(self, text: str, where: str = "") -> NoReturn:
         name = self._class.__qualname__
@@ -121,14 +122,35 @@ class _Reader:
             parameters=parameters,
             returns=returns,
             shapes=self._shapes(attribute, tag, parameters, mark),
-            result=msgspec.defstruct(
+            result=self._result(attribute, mark.kind, name, returns),
+        )
+
+    def _result(
+        self,
+        attribute: str,
+        kind: str,
+        name: str,
+        returns: Any,  # noqa: ANN401
+    ) -> type[msgspec.Struct]:
+        """Shared by methods of one name, of which each version has one: clients of older code must
+        be able to read it."""
+        known = self._results.get((kind, name))
+        if known is None:
+            made = msgspec.defstruct(
                 f"{attribute}_result",
                 [("value", returns)],
                 frozen=True,
                 array_like=True,
-                tag=derived_tag(mark.kind, name, mark.since),
-            ),
-        )
+                tag=derived_tag(kind, name),
+            )
+            known = self._results[kind, name] = (returns, made)
+        elif known[0] != returns:
+            self.refuse(
+                f"another {kind} of the name {name!r} returns {known[0]!r}; clients of that "
+                "version could not read what this one returns: give it a name of its own",
+                attribute,
+            )
+        return known[1]
 
     def _hints(self, function: Any, attribute: str) -> dict[str, Any]:  # noqa: ANN401
         try:

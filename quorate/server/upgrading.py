@@ -33,6 +33,9 @@ from quorate.replication.replica import Replica
 _logger = logging.getLogger("quorate.upgrading")
 
 UPGRADE_TIMEOUT_S: Final = 10.0
+#: How long members that were just started may take to connect.
+CONNECT_TIMEOUT_S: Final = 5.0
+POLL_S: Final = 0.02
 
 _decode_results: Final = msgspec.msgpack.Decoder(tuple[tuple[InForce | Failure]]).decode
 
@@ -110,6 +113,7 @@ class Upgrades:
         code = registry.code_versions().get(name)
         if code is None:
             raise UnknownMachineError(f"node {replica.node_id} has no machine {name[:64]!r}")
+        await self._all_connected()
         have = self._every_member(name)
         before, target = registry.version(name), min(have.values())
         behind = {node: has for node, has in have.items() if has < max(have.values())}
@@ -129,12 +133,23 @@ class Upgrades:
             "behind": {str(node): has for node, has in behind.items()},
         }
 
+    async def _all_connected(self) -> None:
+        """Until they are, or for as long as a restarted member may need."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + CONNECT_TIMEOUT_S
+        while self._silent() and loop.time() < end_s:  # noqa: ASYNC110  links come and go
+            await asyncio.sleep(POLL_S)
+
+    def _silent(self) -> list[NodeId]:
+        connected = [self._replica.node_id, *self._connected()]
+        members = self._replica.core.state.membership.members()
+        return [node for node in members if node not in connected]
+
     def _every_member(self, name: str) -> dict[NodeId, int]:
         """The version in each member's code, 0 where there is no such machine."""
         replica = self._replica
         members = replica.core.state.membership.members()
-        connected = self._connected()
-        silent = [node for node in members if node != replica.node_id and node not in connected]
+        silent = self._silent()
         if silent:
             names = ", ".join(f"node {node}" for node in silent)
             raise UpgradeError(

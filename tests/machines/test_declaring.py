@@ -13,7 +13,16 @@ from quorate import OrderedTable, Table, command, query, since, table, value
 from quorate.base.class_reader import snake_case
 from quorate.base.declaring import Caller, derived_tag
 from quorate.base.results import Failure
-from quorate.errors import CommandError, ConfigError, InvalidArgumentError
+from quorate.errors import (
+    BadCommandError,
+    CommandError,
+    ConfigError,
+    FormatVersionError,
+    InvalidArgumentError,
+    InvariantViolationError,
+    OverloadedError,
+    UnknownMachineError,
+)
 from quorate.replication.machines import Machines
 from quorate.replication.registry import SetVersion
 from quorate.server.loading import load_machines
@@ -348,6 +357,22 @@ def test_mistakes_about_names_and_versions() -> None:
 
     assert "one has the tag 1 too" in _bad(same_tag)
 
+    def other_result() -> object:
+        class Bad(quorate.Machine):
+            version = 2
+
+            @command(until=2, name="one")
+            def old_one(self) -> None:
+                pass
+
+            @command(since=2)
+            def one(self) -> int:
+                return 1
+
+        return Bad
+
+    assert "could not read what this one returns" in _bad(other_result)
+
     def too_new() -> object:
         class Bad(quorate.Machine):
             @command(since=2)
@@ -499,13 +524,18 @@ class Old(quorate.Machine):
         self.total += count
         return self.total
 
+    @command
+    def halve(self) -> int:
+        self.total //= 2
+        return self.total
+
     @query
     def sum(self) -> int:
         return self.total
 
 
 class New(quorate.Machine):
-    """Version history: 2, counts double; ``add`` has a note, ``clear`` is new, ``sum`` is gone."""
+    """Version history: 2, counts double; ``add`` has a note, ``clear`` is new, ``halve`` and ``sum`` are gone."""
 
     name = "shop"
     version = 2
@@ -528,11 +558,16 @@ class New(quorate.Machine):
         self.total = 0
         return 0
 
+    @command(until=2)
+    def halve(self) -> int:
+        self.total //= 2
+        return self.total
+
     @query(until=2)
     def sum(self) -> int:
         return self.total
 
-    @query(since=2, name="sum")
+    @query(since=2)
     def sum_and_notes(self) -> tuple[int, list[str]]:
         return self.total, [note for _at, note in self.notes.items()]
 
@@ -568,6 +603,61 @@ def test_an_entry_of_the_log_puts_a_version_in_force() -> None:
         again.apply(again.index + 1, 1, payload)
     assert again.state_hash == bench.node.machines.state_hash
     assert again.machine_versions()["shop"] == 2
+
+
+def test_what_was_checked_under_another_version_is_read_again() -> None:
+    """The leader may have checked a command before the version rose in front of it."""
+    leader, follower = Bench(New()), Bench(New())
+    rise = submit(run_of("versions", SetVersion("shop", 2)))
+    sent = submit(run_of("shop", make(New, "add", 3)), raw_run("shop", encode([[1, 2]])))
+    plain = submit(run_of("shop", make(New, "add", 3), make(New, "halve"), make(New, "add", 1)))
+    with pytest.raises(BadCommandError):
+        leader.node.entry(sent, leader=True)
+    leader.node.entry(rise, plain, leader=True)
+    follower.node.entry(rise, plain)
+    assert leader.node.machines.state_hash == follower.node.machines.state_hash
+    assert leader.machine.total == follower.machine.total == 8
+
+
+def test_an_upgrade_that_cannot_convert_is_refused() -> None:
+    class Broken(New):
+        def upgraded(self, before: int, context: quorate.Context) -> None:
+            self.steps = 99
+            raise RuntimeError("cannot")
+
+    bench = Bench(Broken())
+    bench.do("add", 3)
+    ((code, *_),) = [bench.node.do(SetVersion("shop", 2), machine="versions")[0]]
+    assert code == 0
+    assert bench.machine.steps == 0
+    assert bench.node.machines.machine_versions()["shop"] == 1
+    assert bench.do("add", 3) == 6
+
+
+def test_the_log_may_ask_for_more_than_the_code_has() -> None:
+    bench = Bench(Old())
+    with pytest.raises(FormatVersionError, match=r"version 2 of machine 'shop'.*has version 1"):
+        bench.node.do(SetVersion("shop", 2), machine="versions")
+    with pytest.raises(InvariantViolationError):
+        bench.do("add", 1)
+    other = Bench(Old())
+    with pytest.raises(FormatVersionError, match="has no such machine"):
+        other.node.do(SetVersion("cafe", 1), machine="versions")
+
+
+def test_a_machine_that_is_not_in_force_is_as_good_as_missing() -> None:
+    with_it, without = Machines([], [New()]), Machines([])
+    sent = submit(run_of("shop", make(New, "add", 3)))
+    with pytest.raises(OverloadedError, match="not in force yet"):
+        with_it.prepare(sent)
+    with pytest.raises(UnknownMachineError):
+        without.prepare(sent)
+    payload = Node().payload([sent])
+    results = [each.apply(1, 1, payload).outcomes for each in (with_it, without)]
+    assert results[0] == results[1]
+    assert with_it.state_hash == without.state_hash
+    with pytest.raises(OverloadedError):
+        with_it.query("shop", encode([make(New, "sum")]))
 
 
 def test_clients_send_the_oldest_shape_that_will_do() -> None:
