@@ -13,6 +13,7 @@ from tools import module_table
 
 ROOT = Path(__file__).resolve().parent.parent
 GUARANTEES = ROOT / "docs" / "guarantees.md"
+CONSISTENCY = ROOT / "docs" / "consistency.md"
 INVARIANTS = ROOT / "jepsen_like" / "simulation" / "invariants.py"
 _REFERENCE = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
@@ -23,7 +24,8 @@ def test_the_table_of_modules_is_fresh() -> None:
 
 
 def references() -> list[tuple[str, str]]:
-    return _REFERENCE.findall(GUARANTEES.read_text("utf-8"))
+    pages = (GUARANTEES, CONSISTENCY)
+    return [found for page in pages for found in _REFERENCE.findall(page.read_text("utf-8"))]
 
 
 @pytest.mark.parametrize(("path", "name"), references())
@@ -31,7 +33,16 @@ def test_every_promise_is_bound_to_a_test_that_exists(path: str, name: str) -> N
     tree = ast.parse((ROOT / path).read_text("utf-8"))
     functions = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
     names = {node.name for node in ast.walk(tree) if isinstance(node, functions)}
-    assert name in names, f"docs/guarantees.md names {path}::{name}"
+    assert name in names, f"a page names {path}::{name}"
+
+
+def test_every_row_of_levels_under_faults_names_a_test() -> None:
+    page = CONSISTENCY.read_text("utf-8").partition("## Levels under faults")[2]
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if not row.startswith(("| fault", "| promise"))]
+    assert len(rows) >= 10
+    for row in rows:
+        assert _REFERENCE.search(row), f"no test behind: {row}"
 
 
 def promises() -> list[tuple[str, str, str]]:
