@@ -1,4 +1,4 @@
-"""``python -m bench compare | durability | failover | recover``; each prints a table, and JSON."""
+"""``python -m bench compare | durability | failover | recover | reads``: tables, and JSON."""
 
 from __future__ import annotations
 
@@ -44,6 +44,10 @@ def make_parser() -> argparse.ArgumentParser:
 
     recover = command("recover", "restart, memory, speed and snapshots at many keys")
     recover.add_argument("--keys", type=int, default=1_000_000)
+
+    reads = command("reads", "reads through three nodes beside reads through the leader alone")
+    reads.add_argument("--rounds", type=int, default=3)
+    reads.add_argument("--seconds", type=float, default=3.0, help="of each run, after warm-up")
     return parser
 
 
@@ -70,6 +74,10 @@ def run(options: argparse.Namespace) -> dict[str, object]:
         from bench.failover import failover
 
         return failover(kills=options.kills, peers=options.peers, parent=options.directory)
+    if options.command == "reads":
+        from bench.reads import reads
+
+        return reads(seconds=options.seconds, rounds=options.rounds, parent=options.directory)
     from bench.recover import recover
 
     return recover(keys=options.keys, parent=options.directory)
