@@ -17,7 +17,9 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from quorate.base.fencing import Fence
 from quorate.base.limits import (
+    FENCES_MAX,
     KEY_BYTES_MAX,
     RANGE_LIMIT_MAX,
     TXN_OPERATIONS_MAX,
@@ -35,6 +37,8 @@ Value = Annotated[bytes, msgspec.Meta(max_length=VALUE_BYTES_MAX)]
 Bound = Annotated[bytes, msgspec.Meta(max_length=KEY_BYTES_MAX + 1)]
 Limit = Annotated[int, msgspec.Meta(ge=0, le=RANGE_LIMIT_MAX)]
 Integer = Annotated[int, msgspec.Meta(ge=INTEGER_MIN, le=INTEGER_MAX)]
+#: A lease's id; 0: none.
+LeaseOrNone = Annotated[int, msgspec.Meta(ge=0, le=INTEGER_MAX)]
 
 Target = Literal["value", "version", "create", "mod"]
 Operator = Literal["=", "!=", "<", ">"]
@@ -67,7 +71,7 @@ class Range(
     count_only: bool = False
 
     def __post_init__(self) -> None:
-        _check_range(self.end, prefix=self.prefix)
+        check_range(self.end, prefix=self.prefix)
 
 
 class Status(
@@ -82,11 +86,14 @@ class Status(
 class Put(
     msgspec.Struct, frozen=True, array_like=True, tag=11, forbid_unknown_fields=True, gc=False
 ):
-    """Set *key* to *value*. *previous*: the result says what was there. Result: ``PutResult``."""
+    """Set *key* to *value*. *previous*: the result says what was there. *lease*: the key goes when
+    that lease ends; 0: it belongs to none from now on, whatever it did before (as in etcd). Refused
+    if the lease does not stand. Result: ``PutResult``."""
 
     key: Key
     value: Value
     previous: bool = False
+    lease: LeaseOrNone = 0
 
 
 class Delete(
@@ -112,26 +119,28 @@ class DeleteRange(
     previous: bool = False
 
     def __post_init__(self) -> None:
-        _check_range(self.end, prefix=self.prefix)
+        check_range(self.end, prefix=self.prefix)
 
 
 class CompareAndSet(
     msgspec.Struct, frozen=True, array_like=True, tag=14, forbid_unknown_fields=True, gc=False
 ):
     """Set *key* to *value* (None: remove it) if it is as *expected*: a value, or the revision that
-    last modified it, or None for "there is no such key". Result: ``CompareAndSetResult``."""
+    last modified it, or None for "there is no such key". *lease*: as for ``Put``. Result:
+    ``CompareAndSetResult``."""
 
     key: Key
     value: Value | None
     expected: Value | Integer | None
+    lease: LeaseOrNone = 0
 
 
 class Increment(
     msgspec.Struct, frozen=True, array_like=True, tag=15, forbid_unknown_fields=True, gc=False
 ):
-    """Add *delta* to the decimal number stored as text under *key*; a missing key counts as 0.
-    Refused if the value is no such number, or the sum leaves 64 bits. Result:
-    ``IncrementResult``."""
+    """Add *delta* to the decimal number stored as text under *key*; a missing key counts as 0. A
+    lease that the key is bound to stays. Refused if the value is no such number, or the sum leaves
+    64 bits. Result: ``IncrementResult``."""
 
     key: Key
     delta: Integer = 1
@@ -174,17 +183,31 @@ class Txn(
         _check_branch(self.failure)
 
 
+KvWrite = Put | Delete | DeleteRange | CompareAndSet | Increment | Txn
+
+
+class Fenced(
+    msgspec.Struct, frozen=True, array_like=True, tag=17, forbid_unknown_fields=True, gc=False
+):
+    """*command*, unless one of *fences* is not the present grant: then it is refused with code
+    "fenced". Result: that of *command*."""
+
+    fences: Annotated[tuple[Fence, ...], msgspec.Meta(min_length=1, max_length=FENCES_MAX)]
+    command: KvWrite
+
+
 # --- results ----------------------------------------------------------------------------------
 
 
 class KeyValue(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A key as it stands, or stood."""
+    """A key as it stands, or stood. *lease*: that it goes with; 0: none."""
 
     key: bytes
     value: bytes
     create_revision: int
     mod_revision: int
     version: int
+    lease: int = 0
 
 
 class GetResult(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
@@ -250,7 +273,7 @@ class TxnResult(msgspec.Struct, frozen=True, array_like=True, tag=16, gc=False):
     results: tuple[GetResult | RangeResult | PutResult | DeleteResult | IncrementResult, ...]
 
 
-KvCommand = Put | Delete | DeleteRange | CompareAndSet | Increment | Txn
+KvCommand = KvWrite | Fenced
 KvQuery = Get | Range | Status
 KvResult = (
     Failure
@@ -268,7 +291,8 @@ KvResult = (
 # --- checks that types cannot say; they run in the client's constructor and in the decoder ------
 
 
-def _check_range(end: bytes | None, *, prefix: bool) -> None:
+def check_range(end: bytes | None, *, prefix: bool) -> None:
+    """A range has one name. Raises InvalidArgumentError."""
     if prefix and end is not None:
         raise InvalidArgumentError("a range is named by its end or by a prefix, not by both")
 

@@ -12,7 +12,8 @@ one by one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -25,7 +26,7 @@ from quorate.errors import (
     QuorateError,
     WatchLaggingError,
 )
-from quorate.replication.machine import Effect, Interest, Machine
+from quorate.replication.machine import Effect, Encoded, Interest, Machine
 from quorate.replication.replies import array_header
 
 #: Receives what a watch sends; False: the connection takes no more for now.
@@ -37,6 +38,10 @@ RANGES_MAX: Final = 1_000
 #: Events in one frame; more come in several.
 FRAME_EVENTS_MAX: Final = 1_000
 FRAME_EVENTS_BYTES: Final = 1 * MIB
+#: A watch that hears nothing is told how far it has come this often, if it wants that.
+PROGRESS_INTERVAL_S: Final = 5.0
+#: How many are told so in one tick: some 5 ms.
+PROGRESS_FEEDS_MAX: Final = 500
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -63,6 +68,7 @@ class _Index:
         self.by_prefix: dict[bytes, dict[Feed, None]] = {}
         self.lengths: dict[int, int] = {}  # of prefixes in use: how many prefixes
         self.ranges: dict[Feed, None] = {}
+        self.count = 0
 
     def add(self, feed: Feed) -> None:
         interest = feed.interest
@@ -80,8 +86,10 @@ class _Index:
             )
         else:
             self.ranges[feed] = None
+        self.count += 1
 
     def remove(self, feed: Feed) -> None:
+        self.count -= 1
         interest = feed.interest
         if interest.prefix is not None:
             found = self.by_prefix[interest.prefix]
@@ -100,6 +108,10 @@ class _Index:
                     del self.by_key[key]
         else:
             del self.ranges[feed]
+
+    def matching_any(self, keys: Iterable[bytes]) -> Iterable[Feed]:
+        """Each watch once."""
+        return dict.fromkeys(feed for key in keys for feed in self.matching(key))
 
     def matching(self, key: bytes) -> Iterator[Feed]:
         if self.by_key:
@@ -121,6 +133,10 @@ class Feeds:
         self._indexes: dict[str, _Index] = {}
         self._feeds: dict[Feed, None] = {}
         self._touched: dict[Feed, None] = {}
+        #: Since when those that want to be told of progress were told nothing, longest first.
+        self._quiet_since_s: dict[Feed, float] = {}
+        self._now_s = 0.0
+        self._index = 0
 
     def __len__(self) -> int:
         return len(self._feeds)
@@ -138,13 +154,17 @@ class Feeds:
             raise OverloadedError(f"this node serves {FEEDS_MAX} watches already; ask another")
         interest = self._interest(watch)
         feed = Feed(watch.id, watch.machine, interest, sink)
-        self._indexes.setdefault(watch.machine, _Index()).add(feed)
-        self._feeds[feed] = None
+        if interest.ends is None:
+            self._indexes.setdefault(watch.machine, _Index()).add(feed)
+            self._feeds[feed] = None
+            if interest.progress is not None:
+                self._quiet_since_s[feed] = self._now_s
         sink(Watching(watch.id, index))  # a full connection shows at the first event
-        if interest.backlog:
-            for event in interest.backlog:
-                self._gather(feed, event)
-            self._send(feed, index)
+        for event in interest.backlog:
+            self._gather(feed, event)
+        taken = not interest.backlog or self._send(feed, index)
+        if taken and interest.ends is not None:
+            self._end(feed, interest.ends)
         return feed if feed in self._feeds else None
 
     def _interest(self, watch: Watch) -> Interest:
@@ -163,8 +183,12 @@ class Feeds:
         """End a watch, of which nobody wants to hear."""
         if feed in self._feeds:
             del self._feeds[feed]
-            self._indexes[feed.machine].remove(feed)
+            index = self._indexes[feed.machine]
+            index.remove(feed)
+            if not index.count:
+                del self._indexes[feed.machine]  # so that its events cost nothing
             self._touched.pop(feed, None)
+            self._quiet_since_s.pop(feed, None)
 
     def happened(self, effects: Sequence[Effect]) -> None:
         """Events of one entry, in order; sent by ``flush``."""
@@ -172,17 +196,38 @@ class Feeds:
             index = self._indexes.get(name)
             if index is None:
                 continue
-            for feed in index.matching(key):
-                selected = feed.interest.select(key, event)
-                if selected is not None:
-                    self._gather(feed, selected)
-                    self._touched[feed] = None
+            if key is not None:
+                self._spread(index.matching(key), key, event)
+                continue
+            for keys, each in event:
+                if len(keys) == 1:
+                    self._spread(index.matching(keys[0]), keys[0], each)
+                else:
+                    self._spread(index.matching_any(keys), keys[0], each)
+
+    def _spread(self, feeds: Iterable[Feed], key: bytes, event: Any) -> None:  # noqa: ANN401
+        for feed in feeds:
+            selected = feed.interest.select(key, event)
+            if selected is not None:
+                self._gather(feed, selected)
+                self._touched[feed] = None
 
     def flush(self, index: int) -> None:
         """Send what gathered; *index*: of the last entry applied."""
+        self._index = index
         touched, self._touched = self._touched, {}
         for feed in touched:
             self._send(feed, index)
+
+    def on_tick(self, now_s: float) -> None:
+        """Tell those that were told nothing for long how far they have come."""
+        self._now_s = now_s
+        for feed in list(islice(self._quiet_since_s, PROGRESS_FEEDS_MAX)):
+            if self._quiet_since_s[feed] > now_s - PROGRESS_INTERVAL_S:
+                return
+            if feed.interest.progress is not None:
+                self._gather(feed, feed.interest.progress())
+                self._send(feed, self._index)
 
     def end_all(self, error: QuorateError) -> None:
         """The state was replaced, or the node stops: whoever watches begins anew."""
@@ -190,18 +235,22 @@ class Feeds:
             self._end(feed, error)
 
     def _gather(self, feed: Feed, event: Any) -> None:  # noqa: ANN401
-        encoded = _encode(event)
+        encoded = event if event.__class__ is Encoded else _encode(event)
         feed.events.append(encoded)
         feed.size_bytes += len(encoded)
 
-    def _send(self, feed: Feed, index: int) -> None:
+    def _send(self, feed: Feed, index: int) -> bool:
+        """Send what gathered for *feed*. False: it was not taken, and the watch has ended."""
         events, feed.events, feed.size_bytes = feed.events, [], 0
+        if self._quiet_since_s.pop(feed, None) is not None:
+            self._quiet_since_s[feed] = self._now_s
         for part, last in _parts(events):
             # Only the last frame may say that nothing of the entry is still to come.
             told = index if last else index - 1
             if not feed.sink(Happened(feed.id, told, _array(part))):
                 self._end(feed, WatchLaggingError("the watcher does not take its events"))
-                return
+                return False
+        return True
 
     def _end(self, feed: Feed, error: QuorateError) -> None:
         self.close(feed)

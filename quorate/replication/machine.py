@@ -23,11 +23,19 @@ from quorate.base.fencing import Fence
 from quorate.replication import declared
 
 if TYPE_CHECKING:
-    from quorate.errors import CommandError
+    from quorate.errors import CommandError, QuorateError
     from quorate.replication.tables import Tables
 
-#: What a machine wants told to whoever watches: (machine, key, event). See ``Context.effects``.
-Effect = tuple[str, bytes, Any]
+#: What a machine wants told to whoever watches: (machine, key, event). With key None, *event* is an
+#: iterable of (keys, event), which is looked at only if somebody watches the machine: each event is
+#: for whoever watches one of its keys, and told once. See ``Context.effects``.
+Effect = tuple[str, bytes | None, Any]
+
+
+class Encoded(bytes):
+    """An event that ``Interest.select`` has encoded already: once for all who are told the same."""
+
+    __slots__ = ()
 
 
 def _nothing_alive(lease: int) -> bool:  # noqa: ARG001
@@ -75,8 +83,10 @@ class Context(msgspec.Struct, kw_only=True):
 
 class Interest(msgspec.Struct, frozen=True):
     """Which events a watch is for. *keys*: exactly these; *prefix*: all that begin with it;
-    neither: *start* up to but not including *end* (None: to the last). *select*: from key and event
-    to what is sent, None for nothing. *backlog*: to be sent first, of the past."""
+    neither: *start* up to but not including *end* (None: to the last). *select*: from key (of an
+    event with several keys, the first) and event to what is sent, None for nothing. *backlog*: to
+    be sent first, of the past. *ends*: that is all, and why. *progress*: what to send when there
+    was nothing for a while."""
 
     select: Callable[[bytes, Any], Any]
     keys: tuple[bytes, ...] = ()
@@ -84,6 +94,8 @@ class Interest(msgspec.Struct, frozen=True):
     start: bytes = b""
     end: bytes | None = None
     backlog: Sequence[Any] = ()
+    ends: QuorateError | None = None
+    progress: Callable[[], Any] | None = None
 
 
 class Machine:

@@ -539,6 +539,7 @@ class Replica:
         try:
             self._serving.on_tick(now_s)
             self._acknowledging.on_tick(now_s)
+            self.feeds.on_tick(now_s)
             if self.core.state.role is Role.LEADER and self._applier.ready:
                 self._propose_time()
         except Exception as error:  # noqa: BLE001 - as in ``_propose``

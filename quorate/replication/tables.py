@@ -69,19 +69,25 @@ class Table(Generic[R]):
 
     A *packed* table keeps records encoded and decodes them for whoever asks (0.25 us). Its million
     records are one object each in the place of four or five: less memory, and fewer cache misses
-    at every change, which is what a large table costs most.
+    at every change, which is what a large table costs most. ``get_stored`` gives the encoded form
+    (the dict's own method again), ``decode`` makes a record of it.
+
+    A *derived* table is left out of the state hash: what stands in it follows, by this code alone,
+    from changes of other tables, which are hashed. It is stored and sent like any other.
     """
 
     __slots__ = (
         "_changed",
         "_check",
-        "_decode",
         "_dirty",
         "_journal",
         "_keys",
         "_pack",
         "_records",
+        "decode",
+        "derived",
         "get",
+        "get_stored",
         "name",
         "record_type",
     )
@@ -94,19 +100,23 @@ class Table(Generic[R]):
         ordered: bool,
         trusted: bool,
         packed: bool,
+        derived: bool,
         journal: list[_Undo],
     ) -> None:
         self.name = name
         self.record_type = record_type
+        self.derived = derived
         #: Records, or their encoded forms if the table is packed.
         self._records: dict[bytes, Any] = {}
         self._pack = _encode_record if packed else None
         self.get: Callable[[bytes], R | None] = self._unpack if packed else self._records.get
+        #: What is stored under a key: the encoded record if the table is packed.
+        self.get_stored: Callable[[bytes], Any] = self._records.get
         self._keys = OrderedKeys() if ordered else None
         self._journal = journal
         self._changed: Dirty = {}
         self._dirty: Dirty = {}
-        self._decode: Callable[[bytes], R] = msgspec.msgpack.Decoder(record_type).decode
+        self.decode: Callable[[bytes], R] = msgspec.msgpack.Decoder(record_type).decode
         self._check = None if trusted else self._come_back
 
     @property
@@ -127,17 +137,18 @@ class Table(Generic[R]):
 
     def _unpack(self, key: bytes) -> R | None:
         found = self._records.get(key)
-        return None if found is None else self._decode(found)
+        return None if found is None else self.decode(found)
 
     def _shown(self, found: Any) -> R:  # noqa: ANN401
         """What is stored, as a record."""
-        record: R = found if self._pack is None else self._decode(found)
+        record: R = found if self._pack is None else self.decode(found)
         return record
 
     # --- changing -----------------------------------------------------------------------------
 
-    def put(self, key: bytes, record: R) -> None:
-        """Store *record* under *key*, replacing what was there.
+    def put(self, key: bytes, record: R) -> Any:  # noqa: ANN401
+        """Store *record* under *key*, replacing what was there. Returns it as it is stored:
+        encoded, if the table is packed.
 
         Raises:
             TypeError: the key is not bytes, or the record not of the table's type, or a field of
@@ -165,10 +176,11 @@ class Table(Generic[R]):
         self._journal.append((self, key, old, key in changed))
         records[key] = stored
         changed[key] = stored
+        return stored
 
     def _come_back(self, record: R) -> R:
         try:
-            found = self._decode(_encode_record(record))
+            found = self.decode(_encode_record(record))
         except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
             raise TypeError(
                 f"a {self.record_type.__name__} for table {self.name} could not be read back: "
@@ -262,9 +274,10 @@ class Table(Generic[R]):
         the sets inside a record) would sort the keys as well.
         """
         changed = self._changed
-        encode_into(self.name, buffer, -1)
-        encode_into(list(changed), buffer, -1)
-        encode_into(list(changed.values()), buffer, -1)
+        if not self.derived:
+            encode_into(self.name, buffer, -1)
+            encode_into(list(changed), buffer, -1)
+            encode_into(list(changed.values()), buffer, -1)
         if self._dirty:
             self._dirty.update(changed)
             changed.clear()
@@ -295,7 +308,7 @@ class Table(Generic[R]):
             StoreCorruptionError: a record does not decode; the text names table and key.
         """
         must(not self._records, "a table is loaded once", table=self.name)
-        target, decode, ordered = self._records, self._decode, self._keys
+        target, decode, ordered = self._records, self.decode, self._keys
         packed = self._pack is not None
         source = iter(records)
         key = b""
@@ -367,10 +380,12 @@ class Tables:
         ordered: bool = False,
         trusted: bool = False,
         packed: bool = False,
+        derived: bool = False,
     ) -> Table[R]:
         """A new, empty table of *record_type*, a frozen ``msgspec.Struct`` (``array_like`` and
         ``gc=False`` where its fields allow: a million records are then invisible to the garbage
-        collector). *ordered*: with ``range`` and ``count``. *trusted*, *packed*: see ``Table``.
+        collector). *ordered*: with ``range`` and ``count``. *trusted*, *packed*, *derived*: see
+        ``Table``.
 
         Raises:
             ConfigError: the name is taken or not usable, or the type is not a frozen struct.
@@ -395,6 +410,7 @@ class Tables:
             ordered=ordered,
             trusted=trusted,
             packed=packed,
+            derived=derived,
             journal=self.journal,
         )
         self._by_name[name] = table

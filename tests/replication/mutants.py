@@ -312,8 +312,8 @@ MUTANTS = (
     Mutant(
         "a deleted key keeps its version",
         KV,
-        "            records.put(key, KvRecord(command.value, revision, 1, 0))",
-        "            records.put(key, KvRecord(command.value, revision, 1 + (revision > 3), 0))",
+        "            record = KvRecord(command.value, revision, 1, 0)",
+        "            record = KvRecord(command.value, revision, 1 + (revision > 3), 0)",
         ("kv",),
     ),
     Mutant(

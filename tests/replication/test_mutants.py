@@ -11,6 +11,7 @@ import pytest
 
 from tests.replication.driver_mutants import DRIVER_MUTANTS
 from tests.replication.mutants import MUTANTS, Mutant
+from tests.replication.watch_mutants import WATCH_MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 #: A failure is enough; its smallest example, which takes minutes to find, is not wanted.
@@ -19,11 +20,12 @@ from hypothesis import Phase, settings
 settings.register_profile("no-shrinking", phases=[Phase.generate], database=None)
 settings.load_profile("no-shrinking")
 """
-ALL = MUTANTS + DRIVER_MUTANTS
+ALL = MUTANTS + DRIVER_MUTANTS + WATCH_MUTANTS
 MACHINES = ("ordered_keys", "tables", "batch", "kv", "sessions", "runs", "machines", "restoring")
 LOG = ("replica", "proposals", "log_cache", "sending", "disk", "reading", "clock", "recovery")
-STATE = ("checkpoints", "snapshots", "divergence", "fake_cluster")
-FILES = MACHINES + LOG + STATE
+STATE = ("checkpoints", "snapshots", "divergence", "acknowledging", "fake_cluster")
+WATCHES = ("feeds", "leases", "kv_watch", "kv_fences")
+FILES = MACHINES + LOG + STATE + WATCHES
 
 
 def _copy(to: Path) -> None:
