@@ -10,6 +10,7 @@ CACHE, SENDING, APPLYING = f"{ROOM}log_cache.py", f"{ROOM}sending.py", f"{ROOM}a
 DISK, READING, CLOCK = f"{ROOM}disk.py", f"{ROOM}reading.py", f"{ROOM}clock.py"
 CHECKPOINTS, SNAPSHOTS = f"{ROOM}checkpoints.py", f"{ROOM}snapshots.py"
 RECOVERY, DIVERGENCE = f"{ROOM}recovery.py", f"{ROOM}divergence.py"
+ACKNOWLEDGING = f"{ROOM}acknowledging.py"
 
 DRIVER_MUTANTS = (
     Mutant(
@@ -326,5 +327,47 @@ DRIVER_MUTANTS = (
         "self._ahead.setdefault(digest.sender, digest)",
         "self._ahead[digest.sender] = digest",
         ("divergence",),
+    ),
+    Mutant(
+        "a strong write is answered when the leader alone has applied it",
+        ACKNOWLEDGING,
+        "or not self._missing(LogIndex(answer.index)):",
+        "or True:",
+        ("acknowledging",),
+    ),
+    Mutant(
+        "a member's word is good beyond its connection",
+        ACKNOWLEDGING,
+        "        self._applied.pop(node, None)\n",
+        "        pass\n",
+        ("acknowledging",),
+    ),
+    Mutant(
+        "an eventual write is accepted before it is on the disk",
+        ACKNOWLEDGING,
+        "            if each.index > persisted:",
+        "            if False:",
+        ("acknowledging",),
+    ),
+    Mutant(
+        "an eventual write is accepted although another entry took its place",
+        ACKNOWLEDGING,
+        "elif log.term_at(each.index) == each.term:",
+        "else:",
+        ("acknowledging",),
+    ),
+    Mutant(
+        "eventual writes under an expired session vanish without a word",
+        ACKNOWLEDGING,
+        "hasty = submit.session == 0 or self._session_alive(submit.session)",
+        "hasty = True",
+        ("acknowledging",),
+    ),
+    Mutant(
+        "a causal read does not wait for its entry",
+        READING,
+        "elif query.after <= self._applier.applied:",
+        "elif True:",
+        ("acknowledging",),
     ),
 )
