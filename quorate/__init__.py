@@ -17,7 +17,16 @@ from quorate.client.database import Database, connect
 from quorate.client.levels import Receipt
 from quorate.client.tls import tls_context
 from quorate.errors import CommandError, QuorateError
+from quorate.replication.batteries import (
+    ReplCounter,
+    ReplDict,
+    ReplList,
+    ReplPriorityQueue,
+    ReplQueue,
+    ReplSet,
+)
 from quorate.replication.machine import Context, Machine
+from quorate.replication.replicated import Replicated, replicated
 from quorate.server import sync
 from quorate.server.config import NodeConfig
 from quorate.server.embedded import open  # noqa: A004  quorate.open(path) reads as what it does
@@ -37,6 +46,13 @@ __all__ = [
     "OrderedTable",
     "QuorateError",
     "Receipt",
+    "ReplCounter",
+    "ReplDict",
+    "ReplList",
+    "ReplPriorityQueue",
+    "ReplQueue",
+    "ReplSet",
+    "Replicated",
     "Table",
     "__version__",
     "command",
@@ -45,6 +61,7 @@ __all__ = [
     "open",
     "ops",
     "query",
+    "replicated",
     "since",
     "sync",
     "table",

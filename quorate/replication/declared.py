@@ -146,6 +146,8 @@ def _runner(function: Callable[..., Any], method: Method) -> Callable[[Any], Any
             return result(None)
 
         return run_nothing
+    if returns is Any:
+        return lambda command: result(function(*_astuple(command)))
     check = msgspec.msgpack.Decoder(returns).decode
     encode = msgspec.msgpack.Encoder(order="deterministic").encode
 

@@ -535,7 +535,7 @@ class Old(quorate.Machine):
 
 
 class New(quorate.Machine):
-    """Version history: 2, counts double; ``add`` has a note, ``clear`` is new, ``halve`` and ``sum`` are gone."""
+    """Version history: 2, counts double; ``add`` has a note, ``clear`` is new, no ``halve``."""
 
     name = "shop"
     version = 2
