@@ -104,7 +104,9 @@ def order(key: Any) -> tuple[int, Any]:
 
 
 def steps(*each: st.SearchStrategy[Step]) -> st.SearchStrategy[list[Step]]:
-    return st.lists(st.one_of(*each, restarts), max_size=30)
+    # Short lists of steps come first when a failure is made small; most should be long.
+    one = st.one_of(*each, *each, restarts)
+    return st.lists(one, max_size=3) | st.lists(one, min_size=12, max_size=30)
 
 
 def step(name: str, *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[Step]:
@@ -239,7 +241,9 @@ def test_set(given_steps: list[Step]) -> None:
 @given(
     steps(
         step("append", values),
-        step("extend", st.lists(values, max_size=4)),
+        *(step("extend", st.lists(values, min_size=2, max_size=5)) for _ in range(3)),
+        *(step("insert", positions, values) for _ in range(3)),
+        *(step("pop", positions) for _ in range(2)),
         step("set", positions, values),
         step("insert", positions, values),
         step("pop"),
@@ -324,7 +328,7 @@ numbers = (
     | st.integers(-3, 3)
     | st.floats(allow_nan=False)
     | st.integers(2**53 - 3, 2**53 + 3)
-    | st.just(float(2**53))
+    | st.sampled_from([2.0**53, 2.0**62, 2**62 + 1, 2**62 - 1, 2**64 - 1, 2**64 - 2, 0.0, -0.0])
 )
 texts = st.text("ab\0\x01é", max_size=3)
 tuples = st.tuples(numbers, texts).map(list) | st.tuples(numbers).map(list)
@@ -372,6 +376,13 @@ def test_priority_queue(kind: st.SearchStrategy[Any]) -> None:
         Pair(ReplPriorityQueue).compare(given_steps, model)
 
     holds()
+
+
+@settings(max_examples=300, deadline=None)
+@given(numbers, numbers)
+def test_numbers_are_put_in_order_exactly(one: Any, other: Any) -> None:
+    first, second = (b"".join(batteries._order_of(each)) for each in (one, other))
+    assert (first < second, first == second) == (one < other, one == other)
 
 
 # --- bounds and refusals --------------------------------------------------------------------------
