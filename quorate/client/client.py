@@ -111,10 +111,8 @@ class Client:
     ) -> None:
         self._loop = loop = asyncio.get_running_loop()
         self._follow_leader = follow_leader
-        self._flush_planned = False
-        self._frames_behind = False
-        self._closed = False
-        self._closing = False
+        self._flush_planned = self._frames_behind = False
+        self._closed = self._closing = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
         self._stall_look_at = inf
@@ -137,16 +135,9 @@ class Client:
         self.ask: Submit = self._querier.queue.add
         #: What is watched.
         self.watches = Watches(loop.time, self._wake, next_id)
-        self._parts = (
-            self._submitter,
-            self._querier,
-            self._local_querier,
-            self._calls,
-            self.watches,
-        )
-        self._queues = [
-            part.queue for part in (self._submitter, self._querier, self._local_querier)
-        ]
+        asked = (self._submitter, self._querier, self._local_querier)
+        self._queues = [part.queue for part in asked]
+        self._parts = (*asked, self._calls, self.watches)
         self._connection = Connection(
             Routing(endpoints, random or Random(), cluster, learns=follow_leader or aside),  # noqa: S311
             dials or Dialer(),

@@ -249,7 +249,8 @@ class Database:
         """As ``Database.machine``."""
 
         async def find(database: asynchronous.Database) -> Any:  # noqa: ANN401
-            return database.machine(name, result_type, timeout=timeout)  # type: ignore[call-overload]
+            find_machine: Any = database.machine  # the overloads were checked above
+            return find_machine(name, result_type, timeout=timeout)
 
         return _machine(self._run(find), self._runs)
 
@@ -456,8 +457,8 @@ class View:
         self, name: Any, result_type: Any = None, *, timeout: float | None = None
     ) -> Machine[Any] | Handle:
         """As ``Database.machine``."""
-        twin: Any = self._twin.machine(name, result_type, timeout=timeout)  # type: ignore[call-overload]
-        return _machine(twin, self._runs)
+        find: Any = self._twin.machine  # the overloads were checked above
+        return _machine(find(name, result_type, timeout=timeout), self._runs)
 
 
 def _machine(twin: Any, runs: _Loop) -> Machine[Any] | Handle:  # noqa: ANN401

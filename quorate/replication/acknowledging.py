@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -77,23 +77,28 @@ class _Held(msgspec.Struct, frozen=True):
     until_s: float
 
 
+class Sessions(Protocol):
+    """Sessions, by id."""
+
+    def __contains__(self, session: int, /) -> bool: ...
+
+
 class Acknowledging:
-    """See the module. *session_alive*: whether the applied state knows a session. *ask*: tell the
-    members what is committed, and ask these for a digest once they have applied the index. *tell*:
-    send a digest to that member now."""
+    """See the module. *sessions*: those that the applied state knows. *ask*: tell the members what
+    is committed, and ask these for a digest once they have applied the index. *tell*: send a digest
+    to that member now."""
 
     def __init__(
         self,
         state: State,
         clock: Clock,
-        *,
-        session_alive: Callable[[int], bool],
+        sessions: Sessions,
         ask: Callable[[tuple[NodeId, ...], LogIndex], None],
         tell: Callable[[NodeId], None],
     ) -> None:
         self._state = state
         self._clock = clock
-        self._session_alive = session_alive
+        self._sessions = sessions
         self._ask = ask
         self._tell = tell
         self._loop = asyncio.get_running_loop()
@@ -120,7 +125,7 @@ class Acknowledging:
             return sink
         if submit.level == ANSWER_DURABLE:
             self.expecting = True
-            hasty = submit.session == 0 or self._session_alive(submit.session)
+            hasty = submit.session == 0 or submit.session in self._sessions
             return _Early(submit, sink, hasty=hasty)
         if submit.level != ANSWER_EVERYWHERE:
             raise BadCommandError(f"this node knows no level {submit.level} of a submission")

@@ -224,7 +224,7 @@ class Reads:
 
 class Serving:
     """Answers queries from the applied state, each when its level allows. *ask*: have the core find
-    an index under that context."""
+    an index under that context. *contexts*: where those begin."""
 
     def __init__(
         self,
@@ -233,12 +233,12 @@ class Serving:
         clock: Clock,
         *,
         ask: Callable[[int], None],
-        first_context: int,
+        contexts: int,
     ) -> None:
         self._machines = machines
         self._applier = applier
         self._clock = clock
-        self._reads = Reads(ask=ask, first_context=first_context)
+        self._reads = Reads(ask=ask, first_context=contexts)
         self._loop = asyncio.get_running_loop()
         self._round_scheduled = self._stopped = False
 

@@ -159,18 +159,10 @@ class Replica:
         self._cluster_clock = ClusterClock(clock)
         self._last_time_ms = machines.time_ms
         self._serving = Serving(
-            machines,
-            self._applier,
-            clock,
-            ask=self._ask_index,
-            first_context=random.getrandbits(52),
+            machines, self._applier, clock, ask=self._ask_index, contexts=random.getrandbits(52)
         )
         self._acknowledging = Acknowledging(
-            self.core.state,
-            clock,
-            session_alive=machines.sessions.__contains__,
-            ask=self._ask_applied,
-            tell=self._tell_applied,
+            self.core.state, clock, machines.sessions, self._ask_applied, self._tell_applied
         )
         self._pace = TickPace(clock, config.tick_ms / 1000)
         self._counts = Counts()

@@ -359,7 +359,7 @@ DRIVER_MUTANTS = (
     Mutant(
         "eventual writes under an expired session vanish without a word",
         ACKNOWLEDGING,
-        "hasty = submit.session == 0 or self._session_alive(submit.session)",
+        "hasty = submit.session == 0 or submit.session in self._sessions",
         "hasty = True",
         ("acknowledging",),
     ),
