@@ -272,7 +272,7 @@ def test_list(given_steps: list[Step]) -> None:
                 return None
             case "sort":
                 try:
-                    data.sort(reverse=arguments[0])
+                    data[:] = sorted(data, reverse=arguments[0])  # all or nothing
                 except TypeError as error:
                     raise ValueError from error
                 return None
