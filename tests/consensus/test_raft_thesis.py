@@ -8,6 +8,7 @@ import pytest
 
 from quorate.base.types import LogIndex, NodeId, Term
 from quorate.consensus.events import (
+    Announce,
     Compacted,
     PeerLost,
     PeerReached,
@@ -538,6 +539,16 @@ def _() -> None:
     solo.step(ReadIndex(7))
     output = solo.ack(2, 2, round_number=solo.state.round)
     assert output.read_states == (ReadState(7, LogIndex(2)),)
+
+
+@sentence("6.4: a commit index that somebody waits for travels in a round of its own")
+def _() -> None:
+    solo = leader()
+    solo.step(Announce())
+    assert [each.commit for each in solo.sent_of(Heartbeat)] == [2, 2]
+    follower = Solo()
+    follower.step(Announce())
+    assert follower.sent == []
 
 
 @sentence("6.4: learners' heartbeats confirm nothing")
