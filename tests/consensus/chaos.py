@@ -5,6 +5,7 @@ from __future__ import annotations
 from quorate.base.types import NO_NODE, NodeId
 from quorate.consensus.config import CoreConfig
 from quorate.consensus.events import (
+    Announce,
     ChangeMembership,
     PeerLost,
     PeerReached,
@@ -166,6 +167,8 @@ class Chaos:
             self.cluster.reads[self.next_context] = read
             member.step(ReadIndex(self.next_context, member.now_ms))
             self.cluster.serve_reads(member)
+            if self.next_context % 4 == 0 and member.alive:
+                member.step(Announce())
 
     def _change(self, leader: Member) -> tuple[MemberChange, ...]:
         membership = leader.core.state.membership
