@@ -63,6 +63,8 @@ class Pair:
                 assert found.code in ("missing", "refused-item"), found
             else:
                 assert found == wanted, (name, arguments)
+            if "items" in queries:
+                assert self.bench.ask("items") == model("items"), (name, arguments)
 
     def restart(self, way: str) -> None:
         """The state comes back from a checkpoint, or from the log."""
@@ -226,7 +228,7 @@ def test_set(given_steps: list[Step]) -> None:
             case "size":
                 return len(data)
             case "items":
-                after, limit = arguments
+                after, limit = arguments or (None, 1000)
                 return [
                     each
                     for each in sorted(data, key=order)
@@ -281,7 +283,7 @@ def test_list(given_steps: list[Step]) -> None:
             case "size":
                 return len(data)
             case "items":
-                start, limit = arguments
+                start, limit = arguments or (0, 1000)
                 return data[start : start + limit]
         return getattr(data, name)(*arguments)
 
