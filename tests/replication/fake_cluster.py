@@ -15,7 +15,16 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from quorate.base.frames import QueryFailed, QueryReply, Run, Submit, SubmitFailed, SubmitReply
+from quorate.base.frames import (
+    QueryFailed,
+    QueryReply,
+    Run,
+    Submit,
+    SubmitAccepted,
+    SubmitFailed,
+    SubmitReply,
+)
+from quorate.base.levels import ANSWER_APPLIED, ANSWER_DURABLE, ANSWER_EVERYWHERE
 from quorate.base.session_commands import OpenSession
 from quorate.base.types import LogIndex, NodeId
 from quorate.consensus.config import CoreConfig
@@ -34,7 +43,7 @@ from quorate.storage.memory_store import MemoryImage, MemoryStateStore
 from tests.replication.driving import Tally, counts, hit, how_many
 
 T = TypeVar("T")
-Answer = SubmitReply | SubmitFailed | QueryReply | QueryFailed
+Answer = SubmitReply | SubmitAccepted | SubmitFailed | QueryReply | QueryFailed
 NODES = tuple(map(NodeId, (1, 2, 3)))
 
 
@@ -371,7 +380,9 @@ class Clients:
             at += 1
             tag = f"{name}.{at}.{'x' * self.random.randrange(60)}"
             began_s, self.started = loop.time(), self.started + 1
-            answer = await self._submit(hit(tag))
+            level = self.random.choice((ANSWER_APPLIED, ANSWER_EVERYWHERE, ANSWER_DURABLE))
+            answer = await self._submit(msgspec.structs.replace(hit(tag), level=level))
+            # What was only accepted may be lost, or done, but not twice: ``check`` sees that.
             if isinstance(answer, SubmitReply):
                 self.sure.append(tag)
                 self.hits.append((began_s, loop.time(), counts(answer)[0]))
