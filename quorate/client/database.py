@@ -20,6 +20,7 @@ from quorate.base.limits import SESSION_TTL_MS_DEFAULT
 from quorate.client.channel import Dialer
 from quorate.client.client import Client, ClientStatistics
 from quorate.client.codec import AnyFuture, MachineCodec
+from quorate.client.coordination import Coordination
 from quorate.client.endpoints import Endpoints, parse_endpoints
 from quorate.client.handles import Handle, declared_codec
 from quorate.client.kv import Kv
@@ -52,7 +53,7 @@ class Host(Protocol):
     async def stop(self) -> None: ...
 
 
-class Database:
+class Database(Coordination):
     """A handle on a cluster. Belongs to the loop that it is first used on; not thread-safe.
 
     *endpoints*: None if *host* says them when it has started. *random*: for the backoff; a test
@@ -136,10 +137,12 @@ class Database:
         return self
 
     async def close(self) -> None:
-        """End the session and the connection, and stop the embedded node if there is one. Calls
-        not yet sent end with ``ClosedError``, those under way with ``OutcomeUnknownError``."""
+        """Give back what is held (locks, leases), end the session and the connection, and stop the
+        embedded node if there is one. Calls not yet sent end with ``ClosedError``, those under way
+        with ``OutcomeUnknownError``."""
         self._closed = True
         try:
+            await self._end_coordination()
             for client in (self._reader, self._client):
                 if client is not None:
                     await client.close()

@@ -1,0 +1,32 @@
+"""The clock by which a holder judges whether its lease may still stand.
+
+Not the loop's own where that can be avoided: uvloop reads the time once per turn, so a process that
+was stopped in the middle of a turn would not see that time went on; and Linux's monotonic clock
+stands still while a machine sleeps, as the cluster's does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+#: Linux: counts on through sleep. Elsewhere the monotonic clock does (macOS, Windows), or there is
+#: nothing better.
+_CLOCK_ID: Final = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """Seconds since whenever, for use on *loop* and, if its time is the system's, on any thread.
+    A loop that brings a time of its own, as simulations do, is believed."""
+    kind = type(loop)
+    system = kind.__module__.partition(".")[0] == "uvloop" or (
+        getattr(kind, "time", None) is asyncio.BaseEventLoop.time
+    )
+    if not system:
+        return loop.time
+    if _CLOCK_ID is None:
+        return time.monotonic
+    clock_id: int = _CLOCK_ID
+    return lambda: time.clock_gettime(clock_id)
