@@ -7,7 +7,7 @@ reason on record), who was hurt by what, and the comparison of whole states.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, TextIO, TypeVar
 
 import msgspec
@@ -29,6 +29,7 @@ from quorate.errors import (
     StoreCorruptionError,
     UnavailableError,
 )
+from quorate.replication.machine import Machine
 from quorate.server.node import Node
 
 T = TypeVar("T")
@@ -76,6 +77,12 @@ class Stage:
     def lease_reads(self) -> bool:
         """Whether reads rely on clocks."""
         return self.settings.lease_reads
+
+    def also_run(self, machines: Callable[[], Sequence[Machine]]) -> None:
+        """Further machines of each node, made anew for each of its processes."""
+        settings = self.cluster.settings
+        before = settings.machines
+        settings.machines = lambda: [*before(), *machines()]
 
     def watch(self, look: Callable[[], None]) -> None:
         """*look* is called whenever time is about to pass; what it raises ends the run."""

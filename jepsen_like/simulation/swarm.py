@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Final, TextIO
 
@@ -23,8 +23,10 @@ from jepsen_like.simulation.outcome import Outcome
 from jepsen_like.simulation.plan import Plan, draw, replace_settings, stream
 from jepsen_like.simulation.stage import Stage
 from jepsen_like.workloads import WORKLOADS
+from jepsen_like.workloads.base import Workload
 from quorate.client.database import Database
 from quorate.errors import QuorateError
+from quorate.replication.machine import Machine
 
 #: Virtual time within which a healed cluster must lead, serve and agree: a client's handshakes and
 #: a snapshot's retries may take some seconds each (TCP's own waits are 0.5 to 4 s).
@@ -56,17 +58,26 @@ def run_plan(plan: Plan, *, trace: TextIO | None = None) -> Outcome:
 
 
 class Run:
-    """One plan on one cluster."""
+    """One plan on one cluster. *workloads*: in the place of those that the plan names; *machines*:
+    makes further machines of each node."""
 
-    def __init__(self, plan: Plan, trace: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        trace: TextIO | None = None,
+        *,
+        workloads: Mapping[str, Workload] | None = None,
+        machines: Callable[[], Sequence[Machine]] = tuple,
+    ) -> None:
         self.plan = plan
         settings = plan.settings
         self.invariants = Invariants(lambda: self.stage.now_s)
         self.stage = Stage(plan, self.invariants, trace)
+        self.stage.also_run(machines)
         self.atlas = Atlas(self.stage, self.invariants)
         self.keeper = Keeper(self.stage, self.atlas)
         self.load = Load(
-            {name: WORKLOADS[name]() for name in settings.workloads},
+            workloads or {name: WORKLOADS[name]() for name in settings.workloads},
             settings.workloads,
             self.stage,
             random=self._client_random,

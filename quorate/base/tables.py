@@ -25,6 +25,10 @@ V = TypeVar("V")
 class Table(Protocol[K, V]):  # type: ignore[misc]  # K is invariant where OrderedTable gives it
     """Records by key. Without an order, so that nothing can depend on one."""
 
+    @overload
+    def get(self, key: K, /) -> V | None: ...
+    @overload
+    def get(self, key: K, default: V, /) -> V: ...
     def get(self, key: K, default: V | None = None, /) -> V | None:
         """The record of *key*, or *default*."""
         ...
