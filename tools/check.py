@@ -19,6 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Everything that mypy checks strictly, as far as it exists.
 TYPED = ("quorate", "tools", "bench", "jepsen_like")
 
+#: How the quick tests run here and in CI: none of them fails on a time, so they may share cores.
+ON_ALL_CORES = ("-n", "auto", "--dist", "worksteal")
+
 
 class Step(NamedTuple):
     """One check: what it is called, and the arguments after ``python -m``."""
@@ -37,7 +40,7 @@ def steps(*, deep: bool, fix: bool) -> list[Step]:
         Step("format", ("ruff", "format", *(() if fix else ("--check",)), ".")),
         Step("lint", ("ruff", "check", *(("--fix",) if fix else ()), ".")),
         Step("types", ("mypy", "--strict", *typed)),
-        Step("quick tests", ("pytest", "-q")),
+        Step("quick tests", ("pytest", "-q", *ON_ALL_CORES)),
     ]
     if deep:
         plan.append(Step("deep tests", ("pytest", "-q", "-m", "deep")))
