@@ -15,6 +15,7 @@ COMMANDS: Final[tuple[str, ...]] = (
     "jepsen_like.simulation.command",
     "jepsen_like.processes.command",
     "jepsen_like.check_command",
+    "jepsen_like.mutants.command",
     "jepsen_like.systems.pysyncobj.command",
 )
 

@@ -1,1 +1,1 @@
-"""Known bugs, put back on purpose: what the kit must catch."""
+"""Known bugs, put into the product for one simulated run each: the kit must find all of them."""

@@ -26,10 +26,10 @@ class Atlas:
         #: Held while voters are taken away: no disk is lost meanwhile.
         self.changing = asyncio.Lock()
 
-    def lost(self, node: int) -> None:
-        """The disk of *node* is about to be tampered with."""
+    def lost(self, node: int, *, damaged: bool = False) -> None:
+        """The disk of *node* is about to be tampered with; *damaged*: so that it must notice."""
         self._lost[node] = None
-        self._invariants.tampered(node)
+        self._invariants.tampered(node, damaged=damaged)
 
     def replaced(self, node: int) -> None:
         """*node* is not a member any more."""

@@ -182,8 +182,11 @@ class Nemesis:
             await asyncio.sleep(fault.seconds / 8)
         return True
 
-    async def _sick_links(self, fault: Fault, settings: LinkSettings) -> bool:
-        """*settings* on all links of a node, or of all."""
+    async def _sick_links(
+        self, fault: Fault, settings: LinkSettings, *, anew: bool = False
+    ) -> bool:
+        """*settings* on all links of a node, or of all. *anew*: their connections break first, for
+        only of new ones the single frames are looked at."""
         nodes = self._stage.nodes()
         if len(nodes) < 2:
             return False
@@ -194,6 +197,8 @@ class Nemesis:
         ]
         for link in links:
             self._stage.set_link(*link, settings)
+            if anew:
+                self._stage.reset(*link)
         await asyncio.sleep(fault.seconds)
         for link in links:
             self._stage.set_link(*link, None)
@@ -218,6 +223,7 @@ class Nemesis:
                 chunk_chance=chance,
                 reset_chance=0.005,
             ),
+            anew=True,
         )
 
     async def _reset(self, fault: Fault) -> bool:
@@ -366,7 +372,7 @@ class Nemesis:
         if node is None or not self._atlas.may_lose(node):
             return False
         self._stage.crash(node, power=True)
-        self._atlas.lost(node)
+        self._atlas.lost(node, damaged=True)
         random = Random(fault.seed)
         disk = self._stage.disk(node)
         where = disk.flip_bit(random) if fault.kind == "bit-flip" else disk.truncate(random)

@@ -6,10 +6,18 @@ in ``found``, and the run ends. The names of violations:
 
 =========================  =====================================================================
 two-leaders                one leader per term (Raft figure 3, election safety)
+elected-without-votes      a leader has the durable votes of a quorum
+stale-answer               an answer to an earlier term, or to an earlier round, counts for no later
 log-matching               an index and a term name one entry, and with it all before it
 leader-completeness        a leader holds all that was committed in terms before its own
 committed-changed          a committed entry is never replaced, on any node
 committed-not-durable      what is committed is durable on a quorum when it is first called so
+committed-dropped          a durable copy of a committed entry is never given up
+commit-rule                a leader commits by counting only entries of its own term (5.4.2)
+change-rule                members change when the last change, and an entry of the own term, are
+                           committed
+zombie-leader              who hears from no quorum, whose disk is stalled, or who is no voter any
+                           more, stops leading
 promised-not-durable       no vote, term or acknowledgement leaves before it is on the disk
 two-votes                  one vote per term and disk, restarts included
 durable-lost               after a restart a disk holds what it was said to hold
@@ -18,9 +26,10 @@ applied-not-committed      only committed entries are applied, as they were comm
 state-differs              equal applied index, equal hash of the state
 acknowledged-early         a command is answered after its entry was committed, and applied once
 executed-twice             a (session, sequence) takes effect at one place of the log
-stale-read                 a linearizable read sees all that was acknowledged before it began
+stale-read                 a linearizable read sees all that was committed before it began
 membership-differs         the configuration at an index is the same everywhere
 wiped-admitted             a node whose disk was replaced is never led under its old number
+raising-command            a command that raises is an error to its caller, and nothing else
 order                      purged <= checkpoint <= applied <= committed <= end of the log
 core                       an invariant of one core (``quorate.consensus.checker``)
 node-failed                a node stops, or refuses to start, only if its disk gave it a reason
@@ -32,7 +41,8 @@ livelock                   a run ends
 The last four are found by ``swarm`` and ``pool``.
 
 Disks that were tampered with (wiped, rolled back, damaged) make no claims until they start again:
-``tampered``. Whatever else is done to at most a minority of them must break nothing.
+``tampered``. One that was damaged holds all of it then, or refuses to start. Whatever else is done
+to at most a minority of them must break nothing.
 """
 
 from __future__ import annotations
@@ -45,6 +55,7 @@ from typing import Any, Final
 
 import msgspec
 
+from jepsen_like.simulation.claims import Before, Disk
 from quorate.base.types import LogIndex
 from quorate.consensus.membership import Membership, decode_membership
 from quorate.consensus.messages import (
@@ -61,6 +72,9 @@ from quorate.consensus.state import State
 
 #: Of one run; the first is what matters, the rest follow from it.
 VIOLATIONS_MAX: Final = 20
+#: A leader may be so much later in resigning than it ought to: it looks with each heartbeat, and
+#: its clock may tick several times at once.
+LATE_TICKS: Final = 20
 
 
 class Violation(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,47 +105,6 @@ def digest(payload: bytes) -> bytes:
     return blake2b(payload, digest_size=12).digest()
 
 
-class Disk:
-    """What one data directory claims to hold: its last running core says so.
-
-    *state*: of that core, which a crash leaves as it was. *void*: somebody tampered with the disk,
-    so it claims nothing. *checkpoint*: the newest that was reported as durable.
-    """
-
-    def __init__(self, node: int, incarnation: str, state: State) -> None:
-        self.node = node
-        self.incarnation = incarnation
-        self.state = state
-        self.void = False
-        self.checkpoint = 0
-        self.wiped = False  # another directory stood behind this number before
-        #: What the log's own calls made durable: term, vote, last index. Ahead of *state*, which
-        #: learns of it later.
-        self.written = (int(state.persisted_term), int(state.persisted_vote), int(state.persisted))
-
-    def holds(self, index: int, term: int) -> bool:
-        """Whether the entry is durable here, or covered by a checkpoint."""
-        if self.void:
-            return False
-        state = self.state
-        if index <= state.log.floor.index:
-            return True
-        found = state.log.term_at(LogIndex(index))
-        return index <= state.persisted and found == term
-
-
-class Before:
-    """A member just before a step."""
-
-    __slots__ = ("commit", "members_index", "membership", "role")
-
-    def __init__(self, state: State) -> None:
-        self.commit = state.commit
-        self.role = state.role
-        self.membership = state.membership
-        self.members_index = state.members.index
-
-
 class Invariants:
     """See the module. *now_s*: virtual time, for the record."""
 
@@ -149,7 +122,6 @@ class Invariants:
         self.hashes: dict[int, tuple[bytes, int]] = {}  # applied index -> (state hash, node)
         self.executed: dict[tuple[int, int], int] = {}  # (session, sequence) -> index
         self.install_count = 0
-        self.acknowledged_max = 0  # highest index that a client was told of
 
     def claim(
         self,
@@ -179,16 +151,18 @@ class Invariants:
         disk = self.disks[node] = Disk(node, incarnation, state)
         disk.checkpoint = checkpoint
         disk.wiped = before is not None and (before.wiped or before.incarnation != incarnation)
-        if before is not None and before.incarnation == incarnation and not before.void:
+        trusted = before is not None and (not before.void or before.damaged)
+        if before is not None and before.incarnation == incarnation and trusted:
             self._check_kept(before, disk)
         self._note_vote(disk)
         self._check_committed(disk, state.log.floor.index, None)
         return disk
 
-    def tampered(self, node: int) -> None:
-        """The disk of *node*, which does not run, was wiped, rolled back or damaged."""
+    def tampered(self, node: int, *, damaged: bool = False) -> None:
+        """The disk of *node*, which does not run, was wiped or rolled back, or *damaged*."""
         if node in self.disks:
             self.disks[node].void = True
+            self.disks[node].damaged = damaged
         self.votes = {key: vote for key, vote in self.votes.items() if key[0] != node}
 
     def _check_kept(self, before: Disk, after: Disk) -> None:
@@ -227,10 +201,101 @@ class Invariants:
             "wiped-admitted",
             f"node {disk.node}, whose disk is another than before, is led by {state.leader}",
         )
-        if state.role is Role.LEADER and before.role is not Role.LEADER:
-            self._became_leader(disk)
+        if before.endangered:
+            self._check_dropped(disk, before)
+        if state.role is Role.LEADER:
+            if before.role is not Role.LEADER:
+                self._became_leader(disk)
+            self._check_rules(disk, before, entries)
         if state.commit > before.commit:
             self._check_committed(disk, before.commit, before)
+
+    def _check_dropped(self, disk: Disk, before: Before) -> None:
+        state = disk.state
+        for index, term in before.endangered.items():
+            if index > self.commit_max or self.committed[index][0] != term:
+                continue
+            kept = index <= state.log.floor.index or (
+                state.log.term_at(LogIndex(index)) == term
+                and state.persisted >= min(index, before.persisted)
+            )
+            self.claim(
+                kept,
+                "committed-dropped",
+                f"node {disk.node} gave up its durable copy of the committed entry {index} of term "
+                f"{term}; its log is now ({state.log.floor.index}, {state.log.last_index}]",
+            )
+
+    def _check_rules(self, disk: Disk, before: Before, entries: Iterable[Entry]) -> None:
+        """What a leader may do at all."""
+        state = disk.state
+        committed_term = state.log.term_at(state.commit)
+        self.claim(
+            state.commit == before.commit or committed_term == state.term,
+            "commit-rule",
+            f"node {disk.node}, leader of term {state.term}, committed entry {state.commit} of "
+            f"term {committed_term} by counting",
+        )
+        for entry in entries:
+            self.claim(
+                entry.kind != EntryKind.MEMBERSHIP
+                or (before.members_index <= state.commit and committed_term == state.term),
+                "change-rule",
+                f"node {disk.node}, leader of term {state.term}, changes the members in entry "
+                f"{entry.index}; the change before it is entry {before.members_index}, committed "
+                f"is {state.commit} of term {committed_term}",
+            )
+        membership = state.membership
+        self.claim(
+            membership.is_voter(state.node_id) or state.members.index > state.commit,
+            "zombie-leader",
+            f"node {disk.node} leads term {state.term} under a committed configuration without it",
+            membership=membership,
+        )
+
+    def answered_by(
+        self, disk: Disk, reply: AppendReply | HeartbeatReply, matched: int | None
+    ) -> None:
+        """A leader got an answer. *matched*: what it counted of that member before."""
+        state, member = disk.state, int(reply.sender)
+        if reply.term == state.term:
+            self._note_term(disk)
+            disk.heard[member] = state.tick
+            disk.echoes[member] = max(disk.echoes.get(member, 0), reply.round)
+        self.claim(
+            (reply.term == state.term or state.match.get(reply.sender) == matched)
+            and state.acked_rounds.get(reply.sender, 0) <= disk.echoes.get(member, 0),
+            "stale-answer",
+            f"node {disk.node}, leader of term {state.term} in round {state.round}, counts {reply}",
+            counted=(state.match.get(reply.sender), state.acked_rounds.get(reply.sender)),
+        )
+
+    def _note_term(self, disk: Disk) -> None:
+        state = disk.state
+        if disk.leads_term != state.term:
+            disk.leads_term, disk.leads_since = int(state.term), state.tick
+            disk.heard.clear()
+            disk.echoes.clear()
+
+    def ticked(self, disk: Disk) -> None:
+        """A leader's clock went on."""
+        state, config = disk.state, disk.state.config
+        self._note_term(disk)
+        oldest = state.tick - config.election_ticks_max - config.heartbeat_ticks - LATE_TICKS
+        if disk.leads_since < oldest:
+            present = [node for node, tick in disk.heard.items() if tick >= oldest]
+            self.claim(
+                quorum(state.membership, [*present, disk.node]),
+                "zombie-leader",
+                f"node {disk.node} leads term {state.term}, and has long heard of {present} only",
+                membership=state.membership,
+            )
+        pending = state.pending_persists
+        self.claim(
+            not pending or state.tick - pending[0].tick <= config.disk_stall_ticks + LATE_TICKS,
+            "zombie-leader",
+            f"node {disk.node} leads term {state.term}, and its disk has long not answered",
+        )
 
     def _know(self, disk: Disk, entry: Entry) -> None:
         previous = disk.state.log.term_at(entry.index - 1)  # type: ignore[arg-type]
@@ -268,6 +333,18 @@ class Invariants:
             other == me,
             "two-leaders",
             f"nodes {other[0]} and {disk.node} both lead term {state.term}",
+        )
+        term = int(state.term)
+        voted = [
+            node
+            for node, other_disk in self.disks.items()
+            if self.votes.get((node, other_disk.incarnation, term)) == disk.node
+        ]
+        self.claim(
+            quorum(state.membership, voted),
+            "elected-without-votes",
+            f"node {disk.node} leads term {term} by the votes of {voted}",
+            membership=state.membership,
         )
         # A leader that learns late of its election owes nothing to the terms after its own.
         last = bisect_left(self.commit_terms, state.term) - 1
@@ -412,6 +489,12 @@ class Invariants:
     def ordered(self, disk: Disk, checkpoint: int, applied: int) -> None:
         """Called when log, checkpoint or state moved, and no snapshot is being loaded."""
         state = disk.state
+        self.claim(
+            checkpoint <= max(state.persisted, state.log.floor.index),
+            "order",
+            f"node {disk.node}: its checkpoint at {checkpoint} is ahead of its own durable log, "
+            f"which ends at {state.persisted}",
+        )
         disk.checkpoint = max(disk.checkpoint, checkpoint)
         chain = (state.log.floor.index, checkpoint, applied, state.commit, state.log.last_index)
         self.claim(
@@ -460,16 +543,16 @@ class Invariants:
             f"node {disk.node} says that submission {sequence} of session {session} took effect "
             f"in entry {index}; it did in {known}",
         )
-        self.acknowledged_max = max(self.acknowledged_max, index)
 
     def read(self, disk: Disk, floor: int, index: int) -> None:
-        """A linearizable read was answered from the state after *index*; *floor* was acknowledged
-        to somebody before it began."""
+        """A linearizable read was answered from the state after *index*; *floor* was committed
+        before it began. It need not have been acknowledged: who leads when the round of the read
+        ends has committed an entry behind it."""
         self.claim(
             index >= floor,
             "stale-read",
             f"node {disk.node} answers a linearizable read from the state after entry {index}; "
-            f"entry {floor} was acknowledged before the read began",
+            f"entry {floor} was committed before the read began",
         )
 
 

@@ -23,9 +23,9 @@ class LinkSettings(msgspec.Struct, kw_only=True):
     *refuse*: connections are refused as if nobody listened. *heal_reset_chance*: a connection that
     was cut breaks when the cut is healed, instead of going on.
 
-    Beyond what TCP does, on connections between members: *repeat_chance*: an old frame comes
-    again, perhaps from an earlier connection; *swap_chance*: a frame is held back until after the
-    next one; *lose_chance*: a frame vanishes.
+    Beyond what TCP does, on connections between members: *repeat_chance*: a frame comes twice, or
+    an old one again, perhaps from an earlier connection; *swap_chance*: a frame is held back until
+    after the next one; *lose_chance*: a frame vanishes.
     """
 
     delay_s_min: float = 0.000_2
@@ -122,8 +122,9 @@ class FrameTap:
         elif self._held is not None:
             out.append(self._held)
             self._held = None
-        if settings.repeat_chance and link.frames and random.random() < settings.repeat_chance:
-            out.append(link.frames[random.randrange(len(link.frames))])
+        if settings.repeat_chance and random.random() < settings.repeat_chance:
+            at = random.randrange(2 * FRAMES_KEPT)
+            out.append(link.frames[at] if at < len(link.frames) else frame)
         if out != [frame]:
             link.meddled_count += 1
         link.frames.append(frame)

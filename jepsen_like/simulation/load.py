@@ -1,7 +1,7 @@
 """Clients of a simulated cluster: they run the workloads' operations and write the histories.
 
-Each client is one sequential process with a handle of its own. It takes the next operation from
-one of the run's workloads, drawn by weight, and records what came of it in that workload's
+Each client is one sequential process, or a few that share a handle. It takes the next operation
+from one of the run's workloads, drawn by weight, and records what came of it in that workload's
 history. After an unknown outcome it goes on under a new process number, as histories ask.
 """
 
@@ -22,13 +22,16 @@ T = TypeVar("T")
 
 #: A final read or a setup is tried again after so long.
 RETRY_S = 0.05
+#: How many processes share a client's handle, and with it a session: one, mostly.
+LANES = (1, 1, 3)
 
 
 class Machines(Protocol):
     """Where clients run: each on a machine of its own, by name."""
 
-    def client(self, name: str, timeout_s: float) -> Client:
-        """On machine *name*; its calls end after *timeout_s* seconds."""
+    def client(self, name: str, timeout_s: float, *, wanders: bool) -> Client:
+        """On machine *name*; its calls end after *timeout_s* seconds. *wanders*: it may read
+        elsewhere than it writes."""
         ...
 
     async def call(self, name: str, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -214,9 +217,9 @@ class Load:
 
     # --- for clients ----------------------------------------------------------------------------
 
-    def connect(self, name: str) -> Client:
+    def connect(self, name: str, *, wanders: bool = False) -> Client:
         """A new handle."""
-        return self._machines.client(name, self._timeout_s)
+        return self._machines.client(name, self._timeout_s, wanders=wanders)
 
     def abandon(self, name: str) -> None:
         """The handle's machine dies: its connections break, its session ends by itself."""
@@ -232,7 +235,7 @@ class Load:
 
 
 class _Client:
-    """One process at a time, until the load ends."""
+    """One process at a time, until the load ends; or several that share its handles."""
 
     def __init__(self, load: Load, number: int, random: Random) -> None:
         self.paused_until_s = 0.0
@@ -241,16 +244,27 @@ class _Client:
         self._number = number
         self._random = random
         self._lives = 0
+        self._lanes = random.choice(LANES)
         self._handles: dict[str, Client] = {}
 
     async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            lanes = [loop.create_task(self._lane()) for _ in range(self._lanes)]
+            try:
+                await asyncio.gather(*lanes)
+            except asyncio.CancelledError:
+                for lane in lanes:
+                    lane.cancel()
+                await asyncio.gather(*lanes, return_exceptions=True)
+                self._die()
+            else:
+                return
+
+    async def _lane(self) -> None:
         process = self._load.new_process()
         while True:
-            try:
-                outcome = await self._turn(process)
-            except asyncio.CancelledError:
-                self._die()
-                outcome = "info"
+            outcome = await self._turn(process)
             if outcome is None:
                 return
             if outcome == "info":
@@ -272,7 +286,7 @@ class _Client:
         while len(self._handles) < wanted:
             self._lives += 1
             name = f"client-{self._number}.{self._lives}"
-            self._handles[name] = self._load.connect(name)
+            self._handles[name] = self._load.connect(name, wanders=True)
         return self._random.choice(list(self._handles.items()))
 
     def _die(self) -> None:

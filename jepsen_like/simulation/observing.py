@@ -10,12 +10,22 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from jepsen_like.simulation.invariants import Before, Disk, Invariants
+from jepsen_like.simulation.claims import Before, Disk
+from jepsen_like.simulation.invariants import Invariants
 from quorate.base.frames import Query, QueryFailed, QueryReply, Submit, SubmitFailed, SubmitReply
+from quorate.base.types import LogIndex
 from quorate.consensus.checker import CoreChecker
-from quorate.consensus.events import Compacted, Event, Persisted, Tick
-from quorate.consensus.messages import Entry, EntryId, HardState
-from quorate.consensus.output import Output
+from quorate.consensus.events import Compacted, Event, Persisted, SnapshotOffered, Tick
+from quorate.consensus.messages import (
+    AppendReply,
+    AppendRequest,
+    Entry,
+    EntryId,
+    HardState,
+    HeartbeatReply,
+)
+from quorate.consensus.output import Output, Role
+from quorate.consensus.state import State
 from quorate.errors import InvariantViolationError
 from quorate.replication.machine import Context
 from quorate.replication.machines import Applied
@@ -48,6 +58,19 @@ def observe(node: Node, invariants: Invariants, on_failure: OnFailure) -> None:
 
 def _replace(owner: object, name: str, method: Callable[..., Any]) -> None:
     setattr(owner, name, method)
+
+
+def _endangered(event: Any, state: State) -> dict[int, int | None]:  # noqa: ANN401
+    """Entries that an append or a snapshot begins before, with their terms: it may drop them."""
+    log = state.log
+    if event.__class__ is SnapshotOffered:
+        first = int(event.id.index) + 1
+    elif event.entries and event.entries[0].index <= log.last_index:
+        first = int(event.entries[0].index)
+    else:
+        return {}
+    first = max(first, int(log.floor.index) + 1)
+    return {at: log.term_at(LogIndex(at)) for at in range(first, int(log.last_index) + 1)}
 
 
 class _Listener:
@@ -88,10 +111,18 @@ class _Listener:
 
         def step(event: Event) -> Output:
             before = Before(state)
+            kind = event.__class__
+            if kind is AppendRequest or kind is SnapshotOffered:
+                before.endangered = _endangered(event, state)
+            answer = event if isinstance(event, HeartbeatReply | AppendReply) else None
+            matched = None if answer is None else state.match.get(answer.sender)
             output = original(event)
-            if event.__class__ is Tick and not (
-                output.persist or output.messages or output.role_change
-            ):
+            if before.role is Role.LEADER and state.role is Role.LEADER:
+                if kind is Tick:
+                    invariants.ticked(disk)
+                elif answer is not None:
+                    invariants.answered_by(disk, answer, matched)
+            if kind is Tick and not (output.persist or output.messages or output.role_change):
                 return output  # nothing happened: a third of the time of a run saved
             try:
                 self._checker.after_step(output)
@@ -189,7 +220,7 @@ class _Listener:
             submit_original(asked, answered)
 
         def query(asked: Query, sink: QuerySink) -> None:
-            floor = invariants.acknowledged_max
+            floor = invariants.commit_max
 
             def answered(answer: QueryReply | QueryFailed) -> None:
                 if isinstance(answer, QueryReply) and asked.linearizable:

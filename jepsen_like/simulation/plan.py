@@ -96,6 +96,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     operations_max: int = 400
     seconds: float = 8.0
     fsync: bool = True
+    session_ttl_s: float = 10.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,6 +156,7 @@ def _draw_settings(random: Random) -> Settings:
         or {"counter": 1.0},
         operations_max=random.choice((150, 200, 300)),
         seconds=random.choice((4.0, 6.0, 8.0)),
+        session_ttl_s=random.choice((1.0, 3.0, 10.0)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from itertools import islice
 from types import FrameType
@@ -55,10 +55,11 @@ def _too_long(_number: int, frame: FrameType | None) -> None:
 
 
 def results(
-    run: Run, seeds: Sequence[int], *, jobs: int, wall_s: float, budget_s: float
+    run: Run, seeds: Iterable[int], *, jobs: int, wall_s: float, budget_s: float
 ) -> Iterator[Outcome]:
     """Outcomes in the order in which they come; none begins after *budget_s* seconds, if that is
-    not 0. *wall_s*: limit of one seed."""
+    not 0. *wall_s*: limit of one seed. *seeds* may be chosen as they are asked for: a few more
+    than there are *jobs* are under way."""
     end_s = time.monotonic() + budget_s if budget_s else float("inf")
     if jobs <= 1:
         for seed in seeds:

@@ -14,11 +14,12 @@ import msgspec
 
 from jepsen_like.simulation.cluster import SimulatedCluster
 from jepsen_like.simulation.disk import DiskSettings, SimulatedDisk
+from jepsen_like.simulation.fuse import Fuse
 from jepsen_like.simulation.invariants import Invariants
 from jepsen_like.simulation.links import LinkSettings
 from jepsen_like.simulation.members import ClusterSettings, CrashedError
 from jepsen_like.simulation.observing import observe
-from jepsen_like.simulation.plan import Plan, Settings
+from jepsen_like.simulation.plan import Plan, Settings, stream
 from jepsen_like.systems.quorate_client import QuorateClient
 from quorate.client.database import Database
 from quorate.errors import (
@@ -36,6 +37,8 @@ T = TypeVar("T")
 
 #: How long somebody waits for a node to start before going on with other things.
 START_S: Final = 3.0
+#: How many of the clients read at their leader only.
+LEADER_ONLY_CHANCE: Final = 0.6
 #: Errors that a disk which only fails, fills or stalls never excuses.
 _DAMAGE: Final = (LogCorruptionError, StoreCorruptionError, FormatVersionError)
 
@@ -45,6 +48,7 @@ class Stage:
 
     def __init__(self, plan: Plan, invariants: Invariants, trace: TextIO | None = None) -> None:
         self.settings = plan.settings
+        self._seed = plan.seed
         self.cluster = SimulatedCluster(plan.seed, _cluster_settings(plan.settings), text=trace)
         self._invariants = invariants
         self._failures: list[tuple[int, BaseException]] = []
@@ -233,13 +237,20 @@ class Stage:
 
     # --- clients --------------------------------------------------------------------------------
 
-    def client(self, name: str, timeout_s: float) -> QuorateClient:
-        """What workloads use."""
-        return QuorateClient(self.database(name, timeout_s))
+    def client(self, name: str, timeout_s: float, *, wanders: bool = False) -> QuorateClient:
+        """What workloads use. *wanders*: it may read at some member of its own, leading or not."""
+        database = self.database(name, timeout_s)
+        random = stream(self._seed, f"reader-{name}")
+        if not wanders or random.random() < LEADER_ONLY_CHANCE:
+            return QuorateClient(database)
+        node = random.choice(self.nodes())
+        reader = self.cluster.connect(name, node, timeout=timeout_s, follow_leader=False)
+        return QuorateClient(database, reader)
 
     def database(self, name: str, timeout_s: float) -> Database:
         """A handle on a host of that name."""
-        return self.cluster.connect(name, *self.nodes(), timeout=timeout_s)
+        ttl_s = self.settings.session_ttl_s
+        return self.cluster.connect(name, *self.nodes(), timeout=timeout_s, session_ttl=ttl_s)
 
     async def call(self, name: str, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run *coroutine* on that host. Cancelled, it does not wait for a dead one."""
@@ -395,6 +406,7 @@ def _cluster_settings(settings: Settings) -> ClusterSettings:
     return ClusterSettings(
         election_timeout_ms=settings.election_timeout_ms,
         heartbeat_ms=settings.heartbeat_ms,
+        machines=lambda: [Fuse()],
         checkpoint_bytes=settings.checkpoint_bytes,
         segment_bytes=settings.segment_bytes,
         core={

@@ -15,6 +15,7 @@ from typing import Final, TextIO
 
 from jepsen_like.simulation.atlas import Atlas
 from jepsen_like.simulation.faults import Nemesis
+from jepsen_like.simulation.fuse import blow
 from jepsen_like.simulation.invariants import Invariants, Violation
 from jepsen_like.simulation.load import Load
 from jepsen_like.simulation.loop import StuckError
@@ -136,6 +137,7 @@ class Run:
         for _ in range(settings.learners):
             await self.keeper.add(promote=False)
         await asyncio.wait_for(self.load.setup(), LIVENESS_S)
+        await self._blow()
         begin_s = stage.now_s
         self.load.start(settings.clients)
         await self.nemesis.run(self.plan.faults, begin_s, settings.seconds)
@@ -180,6 +182,16 @@ class Run:
                     self._violate("liveness", f"a healed cluster serves no write: {error!r}")
                     raise OverError from error
             await asyncio.sleep(POLL_S)
+        await self.stage.call("prober", database.close())
+
+    async def _blow(self) -> None:
+        """From here on, every log holds a command that raises."""
+        database = self.stage.database("prober", LIVENESS_S)
+        try:
+            problem = await self.stage.call("prober", blow(database))
+        except QuorateError as error:
+            problem = f"a command that raises ended with {error!r}"
+        self.invariants.claim(not problem, "raising-command", problem)
         await self.stage.call("prober", database.close())
 
     async def _replaced(self, node: int) -> bool:

@@ -7,7 +7,8 @@ from random import Random
 
 import pytest
 
-from jepsen_like.simulation.invariants import Before, Disk, Invariants, majority, quorum
+from jepsen_like.simulation.claims import Before, Disk
+from jepsen_like.simulation.invariants import Invariants, majority, quorum
 from quorate.base.types import LogIndex, NodeId, Term
 from quorate.consensus.config import CoreConfig
 from quorate.consensus.core import Core
@@ -23,7 +24,7 @@ from quorate.consensus.messages import (
     VoteRequest,
 )
 from quorate.consensus.output import Role
-from quorate.consensus.state import State
+from quorate.consensus.state import PendingPersist, State
 
 NODES = (1, 2, 3)
 MEMBERS = Membership(voters=tuple(map(NodeId, NODES)))
@@ -80,8 +81,11 @@ class Fake:
         state.commit = LogIndex(index)
         self.invariants.stepped(self.disks[node], before, ())
 
-    def lead(self, node: int, term: int) -> None:
+    def lead(self, node: int, term: int, voters: tuple[int, ...] = NODES) -> None:
         state = self.disks[node].state
+        for voter in voters:
+            held = self.disks[voter]
+            self.invariants.votes.setdefault((voter, held.incarnation, term), node)
         before = Before(state)
         state.term, state.vote, state.role = Term(term), NodeId(node), Role.LEADER
         self.invariants.stepped(self.disks[node], before, ())
@@ -103,7 +107,7 @@ def test_a_sound_history_breaks_nothing() -> None:
     fake.invariants.answered(fake.disks[1], 7, 1, 2)
     fake.commit(2, 2)
     fake.invariants.execute(fake.disks[2], 7, 1, 2)
-    fake.invariants.read(fake.disks[2], fake.invariants.acknowledged_max, 2)
+    fake.invariants.read(fake.disks[2], fake.invariants.commit_max, 2)
     fake.invariants.ordered(fake.disks[1], 1, 2)
     fake.lead(2, 3)
     fake.start(1, 1, term=2, terms=(1, 2), commit=1, vote=1)
@@ -219,6 +223,91 @@ def wiped_admitted(fake: Fake) -> None:
     fake.append(1, entry(2, 1))
 
 
+def elected_without_votes(fake: Fake) -> None:
+    fake.lead(1, 2, voters=(1,))
+
+
+def stale_ack(fake: Fake) -> None:
+    fake.lead(1, 2)
+    state = fake.disks[1].state
+    state.match[NodeId(2)] = LogIndex(1)
+    fake.invariants.answered_by(fake.disks[1], heartbeat_reply(term=1, round_number=1), None)
+
+
+def stale_echo(fake: Fake) -> None:
+    fake.lead(1, 2)
+    fake.disks[1].state.acked_rounds[NodeId(2)] = 7
+    fake.invariants.answered_by(fake.disks[1], heartbeat_reply(term=2, round_number=6), None)
+
+
+def heartbeat_reply(term: int, round_number: int) -> HeartbeatReply:
+    return HeartbeatReply(
+        term=Term(term), sender=NodeId(2), target=NodeId(1), round=round_number,
+        verified=LogIndex(1), sticky=False,
+    )  # fmt: skip
+
+
+def committed_dropped(fake: Fake) -> None:
+    for node in NODES[:2]:
+        fake.append(node, entry(2, 1))
+    fake.commit(1, 2)
+    state = fake.disks[2].state
+    before = Before(state)
+    before.endangered = {2: 1}
+    state.truncate(LogIndex(1))
+    fake.invariants.stepped(fake.disks[2], before, ())
+
+
+def committed_by_counting(fake: Fake) -> None:
+    for node in NODES[:2]:
+        fake.append(node, entry(2, 1))
+    fake.lead(1, 2)
+    fake.commit(1, 2)
+
+
+def changed_twice(fake: Fake) -> None:
+    fake.lead(1, 2)
+    payload = encode_membership(MEMBERS)
+    made = Entry(LogIndex(2), Term(2), int(EntryKind.MEMBERSHIP), payload)
+    fake.append(1, made)  # nothing of its own term is committed
+
+
+def leader_without_quorum(fake: Fake) -> None:
+    fake.lead(1, 2)
+    fake.invariants.ticked(fake.disks[1])
+    fake.disks[1].state.tick += 1000
+    fake.invariants.ticked(fake.disks[1])
+
+
+def leader_with_stalled_disk(fake: Fake) -> None:
+    fake.lead(1, 2)
+    state = fake.disks[1].state
+    hard = HardState(Term(2), NodeId(1), LogIndex(1))
+    state.pending_persists.append(PendingPersist(1, 0, LogIndex(1), hard))
+    state.tick += 1000
+    fake.invariants.ticked(fake.disks[1])
+
+
+def removed_leader(fake: Fake) -> None:
+    fake.lead(1, 2)
+    state = fake.disks[1].state
+    state.members.append(LogIndex(2), Membership(voters=(NodeId(2), NodeId(3))))
+    state.commit = LogIndex(2)
+    state.log.append(entry(2, 2))
+    fake.append(1)
+
+
+def damage_unnoticed(fake: Fake) -> None:
+    fake.append(1, entry(2, 1))
+    fake.invariants.tampered(1, damaged=True)
+    fake.start(1)
+
+
+def checkpoint_ahead_of_log(fake: Fake) -> None:
+    fake.append(1, entry(2, 1), durable=False)
+    fake.invariants.ordered(fake.disks[1], 2, 2)
+
+
 def order(fake: Fake) -> None:
     fake.invariants.ordered(fake.disks[1], 1, 0)
 
@@ -243,6 +332,17 @@ BREACHES: dict[Callable[[Fake], None], str] = {
     membership_differs: "membership-differs",
     order: "order",
     wiped_admitted: "wiped-admitted",
+    elected_without_votes: "elected-without-votes",
+    stale_ack: "stale-answer",
+    stale_echo: "stale-answer",
+    committed_dropped: "committed-dropped",
+    committed_by_counting: "commit-rule",
+    changed_twice: "change-rule",
+    leader_without_quorum: "zombie-leader",
+    leader_with_stalled_disk: "zombie-leader",
+    removed_leader: "zombie-leader",
+    damage_unnoticed: "durable-lost",
+    checkpoint_ahead_of_log: "order",
 }
 
 

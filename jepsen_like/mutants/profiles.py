@@ -1,0 +1,284 @@
+"""Kinds of runs in which a certain bug has its chance: clusters and faults more alike than usual.
+
+The swarm's own draw has a little of everything. Where a bug needs three things to come together,
+a thousand seeds may pass before they do; a profile brings them together, and leaves the rest to
+the seed as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from jepsen_like.simulation.plan import Fault, Plan, draw, draw_fault, stream
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """*settings*: what every run has in common, the rest is drawn. *mix*: kinds of faults with
+    their weights, instead of the seed's own; *rate*: how many of them in a second."""
+
+    name: str
+    settings: Mapping[str, Any] = {}
+    mix: Mapping[str, float] = {}
+    rate: float = 2.0
+
+    def plan(self, seed: int) -> Plan:
+        """The plan of *seed* in this profile."""
+        plan = draw(seed)
+        if self.settings:
+            settings = msgspec.structs.replace(plan.settings, **self.settings)
+            plan = msgspec.structs.replace(plan, settings=settings)
+        if self.mix:
+            plan = msgspec.structs.replace(plan, faults=self._faults(plan), kinds=tuple(self.mix))
+        return plan
+
+    def _faults(self, plan: Plan) -> tuple[Fault, ...]:
+        random = stream(plan.seed, f"profile-{self.name}")
+        names, weights = list(self.mix), list(self.mix.values())
+        at_s = random.uniform(0.1, 0.5)
+        faults = []
+        while at_s < plan.settings.seconds:
+            kind = random.choices(names, weights)[0]
+            faults.append(draw_fault(random, round(at_s, 4), kind, plan.settings))
+            at_s += random.expovariate(self.rate)
+        return tuple(faults)
+
+
+#: As ``simulate`` draws it.
+SWARM: Final = Profile(name="swarm")
+#: Votes and acknowledgements of earlier terms come again; leaders fall often.
+REPLAYED_VOTES: Final = Profile(
+    name="replayed-votes",
+    settings={"voters": 5, "learners": 0},
+    mix={"replay": 3.0, "isolate-leader": 2.0, "crash-leader": 1.0, "halves": 1.0},
+    rate=4.0,
+)
+REPLAYED: Final = Profile(
+    name="replayed",
+    settings={"voters": 3, "learners": 0, "network_delay_ms": 5.0},
+    mix={"replay": 3.0, "transfer": 2.0, "isolate-leader": 1.0, "delay": 1.0},
+    rate=4.0,
+)
+#: Leaders change all the time, and leave uncommitted entries behind.
+ELECTIONS: Final = Profile(
+    name="elections",
+    settings={"voters": 5, "learners": 0, "network_delay_ms": 5.0, "clients": 6, "think_ms": 5.0},
+    mix={
+        "isolate-leader": 3.0,
+        "halves": 2.0,
+        "bridge": 1.0,
+        "majorities-ring": 1.0,
+        "crash-leader": 1.0,
+        "one-way": 1.0,
+        "pause-leader": 1.0,
+    },
+    rate=4.0,
+)
+#: Four voters become three, and two become one: joint majorities that differ.
+SHRINKING: Final = Profile(
+    name="shrinking",
+    settings={"voters": 4, "learners": 0, "network_delay_ms": 15.0, "clients": 6, "think_ms": 5.0},
+    mix={
+        "remove": 3.0,
+        "demote": 3.0,
+        "promote": 3.0,
+        "add": 1.0,
+        "isolate-leader": 2.0,
+        "pause-leader": 1.0,
+        "halves": 1.0,
+    },
+    rate=4.0,
+)
+CHURN: Final = Profile(
+    name="churn",
+    settings={"voters": 3, "learners": 2, "network_delay_ms": 15.0},
+    mix={
+        "promote": 2.0,
+        "demote": 2.0,
+        "add": 2.0,
+        "remove": 1.0,
+        "replace": 1.0,
+        "isolate-leader": 3.0,
+        "crash-leader": 1.0,
+        "transfer": 2.0,
+    },
+    rate=4.0,
+)
+LAGGING_CHURN: Final = Profile(
+    name="lagging-churn",
+    settings={"voters": 3, "learners": 1, "checkpoint_bytes": 1500, "segment_bytes": 8192},
+    mix={
+        "lag": 3.0,
+        "demote": 2.0,
+        "promote": 2.0,
+        "add": 2.0,
+        "crash-one": 1.0,
+        "checkpoint": 1.0,
+    },
+    rate=3.0,
+)
+_READING: Final[Mapping[str, Any]] = {
+    "voters": 3,
+    "learners": 0,
+    "clients": 8,
+    "think_ms": 2.0,
+    "workloads": {"register": 3.0, "cas-register": 1.0},
+    "operations_max": 500,
+}
+#: Reads that count on clocks.
+LEASES: Final = Profile(
+    name="leases",
+    settings={
+        **_READING,
+        "lease_reads": True,
+        "fast_failover": False,
+        "clock_rates": (),
+        "heartbeat_ms": 50,
+        "election_timeout_ms": 250,
+        "network_delay_ms": 0.2,
+        "disk_delay_ms": 0.1,
+    },
+    mix={"bridge": 3.0, "majorities-ring": 3.0, "one-way": 2.0, "clock-drift": 1.0},
+    rate=4.0,
+)
+#: Leases whose answers come late: links stand still, leaders sleep.
+LATE_ANSWERS: Final = Profile(
+    name="late-answers",
+    settings={
+        **LEASES.settings,
+        "heartbeat_ms": 20,
+        "election_timeout_ms": 100,
+        "network_delay_ms": 5.0,
+    },
+    mix={"delay": 3.0, "pause-leader": 3.0, "isolate-leader": 2.0, "one-way": 2.0},
+    rate=6.0,
+)
+TRANSFERS: Final = Profile(
+    name="transfers",
+    settings={**LEASES.settings, "election_timeout_ms": 500},
+    mix={"transfer": 3.0, "one-way": 3.0},
+    rate=8.0,
+)
+#: Elections, while an fsync takes longer than a heartbeat's way to and fro.
+NEW_LEADERS: Final = Profile(
+    name="new-leaders",
+    settings={**_READING, "network_delay_ms": 0.2, "disk_delay_ms": 10.0, "heartbeat_ms": 20},
+    mix={"crash-leader": 2.0, "isolate-leader": 2.0, "transfer": 3.0, "disk-slow": 2.0},
+    rate=4.0,
+)
+#: Leaders that do not know that they were replaced.
+SLEEPING_LEADERS: Final = Profile(
+    name="sleeping-leaders",
+    settings=_READING,
+    mix={"pause-leader": 3.0, "isolate-leader": 2.0, "delay": 2.0, "one-way": 2.0, "replay": 1.0},
+    rate=4.0,
+)
+#: The rest compacts its log past a leader that was cut off with entries of its own.
+OVERTAKEN_LEADERS: Final = Profile(
+    name="overtaken-leaders",
+    settings={
+        "voters": 3,
+        "learners": 0,
+        "election_timeout_ms": 500,
+        "heartbeat_ms": 50,
+        "checkpoint_bytes": 1500,
+        "segment_bytes": 2048,
+        "clients": 8,
+        "think_ms": 2.0,
+        "timeout_s": 0.5,
+        "operations_max": 400,
+    },
+    mix={"isolate-leader": 3.0, "checkpoint": 8.0, "lag": 1.0, "pause-leader": 1.0},
+    rate=8.0,
+)
+#: Leaders with more to send than goes into a message fall, and lead again.
+LONG_TAILS: Final = Profile(
+    name="long-tails",
+    settings={
+        "voters": 5,
+        "learners": 0,
+        "append_bytes_max": 300,
+        "inflight_messages_max": 1,
+        "network_delay_ms": 15.0,
+        "disk_delay_ms": 0.5,
+        "clients": 8,
+        "think_ms": 2.0,
+        "operations_max": 400,
+    },
+    mix={"isolate-leader": 3.0, "crash-leader": 2.0, "delay": 2.0, "pause-leader": 2.0},
+    rate=4.0,
+)
+STALLED_DISKS: Final = Profile(
+    name="stalled-disks",
+    settings={"voters": 3, "learners": 0, "election_timeout_ms": 500, "heartbeat_ms": 50},
+    mix={"disk-stall": 3.0, "transfer": 1.0},
+    rate=2.0,
+)
+#: Nodes die between a vote and the first entry of its term.
+CRASHING_VOTERS: Final = Profile(
+    name="crashing-voters",
+    settings={"voters": 5, "learners": 0, "network_delay_ms": 15.0, "disk_delay_ms": 0.5},
+    mix={"crash-leader": 3.0, "crash-all": 2.0, "restart-storm": 3.0, "crash-one": 2.0},
+    rate=6.0,
+)
+#: Many commands in a write, so that it has sectors enough to be torn.
+TORN_WRITES: Final = Profile(
+    name="torn-writes",
+    settings={
+        "voters": 3,
+        "learners": 0,
+        "disk_delay_ms": 10.0,
+        "clients": 8,
+        "think_ms": 2.0,
+        "operations_max": 400,
+    },
+    mix={"crash-one": 3.0, "crash-leader": 3.0, "crash-all": 1.0},
+    rate=5.0,
+)
+SICK_DISKS: Final = Profile(
+    name="sick-disks",
+    settings={"voters": 3, "learners": 0, "checkpoint_bytes": 1500},
+    mix={
+        "disk-stall": 2.0,
+        "disk-slow": 2.0,
+        "eio-fsync": 3.0,
+        "crash-one": 2.0,
+        "crash-leader": 2.0,
+        "checkpoint": 1.0,
+    },
+    rate=4.0,
+)
+FULL_DISKS: Final = Profile(
+    name="full-disks",
+    settings={"voters": 3, "learners": 0, "checkpoint_bytes": 1500},
+    mix={"disk-full": 3.0, "checkpoint": 3.0, "crash-one": 2.0},
+    rate=4.0,
+)
+DAMAGE: Final = Profile(
+    name="damage",
+    settings={"voters": 3, "learners": 0},
+    mix={"bit-flip": 3.0, "truncate": 1.0, "wipe": 2.0, "crash-leader": 1.0},
+    rate=2.0,
+)
+SMALL_SEGMENTS: Final = Profile(
+    name="small-segments",
+    settings={"voters": 3, "learners": 0, "segment_bytes": 8192},
+    mix={"crash-one": 3.0, "crash-leader": 3.0, "crash-all": 1.0},
+    rate=4.0,
+)
+#: Connections break between a command and its answer; sessions expire.
+LOST_REPLIES: Final = Profile(
+    name="lost-replies",
+    settings={
+        "voters": 3,
+        "learners": 0,
+        "clients": 6,
+        "think_ms": 5.0,
+        "timeout_s": 5.0,
+        "session_ttl_s": 1.0,
+    },
+    mix={"crash-leader": 3.0, "pause-leader": 4.0, "isolate-leader": 2.0, "reset": 1.0},
+    rate=4.0,
+)

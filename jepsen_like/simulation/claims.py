@@ -1,0 +1,56 @@
+"""What a node says of itself: what its disk holds, and where it stood before a step."""
+
+from __future__ import annotations
+
+from quorate.base.types import LogIndex
+from quorate.consensus.state import State
+
+
+class Disk:
+    """What one data directory claims to hold: its last running core says so.
+
+    *state*: of that core, which a crash leaves as it was. *void*: somebody tampered with the disk,
+    so it claims nothing; *damaged*: in a way that must not go unnoticed. *checkpoint*: the newest
+    that was reported as durable. *heard*: of a leader, when each member last answered it, in ticks;
+    *echoes*: the latest round of heartbeats that each answered.
+    """
+
+    def __init__(self, node: int, incarnation: str, state: State) -> None:
+        self.node = node
+        self.incarnation = incarnation
+        self.state = state
+        self.void = False
+        self.damaged = False
+        self.checkpoint = 0
+        self.wiped = False  # another directory stood behind this number before
+        self.heard: dict[int, int] = {}
+        self.echoes: dict[int, int] = {}
+        self.leads_term = 0
+        self.leads_since = 0
+        #: What the log's own calls made durable: term, vote, last index. Ahead of *state*, which
+        #: learns of it later.
+        self.written = (int(state.persisted_term), int(state.persisted_vote), int(state.persisted))
+
+    def holds(self, index: int, term: int) -> bool:
+        """Whether the entry is durable here, or covered by a checkpoint."""
+        if self.void:
+            return False
+        state = self.state
+        if index <= state.log.floor.index:
+            return True
+        found = state.log.term_at(LogIndex(index))
+        return index <= state.persisted and found == term
+
+
+class Before:
+    """A member just before a step. *endangered*: terms of entries that it may drop, by index."""
+
+    __slots__ = ("commit", "endangered", "members_index", "membership", "persisted", "role")
+
+    def __init__(self, state: State) -> None:
+        self.commit = state.commit
+        self.persisted = int(state.persisted)
+        self.endangered: dict[int, int | None] = {}
+        self.role = state.role
+        self.membership = state.membership
+        self.members_index = state.members.index
