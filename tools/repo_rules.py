@@ -273,7 +273,10 @@ def _find_undocumented(source: Source) -> Iterator[Complaint]:
     for node in source.tree.body:
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             continue
-        if not node.name.startswith("_") and ast.get_docstring(node) is None:
+        overload = any(
+            isinstance(each, ast.Name) and each.id == "overload" for each in node.decorator_list
+        )  # the implementation below it has the docstring
+        if not node.name.startswith("_") and ast.get_docstring(node) is None and not overload:
             kind = "class" if isinstance(node, ast.ClassDef) else "function"
             yield Complaint(source.path, node.lineno, f"{kind} {node.name} without docstring")
 
