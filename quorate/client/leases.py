@@ -172,7 +172,7 @@ class Lease:
         info: LeaseInfo = await self._keeper.ask(LeaseQuery(self.id), timeout)
         return info.remaining_ms / 1000
 
-    def on_lost(self, callback: Callable[[], None]) -> Callable[[], None]:
+    def on_lost(self, callback: Callable[[], object]) -> Callable[[], None]:
         """Call *callback* on the loop when it is lost; at once if it is. Returns what undoes it."""
         return watch_loss(self.lost, callback)
 

@@ -45,7 +45,7 @@ class Lock:
         self._hands: tuple[bytes, Hashable] | None = None
         self._guard: Guard | None = None
         self._no_loss = Loss()
-        self._callbacks: dict[object, Callable[[], None]] = {}
+        self._callbacks: dict[object, Callable[[], object]] = {}
 
     # --- acquiring ------------------------------------------------------------------------------
 
@@ -182,7 +182,7 @@ class Lock:
         """What to raise once it was lost."""
         return self._granted().loss_error()
 
-    def on_lost(self, callback: Callable[[], None]) -> Callable[[], None]:
+    def on_lost(self, callback: Callable[[], object]) -> Callable[[], None]:
         """Call *callback*, on the loop, whenever a grant of this handle is lost. Returns what
         undoes it."""
         token = object()

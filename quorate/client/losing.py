@@ -21,7 +21,7 @@ class Loss:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
-        self._watchers: dict[object, Callable[[], None]] = {}
+        self._watchers: dict[object, Callable[[], object]] = {}
         self.reason = ""
 
     def is_set(self) -> bool:
@@ -54,7 +54,7 @@ def set_loss(loss: Loss, reason: str) -> None:
             _logger.exception("a callback for a loss failed")
 
 
-def watch_loss(loss: Loss, tell: Callable[[], None]) -> Callable[[], None]:
+def watch_loss(loss: Loss, tell: Callable[[], object]) -> Callable[[], None]:
     """Have *tell* called, on the loop, when it is lost (now, if it is). Returns what ends that."""
     if loss.is_set():
         tell()

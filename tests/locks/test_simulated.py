@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from jepsen_like.simulation.cluster import SimulatedCluster
-from jepsen_like.simulation.hosts import PROCESS
 from quorate import Database
 from quorate.client.claims import IDLE_S_MAX
 from quorate.client.locks import Lock
@@ -180,7 +179,8 @@ def test_complaint_g_clocks_that_jump_hand_no_lock_over(cluster: SimulatedCluste
         first = Holder(cluster, "alice")
         await first.acquired()
         second = Holder(cluster, "bob")
-        for name in (*cluster.members, "alice", "bob"):
+        names: list[int | str] = [*cluster.members, "alice", "bob"]
+        for name in names:
             cluster.jump_wall_clock(name, 11_000)
             await asyncio.sleep(1)
             cluster.jump_wall_clock(name, -50_000)
@@ -408,14 +408,12 @@ def test_who_has_stood_still_sees_at_once_that_it_does_not_hold_any_more(
     cluster: SimulatedCluster,
 ) -> None:
     """Without a turn of the loop in between: between two lines of the caller's code."""
-    seen = []
+    seen: list[tuple[object, ...]] = []
 
     async def hold(db: Database) -> None:
         async with db.election("e", ttl=TTL_S, cancel_on_loss=False) as election:
             lease = election._granted().desk.lease
             seen.append((election.is_leader, lease.alive))
-            process = PROCESS.get()
-            assert process is not None
             lease._good_until = asyncio.get_running_loop().time() - 0.001
             seen.append((election.is_leader, lease.alive, lease.good_for))
 
@@ -488,7 +486,7 @@ def test_observers_see_each_epoch_once_and_in_order(cluster: SimulatedCluster) -
 
     async def look(db: Database) -> None:
         async for leader in db.election("e").observe():
-            seen.append(leader and (leader.value, leader.epoch))  # noqa: PERF401  as it comes
+            seen.append((leader.value, leader.epoch) if leader else None)  # noqa: PERF401  as it comes
 
     async def lead(db: Database, value: str, seconds: float) -> None:
         async with db.election("e", value, ttl=TTL_S):
