@@ -44,6 +44,7 @@ from quorate.client.endpoints import parse_endpoints
 from quorate.client.handles import Handle as AsyncHandle
 from quorate.client.levels import Receipt
 from quorate.client.sync_kv import Kv
+from quorate.client.sync_locks import Coordination
 from quorate.errors import ClosedError, InvalidArgumentError
 
 R = TypeVar("R")
@@ -182,7 +183,7 @@ def _close_all() -> None:
 getattr(threading, "_register_atexit", atexit.register)(_close_all)
 
 
-class Database:
+class Database(Coordination):
     """See the module. *make* builds the asynchronous handle, on the loop; it is called once."""
 
     def __init__(self, make: Callable[[], asynchronous.Database]) -> None:
