@@ -323,7 +323,8 @@ class _Reader:
         module = inspect.getmodule(owner)
         known = {**(vars(module) if module else {}), **self._names}
         try:
-            return eval(text, known)  # noqa: S307  the class's own annotation
+            holder = type("holder", (), {"__annotations__": {attribute: text}})
+            return typing.get_type_hints(holder, known, include_extras=True)[attribute]
         except Exception as error:  # noqa: BLE001
             if needed or "Table[" in text:
                 self.refuse(f"its annotation cannot be read: {error}", attribute)
