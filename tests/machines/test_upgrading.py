@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from random import Random
 from typing import Any
 
 import pytest
@@ -112,6 +113,61 @@ def test_a_rolling_upgrade_is_safe_at_every_step(seed: int) -> None:
         await cluster.restart_all()
         await cluster.wait_leader()
         assert (await shop.sum_and_notes())[0] == total + 6
+        await cluster.converged()
+        assert len(world.hashes()) == 1
+        assert world.versions() == [2, 2, 2]
+
+    world.run(story())
+    assert not world.stopped
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_upgrade_amid_crashes_happens_once_and_for_all(seed: int) -> None:
+    world = World(100 + seed, Old)
+    cluster, random = world.cluster, Random(seed)
+
+    async def crash_one() -> None:
+        number = random.choice((1, 2, 3))
+        cluster.crash(number, power=random.random() < 0.5)
+        await asyncio.sleep(random.uniform(0.0, 0.6))
+        await cluster.restart(number)
+
+    async def upgrade(db: Database) -> None:
+        while True:
+            try:
+                if (await db.upgrade("shop", timeout=3.0))["version"] == 2:
+                    return
+            except QuorateError:
+                await asyncio.sleep(0.05)
+
+    async def story() -> None:
+        db = await world.begin()
+        shop = db.machine(New)
+        steps: list[int] = []
+        done = False
+
+        async def use() -> None:
+            last = 0
+            while not done or len(steps) < 20:
+                total = await shop.add(3, timeout=60.0)
+                steps.append(total - last)
+                last = total
+
+        using = cluster.spawn("alice", use())
+        for number in (1, 2, 3):
+            await crash_one()
+            await world.install(number, New)
+        upgrading = asyncio.ensure_future(upgrade(db))
+        for _ in range(3):
+            await asyncio.sleep(random.uniform(0.0, 0.1))
+            await crash_one()
+        await upgrading
+        await crash_one()
+        await asyncio.sleep(0.5)
+        done = True
+        await using
+        assert set(steps) == {3, 6}, steps
+        assert steps == sorted(steps)
         await cluster.converged()
         assert len(world.hashes()) == 1
         assert world.versions() == [2, 2, 2]
