@@ -1,8 +1,7 @@
 """The clock by which a holder judges whether its lease may still stand.
 
-Not the loop's own where that can be avoided: uvloop reads the time once per turn, so a process that
-was stopped in the middle of a turn would not see that time went on; and Linux's monotonic clock
-stands still while a machine sleeps, as the cluster's does not.
+Not the loop's own where there is a better one: Linux's monotonic clock stands still while a machine
+sleeps, or a virtual one is suspended, as the cluster's does not.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quorate.base.lease_commands import (
     LEASE_MACHINE,
+    GrantLease,
     LeaseInfo,
     LeaseList,
     LeaseQuery,
@@ -172,6 +173,15 @@ class Coordination:
         codec = self.codec(LEASE_MACHINE, LeaseResult)
         found: LeaseList = await self.ask(codec, ListLeases(after, limit), self.timeout)
         return found
+
+    async def grant_lease(
+        self: LeasePlans, ttl: float = LEASE_TTL_S_DEFAULT, name: str = ""
+    ) -> int:
+        """A lease that nobody keeps alive but who calls ``renew_lease``; returns its id."""
+        codec = self.codec(LEASE_MACHINE, LeaseResult)
+        command = GrantLease(check_ttl(ttl), check_name(name))
+        lease: int = (await self.submit(codec, command, self.timeout)).lease
+        return lease
 
     async def renew_lease(self: LeasePlans, lease: int) -> bool:
         """Renew a lease once, whoever holds it. False: it has ended."""

@@ -14,6 +14,8 @@ from quorate.server import (
     cli_certs,
     cli_demo,
     cli_kv,
+    cli_lease,
+    cli_lock,
     cli_machines,
     cli_members,
     cli_serve,
@@ -25,7 +27,8 @@ HELP = """A replicated key-value store that keeps its promises: run nodes, tend 
 
 Commands that talk to a cluster find it by --endpoints or QUORATE_ENDPOINTS. Exit status: 0 done,
 1 failed and nothing happened, 2 wrong arguments or configuration, 3 the outcome is unknown,
-4 the answer is no, 5 the node's data or disk is damaged, 70 a bug in quorate.
+4 the answer is no, 5 the node's data or disk is damaged, 6 the lock or leadership under which a
+command ran was lost, 70 a bug in quorate.
 """
 
 app = typer.Typer(
@@ -36,6 +39,10 @@ app = typer.Typer(
 app.command("serve")(cli_serve.serve)
 app.command("status")(cli_status.status)
 app.add_typer(cli_kv.app, name="kv")
+app.command("lock")(cli_lock.lock_command)
+app.command("elect")(cli_lock.elect_command)
+app.command("locks")(cli_lock.locks_command)
+app.add_typer(cli_lease.app, name="lease")
 app.add_typer(cli_members.app, name="members")
 app.command("transfer-leader")(cli_members.transfer_leader)
 app.command("snapshot")(cli_members.snapshot)

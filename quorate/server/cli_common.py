@@ -38,6 +38,7 @@ class Exit(IntEnum):
     UNKNOWN = 3  #: no answer came: the change may have happened, or may yet
     NO = 4  #: it worked, and the answer is no: no such key, the comparison failed
     STORAGE = 5  #: the node's disk or data is damaged; starting again will not help
+    LOST = 6  #: what the command ran under, a lock or leadership, was lost
     INTERNAL = 70  #: a bug in quorate; what was under way may have happened
     INTERRUPTED = 130
 
@@ -159,7 +160,7 @@ _TARGET: Final[Mapping[str, tuple[Any, Any]]] = {
 
 
 def client_command(
-    function: Callable[..., Coroutine[Any, Any, Exit | None]],
+    function: Callable[..., Coroutine[Any, Any, int | None]],
 ) -> Callable[..., int]:
     """A command out of ``async def function(target: Target, ...)``: the options that make up a
     ``Target`` are added to those of *function*, and it is run to its end."""

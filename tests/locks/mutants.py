@@ -140,7 +140,7 @@ MUTANTS = (
         "a lease that was seen to be over comes back",
         LEASES,
         "        if self._timer is not None and self._clock() >= self._good_until:\n",
-        "        if self._timer is not None and not self._good_until:\n",
+        "        if self._timer is not None and self._good_until is None:\n",
         ("judging",),
     ),
     Mutant(
@@ -151,7 +151,7 @@ MUTANTS = (
         ("handles", "simulated"),
     ),
     Mutant(
-        "the time of the loop's turn is taken for the time",
+        "time in which the machine slept does not count",
         "quorate/client/clocks.py",
         "    if not system:\n",
         "    if True:\n",

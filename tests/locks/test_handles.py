@@ -188,7 +188,7 @@ async def test_an_error_of_the_body_is_not_hidden_by_a_loss(db: Database) -> Non
 
 
 def test_a_process_that_stood_still_sees_it_within_one_turn_of_uvloop(tmp_path: Path) -> None:
-    """uvloop's own time stands still until the turn is over; so must not be asked."""
+    """No timer has run, and no frame was read."""
 
     async def story() -> None:
         async with quorate.open(tmp_path) as db:
@@ -201,6 +201,20 @@ def test_a_process_that_stood_still_sees_it_within_one_turn_of_uvloop(tmp_path: 
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(story())
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="only Linux has it")
+@pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
+def test_time_in_which_the_machine_slept_counts(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = new_loop()
+    try:
+        monkeypatch.setattr(time, "clock_gettime", lambda clock: (clock, 1e6))
+        assert clock_of(loop)() == (time.CLOCK_BOOTTIME, 1e6)
+    finally:
+        monkeypatch.undo()
+        loop.close()
 
 
 def test_a_loop_that_brings_its_own_time_is_believed() -> None:

@@ -221,8 +221,8 @@ class LocksAgainstAModel(RuleBasedStateMachine):
         try:
             kind, total = KINDS[name]
             commands: list[Any] = [Release(name, self.leases[at], owner) for owner in (1, 2, 3)]
-            late = Acquire(name, kind, total, 1, self.leases[at], 9, False)  # type: ignore[arg-type]
-            commands.append(late)
+            which: Any = kind
+            commands.append(Acquire(name, which, total, 1, self.leases[at], 9, wait=False))
             runs = [run_of("locks", each) for each in commands]
             applied = self.node.entry(submit(*runs))
         finally:
