@@ -34,6 +34,9 @@ CANCELLED_KEPT: Final = 1000
 #: How long an executor job takes: too short to matter, too long to be free.
 EXECUTOR_S: Final = 0.000_2
 PROBLEMS_MAX: Final = 100
+#: A timer that is set for later comes at least so much later: what rounding leaves between two
+#: clocks is too little to add to the time, and whoever waits for it would wait for ever.
+RESOLUTION_S: Final = 1e-9
 
 
 class StuckError(JepsenLikeError):
@@ -191,7 +194,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         clock = process.host.clock
         own_s = clock.monotonic_s() + delay
         handle = VirtualHandle(callback, args, context, process, own_s)
-        return self._add_timer(self.now_s + delay / clock.rate, handle)
+        true_s = self.now_s + delay / clock.rate
+        if true_s <= self.now_s and delay > 0:
+            true_s = self.now_s + RESOLUTION_S
+        return self._add_timer(true_s, handle)
 
     def call_at(
         self,
@@ -206,7 +212,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
         else:
             process = context.get(PROCESS)
         handle = VirtualHandle(callback, args, context, process, when)
-        true_s = when if process is None else process.host.clock.true_s(when)
+        if process is None:
+            return self._add_timer(when, handle)
+        clock = process.host.clock
+        true_s = clock.true_s(when)
+        if true_s <= self.now_s and when > clock.monotonic_s():
+            true_s = self.now_s + RESOLUTION_S
         return self._add_timer(true_s, handle)
 
     def schedule(

@@ -219,13 +219,13 @@ class Stage:
         """See ``SimulatedCluster.crash``."""
         self.cluster.crash(number, power=power)
 
-    def pause(self, number: int) -> None:
-        """SIGSTOP."""
-        self.cluster.pause(number)
+    def pause(self, name: int | str) -> None:
+        """SIGSTOP, of a node or a client."""
+        self.cluster.pause(name)
 
-    def resume(self, number: int) -> None:
+    def resume(self, name: int | str) -> None:
         """SIGCONT."""
-        self.cluster.resume(number)
+        self.cluster.resume(name)
 
     async def checkpoint(self, number: int) -> bool:
         """Have it write one now; it need not succeed. Soon, or not at all for this caller."""
@@ -241,11 +241,15 @@ class Stage:
         """What workloads use. *wanders*: it may read at some member of its own, leading or not."""
         database = self.database(name, timeout_s)
         random = stream(self._seed, f"reader-{name}")
+
+        def another(*numbers: int, **options: Any) -> Database:  # noqa: ANN401
+            options = {"timeout": timeout_s, **options}
+            return self.cluster.connect(name, *(numbers or self.nodes()), **options)
+
         if not wanders or random.random() < LEADER_ONLY_CHANCE:
-            return QuorateClient(database)
-        node = random.choice(self.nodes())
-        reader = self.cluster.connect(name, node, timeout=timeout_s, follow_leader=False)
-        return QuorateClient(database, reader)
+            return QuorateClient(database, connect=another)
+        reader = another(random.choice(self.nodes()), follow_leader=False)
+        return QuorateClient(database, reader, another)
 
     def database(self, name: str, timeout_s: float) -> Database:
         """A handle on a host of that name."""
@@ -264,11 +268,11 @@ class Stage:
 
     # --- networks and clocks --------------------------------------------------------------------
 
-    def cut(self, source: int, target: int) -> None:
+    def cut(self, source: int | str, target: int | str) -> None:
         """One way, until healed."""
         self.cluster.cut(source, target)
 
-    def heal(self, source: int, target: int) -> None:
+    def heal(self, source: int | str, target: int | str) -> None:
         """The cut is over."""
         self.cluster.heal(source, target)
 
@@ -285,9 +289,9 @@ class Stage:
         self.cluster.heal()
         self.cluster.set_links(None)
 
-    def set_rate(self, number: int, rate: float) -> None:
-        """Of its clocks; 1.0 is right."""
-        self.cluster.set_clock_rate(number, rate)
+    def set_rate(self, name: int | str, rate: float) -> None:
+        """Of the clocks of a node or a client; 1.0 is right."""
+        self.cluster.set_clock_rate(name, rate)
 
     def jump_wall(self, number: int, by_ms: int) -> None:
         """Its wall clock."""

@@ -142,10 +142,15 @@ class QuorateSystem(System):
         database = connect(
             [self.address(number) for number in (home, *others)], timeout=self.timeout_s
         )
+
+        def another(*chosen: int, **options: Any) -> Database:  # noqa: ANN401
+            options = {"timeout": self.timeout_s, **options}
+            return connect([self.address(number) for number in chosen or self.nodes], **options)
+
         if process % 2 == 0:
-            return QuorateClient(database)
+            return QuorateClient(database, connect=another)
         pinned = connect(self.address(home), timeout=self.timeout_s, follow_leader=False)
-        return QuorateClient(database, pinned)
+        return QuorateClient(database, pinned, another)
 
     # --- operators -------------------------------------------------------------------------------
 

@@ -5,10 +5,10 @@ Takes ready ``Database`` handles, so it serves real processes and the simulator 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from jepsen_like.systems.base import OutcomeError, Versioned
+from jepsen_like.systems.base import Client, OutcomeError, UnsupportedError, Versioned
 from quorate.base.kv_commands import Compare, GetResult, KeyValue, TxnResult
 from quorate.client import operations as ops
 from quorate.client.database import Database
@@ -17,13 +17,44 @@ from quorate.errors import QuorateError
 T = TypeVar("T")
 
 
+#: Makes a further handle on some nodes, or all if none is named, with options of ``connect``.
+Connect = Callable[..., Database]
+
+
 class QuorateClient:
     """*database*: opened by the first call, closed by ``close``. *reader*: for reads of single
-    keys, if they are to go elsewhere: to one node, whether it leads or not."""
+    keys, if they are to go elsewhere: to one node, whether it leads or not. *connect*: for
+    ``another``."""
 
-    def __init__(self, database: Database, reader: Database | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        reader: Database | None = None,
+        connect: Connect | None = None,
+    ) -> None:
         self._database = database
         self._reader = reader or database
+        self._connect = connect
+        self._others: dict[str, Database] = {}
+        #: What workloads keep with a client, by their name: grants, watches, sessions.
+        self.kept: dict[str, Any] = {}
+
+    @property
+    def database(self) -> Database:
+        """The handle itself, for what only quorate has."""
+        return self._database
+
+    def another(self, name: str, *nodes: int, **options: Any) -> Database:  # noqa: ANN401
+        """A further handle of this client under *name*, made at the first call.
+
+        Raises:
+            UnsupportedError: whoever made this client cannot make another.
+        """
+        if name not in self._others:
+            if self._connect is None:
+                raise UnsupportedError("this client has one handle only")
+            self._others[name] = self._connect(*nodes, **options)
+        return self._others[name]
 
     async def get(self, key: str) -> Versioned:
         try:
@@ -32,18 +63,18 @@ class QuorateClient:
             raise OutcomeError(_text(error), definite=True) from error
 
     async def put(self, key: str, value: bytes) -> None:
-        await _outcome(self._database.kv.put(key, value))
+        await outcome_of(self._database.kv.put(key, value))
 
     async def compare_and_set(self, key: str, expected: bytes | None, value: bytes) -> bool:
-        return (await _outcome(self._database.kv.compare_and_set(key, expected, value))).succeeded
+        return (await outcome_of(self._database.kv.compare_and_set(key, expected, value))).succeeded
 
     async def add(self, key: str, number: int) -> int:
-        return (await _outcome(self._database.kv.increment(key, number))).value
+        return (await outcome_of(self._database.kv.increment(key, number))).value
 
     async def transact(
         self, expected: Mapping[str, int], reads: Sequence[str], writes: Mapping[str, bytes]
     ) -> tuple[bool, dict[str, Versioned]]:
-        result: TxnResult = await _outcome(
+        result: TxnResult = await outcome_of(
             self._database.kv.txn(
                 [Compare(key.encode(), "mod", "=", version) for key, version in expected.items()],
                 then=[
@@ -61,13 +92,27 @@ class QuorateClient:
         await self._database.close()
         if self._reader is not self._database:
             await self._reader.close()
+        for other in self._others.values():
+            await other.close()
 
 
-async def _outcome(call: Awaitable[T]) -> T:
+def quorate_client(client: Client) -> QuorateClient:
+    """*client*, which must be of quorate.
+
+    Raises:
+        UnsupportedError: it is of another system.
+    """
+    if isinstance(client, QuorateClient):
+        return client
+    raise UnsupportedError("only quorate has these operations: there are no others to compare with")
+
+
+async def outcome_of(call: Awaitable[T], *, reads: bool = False) -> T:
+    """Its result, or an ``OutcomeError`` in the place of quorate's. *reads*: it has no effect."""
     try:
         return await call
     except QuorateError as error:
-        raise OutcomeError(_text(error), definite=error.definite) from error
+        raise OutcomeError(_text(error), definite=error.definite or reads) from error
 
 
 def _text(error: QuorateError) -> str:
