@@ -137,6 +137,11 @@ class CompactedError(CommandError):
 
     code = "compacted"
 
+    def __init__(self, message: str, oldest: int = 0) -> None:
+        super().__init__(message)
+        #: Of a watch of keys: the first revision that can still be watched from.
+        self.oldest = oldest
+
 
 class WatchLaggingError(QuorateError):
     """The watcher did not take its events as fast as they came; begin again where it was."""

@@ -55,6 +55,8 @@ LEASES_MAX: Final = 100_000
 LEASE_KEYS_MAX: Final = 10_000  # keys bound to one lease: its end is one command's work
 LEASE_BATCH_MAX: Final = 10_000  # leases that one keep-alive renews
 FENCES_MAX: Final = 16  # grants that one fenced command names
+#: A watch that hears of nothing is told this often how far it has come, if it wants that.
+WATCH_PROGRESS_INTERVAL_S: Final = 5.0
 
 #: Bytes of the keys that one command deletes, or one lease takes with it, and of previous values
 #: that are kept for watchers of one revision: all events of a revision fit into one frame.

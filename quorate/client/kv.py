@@ -7,7 +7,9 @@ bytes. Every call takes
 * *timeout*, in seconds, instead of the handle's own;
 * *level*: "strong", "quorum" (the default), "causal" or "eventual", see ``docs/consistency.md``. At
   "eventual" a write is over before its result is known, and comes to ``Accepted`` instead;
-* *receipt*: a ``Receipt``, which is told what the call got.
+* *receipt*: a ``Receipt``, which is told what the call got;
+* *fence*, if it writes: a grant of a lock or election, or several. The write is refused with
+  ``FencedError`` if one of them has ended.
 
 Every call may raise, besides what it names itself:
 
@@ -22,6 +24,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Final, Literal, overload
 
+from quorate.base.fencing import Fence
 from quorate.base.kv_commands import (
     Compare,
     CompareAndSet,
@@ -29,7 +32,6 @@ from quorate.base.kv_commands import (
     DeleteResult,
     Get,
     GetResult,
-    Increment,
     IncrementResult,
     KeyValue,
     KvResult,
@@ -47,8 +49,9 @@ from quorate.base.levels import Accepted, CertainLevel, Level
 from quorate.base.limits import KEY_BYTES_MAX, TXN_OPERATIONS_MAX, VALUE_BYTES_MAX
 from quorate.client import operations as ops
 from quorate.client.codec import AnyFuture, MachineCodec
+from quorate.client.kv_watch import Watch
 from quorate.client.levels import Receipt, Scope
-from quorate.client.operations import Bytes
+from quorate.client.operations import Bytes, Granted, Leased
 from quorate.client.settings import check_timeout
 from quorate.errors import InvalidArgumentError, LimitExceededError
 
@@ -63,6 +66,7 @@ def _finish_get(future: AnyFuture, result: GetResult) -> None:
 #: One for all handles: calls share a segment only if they share a codec.
 _CODEC: Final = MachineCodec(KV_MACHINE, KvResult, {GetResult: _finish_get})
 
+Fences = Fence | Granted | Iterable[Fence | Granted] | None
 Plan = Callable[[MachineCodec, object, float], AnyFuture]
 
 
@@ -93,6 +97,8 @@ class Kv:
         value: Bytes,
         *,
         previous: bool = False,
+        lease: int | Leased = 0,
+        fence: Fences = None,
         level: Literal["eventual"],
         receipt: Receipt | None = None,
         timeout: float | None = None,
@@ -104,6 +110,8 @@ class Kv:
         value: Bytes,
         *,
         previous: bool = False,
+        lease: int | Leased = 0,
+        fence: Fences = None,
         level: CertainLevel | None = None,
         receipt: Receipt | None = None,
         timeout: float | None = None,
@@ -114,11 +122,18 @@ class Kv:
         value: Bytes,
         *,
         previous: bool = False,
+        lease: int | Leased = 0,
+        fence: Fences = None,
         level: Level | None = None,
         receipt: Receipt | None = None,
         timeout: float | None = None,
     ) -> PutResult | Accepted:
-        """Set *key* to *value*; with *previous*, the result shows what was there."""
+        """Set *key* to *value*; with *previous*, the result shows what was there. *lease*: the key
+        goes when that lease ends; without, it belongs to none from now on.
+
+        Raises:
+            LeaseExpiredError: the lease does not stand.
+        """
         if (
             type(key) is not bytes
             or type(value) is not bytes
@@ -128,12 +143,13 @@ class Kv:
         ):
             key, value = ops.as_key(key), ops.as_value(value)
         wait_s = self._timeout if timeout is None else check_timeout(timeout)
-        command = Put(key, value, previous)
+        command = Put(key, value, previous, ops.as_lease(lease) if lease != 0 else 0)
         result: PutResult | Accepted
-        if level is None and receipt is None and self._plain:
+        if level is None and receipt is None and fence is None and self._plain:
             result = await self._submit(_CODEC, command, wait_s)
         else:
-            result = await self._scope.write(_CODEC, command, wait_s, level, receipt)
+            checked = ops.fenced(command, fence)
+            result = await self._scope.write(_CODEC, checked, wait_s, level, receipt)
         return result
 
     async def get(
@@ -154,6 +170,7 @@ class Kv:
         key: Bytes,
         *,
         previous: bool = False,
+        fence: Fences = None,
         level: Literal["eventual"],
         receipt: Receipt | None = None,
         timeout: float | None = None,
@@ -164,6 +181,7 @@ class Kv:
         key: Bytes,
         *,
         previous: bool = False,
+        fence: Fences = None,
         level: CertainLevel | None = None,
         receipt: Receipt | None = None,
         timeout: float | None = None,
@@ -173,13 +191,14 @@ class Kv:
         key: Bytes,
         *,
         previous: bool = False,
+        fence: Fences = None,
         level: Level | None = None,
         receipt: Receipt | None = None,
         timeout: float | None = None,
     ) -> DeleteResult | Accepted:
         """Remove *key*; ``count`` of the result is 0 if there was none."""
         result: DeleteResult | Accepted = await self._do(
-            ops.delete(key, previous=previous), level, receipt, timeout
+            ops.fenced(ops.delete(key, previous=previous), fence), level, receipt, timeout
         )
         return result
 
@@ -190,6 +209,8 @@ class Kv:
         expected: Bytes | int | None,
         value: Bytes | None,
         *,
+        lease: int | Leased = 0,
+        fence: Fences = None,
         level: Literal["eventual"],
         receipt: Receipt | None = None,
         timeout: float | None = None,
@@ -201,6 +222,8 @@ class Kv:
         expected: Bytes | int | None,
         value: Bytes | None,
         *,
+        lease: int | Leased = 0,
+        fence: Fences = None,
         level: CertainLevel | None = None,
         receipt: Receipt | None = None,
         timeout: float | None = None,
@@ -211,18 +234,23 @@ class Kv:
         expected: Bytes | int | None,
         value: Bytes | None,
         *,
+        lease: int | Leased = 0,
+        fence: Fences = None,
         level: Level | None = None,
         receipt: Receipt | None = None,
         timeout: float | None = None,
     ) -> CompareAndSetResult | Accepted:
         """Set *key* to *value* (None: remove it) if it is as *expected*: a value, or the revision
-        that last modified it, or None for "there is no such key"."""
+        that last modified it, or None for "there is no such key". *lease*: as for ``put``."""
         command = CompareAndSet(
             ops.as_key(key),
             None if value is None else ops.as_value(value),
             _as_expected(expected),
+            ops.as_lease(lease),
         )
-        result: CompareAndSetResult | Accepted = await self._do(command, level, receipt, timeout)
+        result: CompareAndSetResult | Accepted = await self._do(
+            ops.fenced(command, fence), level, receipt, timeout
+        )
         return result
 
     @overload
@@ -231,6 +259,7 @@ class Kv:
         key: Bytes,
         delta: int = 1,
         *,
+        fence: Fences = None,
         level: Literal["eventual"],
         receipt: Receipt | None = None,
         timeout: float | None = None,
@@ -241,6 +270,7 @@ class Kv:
         key: Bytes,
         delta: int = 1,
         *,
+        fence: Fences = None,
         level: CertainLevel | None = None,
         receipt: Receipt | None = None,
         timeout: float | None = None,
@@ -250,6 +280,7 @@ class Kv:
         key: Bytes,
         delta: int = 1,
         *,
+        fence: Fences = None,
         level: Level | None = None,
         receipt: Receipt | None = None,
         timeout: float | None = None,
@@ -259,7 +290,7 @@ class Kv:
         Raises:
             CommandError: the value is no such number, or the sum leaves 64 bits.
         """
-        command: Increment = ops.increment(key, delta)
+        command = ops.fenced(ops.increment(key, delta), fence)
         result: IncrementResult | Accepted = await self._do(command, level, receipt, timeout)
         return result
 
@@ -364,6 +395,7 @@ class Kv:
         prefix: Bytes | None = None,
         limit: int = 0,
         previous: bool = False,
+        fence: Fences = None,
         level: Literal["eventual"],
         receipt: Receipt | None = None,
         timeout: float | None = None,
@@ -377,6 +409,7 @@ class Kv:
         prefix: Bytes | None = None,
         limit: int = 0,
         previous: bool = False,
+        fence: Fences = None,
         level: CertainLevel | None = None,
         receipt: Receipt | None = None,
         timeout: float | None = None,
@@ -389,6 +422,7 @@ class Kv:
         prefix: Bytes | None = None,
         limit: int = 0,
         previous: bool = False,
+        fence: Fences = None,
         level: Level | None = None,
         receipt: Receipt | None = None,
         timeout: float | None = None,
@@ -397,7 +431,9 @@ class Kv:
         if that is more than ``RANGE_LIMIT_MAX`` keys; otherwise at most so many, and ``more`` of
         the result says whether some are left."""
         command = ops.delete_span(start, end, prefix=prefix, limit=limit, previous=previous)
-        result: DeleteResult | Accepted = await self._do(command, level, receipt, timeout)
+        result: DeleteResult | Accepted = await self._do(
+            ops.fenced(command, fence), level, receipt, timeout
+        )
         return result
 
     @overload
@@ -407,6 +443,7 @@ class Kv:
         *,
         then: Iterable[Operation] = (),
         otherwise: Iterable[Operation] = (),
+        fence: Fences = None,
         level: Literal["eventual"],
         receipt: Receipt | None = None,
         timeout: float | None = None,
@@ -418,6 +455,7 @@ class Kv:
         *,
         then: Iterable[Operation] = (),
         otherwise: Iterable[Operation] = (),
+        fence: Fences = None,
         level: CertainLevel | None = None,
         receipt: Receipt | None = None,
         timeout: float | None = None,
@@ -428,6 +466,7 @@ class Kv:
         *,
         then: Iterable[Operation] = (),
         otherwise: Iterable[Operation] = (),
+        fence: Fences = None,
         level: Level | None = None,
         receipt: Receipt | None = None,
         timeout: float | None = None,
@@ -447,8 +486,42 @@ class Kv:
             strict=True,
         ):
             _check_part(part, what, kind)
-        result: TxnResult | Accepted = await self._do(Txn(*parts), level, receipt, timeout)
+        command = ops.fenced(Txn(*parts), fence)
+        result: TxnResult | Accepted = await self._do(command, level, receipt, timeout)
         return result
+
+    def watch(
+        self,
+        key: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        start: Bytes | None = None,
+        end: Bytes | None = None,
+        start_revision: int | None = None,
+        previous: bool = False,
+        puts: bool = True,
+        deletes: bool = True,
+        silence: float | None = None,
+    ) -> Watch:
+        """Everything that becomes of one key, of all with a prefix, or of a range, in order::
+
+            async with db.kv.watch(prefix="config/") as watch:
+                async for event in watch:
+                    print(event.type, event.key, event.value)
+
+        *start_revision*: from this one on, which may be past or yet to come; None: from now on.
+        *previous*: events show what was there before. *puts*, *deletes*: which events to tell.
+        *silence*: raise ``UnavailableError`` when no node was heard of for so many seconds; None:
+        wait for ever. See ``docs/watches.md``.
+        """
+        request = ops.watched(
+            key, prefix, start, end, start_revision, previous=previous, puts=puts, deletes=deletes
+        )
+        return Watch(self._scope.watches, self._revision_now, request, self._timeout, silence)
+
+    async def _revision_now(self, timeout: float) -> int:
+        status: StatusResult = await self._ask(_CODEC, Status(), timeout)
+        return status.revision
 
     async def statistics(
         self,

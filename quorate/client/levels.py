@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from quorate.base.levels import ANSWERS, CAUSAL, EVENTUAL, QUORUM, Level, check_level
 from quorate.client.codec import AnyFuture, MachineCodec
 from quorate.errors import TokenError, UnconfirmedError
+
+if TYPE_CHECKING:
+    from quorate.client.watching import Watches
 
 #: In place of an index to wait for: the read is to be linearizable.
 LINEARIZABLE: Final = -1
@@ -80,6 +83,9 @@ class Plans(Protocol):
     @property
     def seen(self) -> int:
         """The highest index that any answer on this handle has named."""
+
+    @property
+    def watches(self) -> Watches: ...
 
     async def welcomed(self, timeout: float) -> None: ...
 
@@ -172,6 +178,10 @@ class Scope:
         self.level: Level = level
         self.seen = seen
         self.plain = level == QUORUM and seen is None  #: calls without a level need nothing of this
+
+    def watches(self) -> Watches:
+        """Of the handle."""
+        return self._plans.watches
 
     async def write(
         self,

@@ -15,20 +15,27 @@ Keys and values are bytes; a ``str`` is taken as its UTF-8 encoding. What comes 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Protocol
+
+from quorate.base.fencing import Fence
 from quorate.base.kv_commands import (
     INTEGER_MAX,
     INTEGER_MIN,
     Compare,
     Delete,
     DeleteRange,
+    Fenced,
     Get,
     Increment,
+    KvWrite,
     Operator,
     Put,
     Range,
     Target,
 )
-from quorate.base.limits import KEY_BYTES_MAX, RANGE_LIMIT_MAX, VALUE_BYTES_MAX
+from quorate.base.kv_watch import WatchKeys
+from quorate.base.limits import FENCES_MAX, KEY_BYTES_MAX, RANGE_LIMIT_MAX, VALUE_BYTES_MAX
 from quorate.errors import InvalidArgumentError, LimitExceededError
 
 Bytes = bytes | bytearray | memoryview | str
@@ -97,12 +104,65 @@ def as_integer(number: int, what: str) -> int:
     return given
 
 
+class Leased(Protocol):
+    """What may stand for a lease: a ``Lease``, or whatever has the ``id`` of one."""
+
+    @property
+    def id(self) -> int: ...
+
+
+class Granted(Protocol):
+    """What may stand for a fence: a grant of a lock, or whatever has a ``fence``."""
+
+    @property
+    def fence(self) -> Fence: ...
+
+
+def as_lease(lease: int | Leased) -> int:
+    """The id of a lease; 0 is none.
+
+    Raises:
+        InvalidArgumentError: it is no lease, or one that was not granted yet.
+    """
+    found: object = lease if isinstance(lease, int) else getattr(lease, "id", None)
+    if type(found) is not int or not 0 <= found <= INTEGER_MAX:
+        raise InvalidArgumentError(f"a lease is a Lease or its id, not {lease!r}")
+    if found == 0 and not isinstance(lease, int):
+        raise InvalidArgumentError(f"{lease!r} was not granted yet")
+    return found
+
+
+def fenced(command: KvWrite, fence: Fence | Granted | Iterable[Fence | Granted] | None) -> object:
+    """*command*, to be refused unless each of *fence* is the present grant.
+
+    Raises:
+        InvalidArgumentError: *fence* is no grant, nor some.
+        LimitExceededError: more than ``FENCES_MAX``.
+    """
+    if fence is None:
+        return command
+    one = isinstance(fence, Fence) or hasattr(fence, "fence")
+    given: tuple[object, ...] = (fence,) if one or not isinstance(fence, Iterable) else tuple(fence)
+    fences = tuple(
+        each if isinstance(each, Fence) else getattr(each, "fence", None) for each in given
+    )
+    if not fences:
+        raise InvalidArgumentError("an empty fence keeps nobody out; None says that there is none")
+    if len(fences) > FENCES_MAX:
+        raise LimitExceededError(f"a command has up to {FENCES_MAX} fences, not {len(fences)}")
+    for each, found in zip(given, fences, strict=True):
+        if not isinstance(found, Fence):
+            raise InvalidArgumentError(f"a fence is a grant of a lock or its Fence, not {each!r}")
+    return Fenced(fences, command)  # type: ignore[arg-type]  # each was just looked at
+
+
 # --- operations ------------------------------------------------------------------------------
 
 
-def put(key: Bytes, value: Bytes, *, previous: bool = False) -> Put:
-    """Set *key*; with *previous*, the result shows what was there."""
-    return Put(as_key(key), as_value(value), previous)
+def put(key: Bytes, value: Bytes, *, previous: bool = False, lease: int | Leased = 0) -> Put:
+    """Set *key*; with *previous*, the result shows what was there. *lease*: the key goes when that
+    lease ends; 0: it belongs to none from now on."""
+    return Put(as_key(key), as_value(value), previous, as_lease(lease))
 
 
 def get(key: Bytes) -> Get:
@@ -153,6 +213,40 @@ def delete_span(
         raise InvalidArgumentError("say what to remove: start, end or prefix (prefix='': all)")
     first, last, named = _bounds(start, end, prefix)
     return DeleteRange(first, last, named, _as_limit(limit), previous)
+
+
+def watched(
+    key: Bytes | None,
+    prefix: Bytes | None,
+    start: Bytes | None,
+    end: Bytes | None,
+    start_revision: int | None,
+    *,
+    previous: bool,
+    puts: bool,
+    deletes: bool,
+) -> WatchKeys:
+    """What ``Kv.watch`` asks for.
+
+    Raises:
+        InvalidArgumentError: the keys are named in no way, or in several; or a revision is below 1.
+    """
+    if key is None and prefix is None and start is None and end is None:
+        raise InvalidArgumentError(
+            "say what to watch: a key, prefix, start or end (prefix='': all)"
+        )
+    if key is not None:
+        if prefix is not None or start is not None or end is not None:
+            raise InvalidArgumentError("a watch is for a key, for a prefix, or for start and end")
+        first = as_key(key)
+        last: bytes | None = first + b"\0"
+        named = False
+    else:
+        first, last, named = _bounds(start, end, prefix)
+    begin = 0 if start_revision is None else as_integer(start_revision, "start_revision")
+    if begin < 0 or (begin == 0 and start_revision is not None):
+        raise InvalidArgumentError(f"revisions begin with 1, and start_revision is {begin}")
+    return WatchKeys(first, last, named, begin, previous, puts, deletes)
 
 
 def _bounds(

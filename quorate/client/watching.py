@@ -49,6 +49,7 @@ class Subscription:
 
     __slots__ = (
         "_owner", "id", "machine", "on_events", "on_failed", "on_open", "paused", "request",
+        "trouble",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +69,7 @@ class Subscription:
         self.on_events = on_events
         self.on_failed = on_failed
         self.paused = False
+        self.trouble = ""  #: why it could not begin when it was tried last
 
     def close(self) -> None:
         """No callback comes any more. Harmless when closed or failed already."""
@@ -193,6 +195,7 @@ class Watches:
     def on_watching(self, frame: Watching) -> None:
         subscription = self._by_id.get(frame.id)
         if subscription is not None:
+            subscription.trouble = ""
             subscription.on_open(frame.index)
 
     def on_happened(self, frame: Happened) -> None:
@@ -207,6 +210,7 @@ class Watches:
         subscription.id = 0
         if frame.code in _BEGUN_ANEW:
             self._to_open[subscription] = None
+            subscription.trouble = frame.message
             if frame.code != WatchLaggingError.code:
                 until = self._now() + retry_delay_s(frame.retry_after_ms)
                 self._paused_until = max(self._paused_until, until)

@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from quorate.base.frames import Happened, Watch, WatchEnded, Watching
-from quorate.base.limits import MIB
+from quorate.base.limits import MIB, WATCH_PROGRESS_INTERVAL_S
 from quorate.errors import (
     BadCommandError,
     OverloadedError,
@@ -38,9 +38,7 @@ RANGES_MAX: Final = 1_000
 #: Events in one frame; more come in several.
 FRAME_EVENTS_MAX: Final = 1_000
 FRAME_EVENTS_BYTES: Final = 1 * MIB
-#: A watch that hears nothing is told how far it has come this often, if it wants that.
-PROGRESS_INTERVAL_S: Final = 5.0
-#: How many are told so in one tick: some 5 ms.
+#: How many watches are told in one tick how far they have come: some 5 ms.
 PROGRESS_FEEDS_MAX: Final = 500
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -223,7 +221,7 @@ class Feeds:
         """Tell those that were told nothing for long how far they have come."""
         self._now_s = now_s
         for feed in list(islice(self._quiet_since_s, PROGRESS_FEEDS_MAX)):
-            if self._quiet_since_s[feed] > now_s - PROGRESS_INTERVAL_S:
+            if self._quiet_since_s[feed] > now_s - WATCH_PROGRESS_INTERVAL_S:
                 return
             if feed.interest.progress is not None:
                 self._gather(feed, feed.interest.progress())

@@ -25,13 +25,13 @@ from quorate.base.kv_commands import (
     Range,
     Status,
     Txn,
+    TxnResult,
 )
 from quorate.base.kv_watch import KeyEvent, KeyEvents, KeysCompacted, KeyTold, WatchKeys
 from quorate.base.lease_commands import GrantLease, RevokeLease
-from quorate.base.limits import KEY_BYTES_MAX, MIB, VALUE_BYTES_MAX
+from quorate.base.limits import KEY_BYTES_MAX, MIB, VALUE_BYTES_MAX, WATCH_PROGRESS_INTERVAL_S
 from quorate.base.results import Failure
 from quorate.errors import InvalidArgumentError
-from quorate.replication import feeds as feeds_module
 from quorate.replication import kv_history
 from quorate.replication.feeds import Feed, Feeds
 from quorate.replication.kv import KvMachine
@@ -169,6 +169,34 @@ def test_what_was_refused_leaves_no_event() -> None:
     assert store.watch(WatchKeys(b"", prefix=True, start_revision=1)).batches == ear.batches
 
 
+def test_a_transaction_whose_answer_is_too_large_leaves_nothing_to_tell() -> None:
+    store = Store()
+    for at in range(3):
+        store.do(Put(b"large/%d" % at, b"v" * (VALUE_BYTES_MAX - 1000)))
+    gets = tuple(Get(b"large/%d" % at) for at in range(3))
+    large = Txn((), (Put(b"a", b""), Put(b"b", b""), *gets))
+    ear = store.watch(EVERYTHING)
+    runs = run_of("kv", large, large, large), run_of("kv", Put(b"c", b""), Put(b"d", b""))
+    applied = store.tell(store.node.entry(*map(submit, runs)))
+    assert [type(each) for each in kv(applied.outcomes[0])] == [TxnResult, TxnResult, Failure]
+    assert [[each.key for each in batch.events] for batch in ear.batches] == [
+        [b"a", b"b"],
+        [b"a", b"b"],
+        [b"c"],
+        [b"d"],
+    ]
+    assert ear.revision == 7
+
+
+def test_a_watch_may_begin_in_the_middle_of_an_entry() -> None:
+    store = Store()
+    for _ in range(2):
+        store.do(*(Put(b"k", b"") for _ in range(4)))
+    for start in range(1, 10):
+        ear = store.watch(WatchKeys(b"k", b"k\0", start_revision=start))
+        assert [each.mod_revision for each in ear.events] == list(range(start, 9))
+
+
 def test_filters() -> None:
     store = Store()
     puts = store.watch(WatchKeys(b"", prefix=True, deletes=False))
@@ -204,14 +232,14 @@ def test_a_watch_says_where_it_stands_when_it_begins_and_when_nothing_happens() 
     assert (ear.told, mute.told) == ([KeyEvents(7)], [KeyEvents(7)])
     store.do(Put(b"other", b""))
     assert ear.told == [KeyEvents(7)]
-    store.feeds.on_tick(feeds_module.PROGRESS_INTERVAL_S)
-    store.feeds.on_tick(feeds_module.PROGRESS_INTERVAL_S + 1)
+    store.feeds.on_tick(WATCH_PROGRESS_INTERVAL_S)
+    store.feeds.on_tick(WATCH_PROGRESS_INTERVAL_S + 1)
     assert (ear.told, mute.told) == ([KeyEvents(7), KeyEvents(8)], [KeyEvents(7)])
     store.do(Put(b"none", b""))  # it heard of something, so it is not told so soon
-    store.feeds.on_tick(2 * feeds_module.PROGRESS_INTERVAL_S)
+    store.feeds.on_tick(2 * WATCH_PROGRESS_INTERVAL_S)
     assert ear.revision == 9
     assert len(ear.told) == 3
-    store.feeds.on_tick(2 * feeds_module.PROGRESS_INTERVAL_S + 1)
+    store.feeds.on_tick(2 * WATCH_PROGRESS_INTERVAL_S + 1)
     assert ear.told[3:] == [KeyEvents(9)]
 
 

@@ -45,8 +45,8 @@ WATCH_MUTANTS = (
     Mutant(
         "a watch skips the entry that its beginning is in the middle of",
         HISTORY,
-        "_key(start_revision + 1), reverse=True))",
-        "_key(start_revision), reverse=True), _key(start_revision))",
+        "in self._table.range(holder):",
+        "in self._table.range(max(holder, _key(start_revision))):",
         ("kv_watch",),
     ),
     Mutant(
@@ -122,7 +122,7 @@ WATCH_MUTANTS = (
     Mutant(
         "a quiet watch is never told how far it has come",
         FEEDS,
-        "            if self._quiet_since_s[feed] > now_s - PROGRESS_INTERVAL_S:\n",
+        "            if self._quiet_since_s[feed] > now_s - WATCH_PROGRESS_INTERVAL_S:\n",
         "            if self._quiet_since_s[feed] <= now_s:\n",
         ("kv_watch",),
     ),
