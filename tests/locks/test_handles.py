@@ -211,7 +211,8 @@ def test_time_in_which_the_machine_slept_counts(
     loop = new_loop()
     try:
         monkeypatch.setattr(time, "clock_gettime", lambda clock: (clock, 1e6))
-        assert clock_of(loop)() == (time.CLOCK_BOOTTIME, 1e6)
+        found: object = clock_of(loop)()
+        assert found == (time.CLOCK_BOOTTIME, 1e6)
     finally:
         monkeypatch.undo()
         loop.close()
