@@ -20,6 +20,7 @@ from quorate.server import (
     cli_members,
     cli_serve,
     cli_status,
+    cli_watch,
 )
 from quorate.server.cli_common import Exit, JsonOption, emit, say
 
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command("serve")(cli_serve.serve)
 app.command("status")(cli_status.status)
 app.add_typer(cli_kv.app, name="kv")
+app.command("watch")(cli_watch.command)
 app.command("lock")(cli_lock.lock_command)
 app.command("elect")(cli_lock.elect_command)
 app.command("locks")(cli_lock.locks_command)

@@ -192,6 +192,7 @@ def item_json(item: KeyValue) -> dict[str, object]:
         "create_revision": item.create_revision,
         "mod_revision": item.mod_revision,
         "version": item.version,
+        "lease": item.lease,
     }
 
 
