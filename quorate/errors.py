@@ -156,6 +156,55 @@ class SequenceError(QuorateError):
     code = "sequence"
 
 
+# --- data that converges (CRDTs) ------------------------------------------------------------------
+
+
+class CrdtError(QuorateError):
+    """An operation that this kind of data, or this replica of it, does not allow; nothing changed.
+    What a two-phase set lost does not come back, and a bounded counter is not removed while others
+    may hold rights to it."""
+
+    code = "crdt-refused"
+
+
+class TypeMismatchError(CrdtError):
+    """The name or key is in use as another kind of data, or its kind has no such operation."""
+
+    code = "type-mismatch"
+
+
+class InsufficientRightsError(CrdtError):
+    """A bounded counter cannot be lowered that far here: the rest of it belongs to other members.
+    It takes *needed* rights, of which *available* are here: have some transferred, or lower it
+    where they are."""
+
+    code = "insufficient-rights"
+
+    def __init__(self, message: str, needed: int = 0, available: int = 0) -> None:
+        super().__init__(message)
+        self.needed = needed
+        self.available = available
+
+
+class NotObservedError(CrdtError):
+    """A removal speaks of what its caller saw elsewhere and this replica has not seen yet; repeat
+    it when the replica has caught up, or where it was read."""
+
+    code = "not-observed"
+
+
+class CrdtFormatError(CrdtError):
+    """Bytes are not the canonical form of replicated data or its elements; nothing was taken in."""
+
+    code = "crdt-format"
+
+
+class ClockDriftError(CrdtError):
+    """A stamp lies further ahead of this node's clock than is taken over; one of two is wrong."""
+
+    code = "clock-drift"
+
+
 # --- the cluster could not, or not yet ---------------------------------------------------------
 
 

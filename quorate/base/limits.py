@@ -81,3 +81,7 @@ LOCKS_MAX: Final = 1_000_000  # grants and waiters, of all names together
 LEASE_LOCKS_MAX: Final = 10_000  # grants and waiters of one lease: its end is one command's work
 BARRIER_PARTIES_MAX: Final = 10_000  # of one barrier: all are let through by one command
 BARRIERS_MAX: Final = 100_000  # parties that wait or are inside, of all barriers together
+
+CRDT_KEY_BYTES_MAX: Final = KEY_BYTES_MAX  # an element of a set, a key of a map
+CRDT_KEY_DEPTH_MAX: Final = 8  # tuples within tuples
+CRDT_NESTING_MAX: Final = 16  # maps within maps
