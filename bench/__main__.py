@@ -1,4 +1,5 @@
-"""``python -m bench compare | durability | failover | recover | reads``: tables, and JSON."""
+"""``python -m bench compare | durability | failover | recover | reads
+| coordination``: tables, and JSON."""
 
 from __future__ import annotations
 
@@ -48,6 +49,11 @@ def make_parser() -> argparse.ArgumentParser:
     reads = command("reads", "reads through three nodes beside reads through the leader alone")
     reads.add_argument("--rounds", type=int, default=3)
     reads.add_argument("--seconds", type=float, default=3.0, help="of each run, after warm-up")
+
+    coordinate = command("coordination", "locks, leases, watches and reads, beside etcd's locks")
+    coordinate.add_argument("--peers", type=_names, default=["etcd"])
+    coordinate.add_argument("--rounds", type=int, default=3)
+    coordinate.add_argument("--seconds", type=float, default=3.0, help="of each run")
     return parser
 
 
@@ -74,6 +80,15 @@ def run(options: argparse.Namespace) -> dict[str, object]:
         from bench.failover import failover
 
         return failover(kills=options.kills, peers=options.peers, parent=options.directory)
+    if options.command == "coordination":
+        from bench.coordination import coordination
+
+        return coordination(
+            peers=options.peers,
+            rounds=options.rounds,
+            seconds=options.seconds,
+            parent=options.directory,
+        )
     if options.command == "reads":
         from bench.reads import reads
 

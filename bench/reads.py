@@ -125,7 +125,7 @@ class _Process:
 # --- the measurement -----------------------------------------------------------------------------
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """Processor time of a process so far; 0 where /proc is not there to tell."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
@@ -142,11 +142,11 @@ def _one_round(cluster: QuorateCluster, spec: Spec, directory: Path) -> ReadsRow
     try:
         for process in running:
             process.line()
-        before = {number: _cpu_s(pid) for number, pid in pids.items()}
+        before = {number: cpu_s(pid) for number, pid in pids.items()}
         for process in running:
             process.go()
         found = [msgspec.json.decode(process.line(), type=Figures) for process in running]
-        used = {number: _cpu_s(pid) - before[number] for number, pid in pids.items()}
+        used = {number: cpu_s(pid) - before[number] for number, pid in pids.items()}
     finally:
         for process in running:
             process.close()
