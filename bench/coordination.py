@@ -223,9 +223,9 @@ def _print(
 ) -> None:
     headings = ("system", "clients", "names", "pairs/s", "p50 ms", "p99 ms")
     print("", report.table(headings, [msgspec.structs.astuple(row) for row in rows]), sep="\n")
-    headings = ("hand-over", "count", "p50 ms", "p99 ms", "put p50 ms")
     table = [(system, *msgspec.structs.astuple(line)) for system, line in lines.items()]
-    print("", report.table(headings, table), sep="\n")
+    over = ("hand-over", "count", "p50 ms", "p99 ms", "put p50 ms")
+    print("", report.table(over, table), sep="\n")
     for found in (leases, events):
         print("", report.table(found.__struct_fields__, [msgspec.structs.astuple(found)]), sep="\n")
     print("", report.bars_table(bars), sep="\n", flush=True)
