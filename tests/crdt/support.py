@@ -34,8 +34,10 @@ VALUES = st.sampled_from([None, 0, 1, "v", b"w", 1.5, [1, "x"], {"k": True}])
 AMOUNTS = st.integers(1, 5)
 
 
-def operations(kind: type[Kind], depth: int = 1) -> st.SearchStrategy[Operation]:
-    """Operations that *kind* has; maps nest *depth* deep."""
+def operations(
+    kind: type[Kind], depth: int = 1, *, but: tuple[type[Kind], ...] = ()
+) -> st.SearchStrategy[Operation]:
+    """Operations that *kind* has; maps nest *depth* deep, with no data of the kinds *but*."""
     match kind.name:
         case "GCounter":
             return st.one_of(st.builds(Increment, AMOUNTS), st.just(Clear()))
@@ -55,15 +57,18 @@ def operations(kind: type[Kind], depth: int = 1) -> st.SearchStrategy[Operation]
         case "EnableWinsFlag" | "DisableWinsFlag":
             return st.sampled_from([Enable(), Disable(), Clear()])
         case _:
-            return map_operations(depth)
+            return map_operations(depth, but)
 
 
-def map_operations(depth: int) -> st.SearchStrategy[Operation]:
+def map_operations(depth: int, but: tuple[type[Kind], ...]) -> st.SearchStrategy[Operation]:
     """Operations of maps, with every kind under few keys."""
-    below = [kind for kind in ALL if kind is not ORMap or depth]
+    below = [kind for kind in ALL if (kind is not ORMap or depth) and kind not in but]
     updates = st.sampled_from(below).flatmap(
         lambda kind: st.builds(
-            Update, st.sampled_from(["k", "l"]), st.just(int(kind.tag)), operations(kind, depth - 1)
+            Update,
+            st.sampled_from(["k", "l"]),
+            st.just(int(kind.tag)),
+            operations(kind, depth - 1, but=but),
         )
     )
     removals = st.builds(Remove, st.sampled_from(["k", "l"]))
