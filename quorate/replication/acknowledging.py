@@ -5,6 +5,10 @@ is nobody's news any more. ``strong`` is answered when every voter has applied t
 tells them at once that it is committed, and asks each to say when it has come so far. That costs
 one more round trip, shared by all that were applied in the meantime.
 
+Where clients watch at other members, those are told at once as well, once all that is in the log
+is committed: else an event would wait for the next heartbeat there. (While more entries are under
+way it need not: their appends, or their own commit, tell.) Each member says whether it is so.
+
 *Every voter* means those of the configuration in force when the answer is given, of both if it is
 joint: whoever was removed meanwhile is not waited for, whoever was promoted is. Learners are not.
 """
@@ -14,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -109,6 +113,7 @@ class Acknowledging:
         self._first_until_s = 0.0  # none of the held is given up before
         self._applied: dict[NodeId, LogIndex] = {}
         self._askers: dict[NodeId, LogIndex] = {}
+        self._watched: dict[NodeId, None] = {}  # members at which clients watch
         self._highest = LogIndex(0)  # that was ever held
         self._asking = False
 
@@ -174,14 +179,24 @@ class Acknowledging:
         self._held_count += 1
         heapq.heappush(self._held, (LogIndex(answer.index), self._held_count, held))
         self._highest = LogIndex(max(self._highest, answer.index))
+        self._ask_soon()
+
+    def _ask_soon(self) -> None:
         if not self._asking:
             self._asking = True
             self._loop.call_soon(self._ask_now)
 
     def _ask_now(self) -> None:
         self._asking = False
-        if self._held and self._state.role is Role.LEADER:
-            self._ask(self._missing(self._highest), self._highest)
+        if (self._held and self._state.role is Role.LEADER) or self._watchers_wait():
+            self._ask(self._missing(self._highest) if self._held else (), self._highest)
+
+    def _watchers_wait(self) -> bool:
+        """Whether other members have watchers, and nothing under way tells them of the commit."""
+        state = self._state
+        if not self._watched or state.role is not Role.LEADER:
+            return False
+        return state.commit == state.log.last_index
 
     def _missing(self, index: LogIndex) -> tuple[NodeId, ...]:
         """Voters other than this one that are not known to have applied *index*, ascending."""
@@ -190,7 +205,11 @@ class Acknowledging:
         return tuple(node for node in voters if node != me and self._applied.get(node, 0) < index)
 
     def heard(self, digest: StateDigest) -> None:
-        """A member has applied so much."""
+        """A member has applied so much, and clients watch there, or not."""
+        if digest.watched:
+            self._watched[digest.sender] = None
+        else:
+            self._watched.pop(digest.sender, None)
         if digest.index > self._applied.get(digest.sender, 0):
             self._applied[digest.sender] = digest.index
             if self._held:
@@ -218,10 +237,12 @@ class Acknowledging:
     def lead(self) -> None:
         """This node leads from now on, and goes by nobody's word to another."""
         self._applied.clear()
+        self._watched.clear()
 
     def lost(self, node: NodeId) -> None:
         """The connection to *node* broke. It may have died, and come back with less applied."""
         self._applied.pop(node, None)
+        self._watched.pop(node, None)
 
     def give_up_all(self) -> None:
         """This node does not lead any more: nobody answers it."""
@@ -244,6 +265,8 @@ class Acknowledging:
 
     def progressed(self, applied: LogIndex) -> None:
         """This member has applied so much."""
+        if self._watchers_wait():
+            self._ask_soon()
         if self._askers:
             for node in [node for node, index in self._askers.items() if index <= applied]:
                 del self._askers[node]
@@ -252,6 +275,7 @@ class Acknowledging:
     def forget(self, members: Iterable[NodeId]) -> None:
         """Only these are members now."""
         kept = set(members)
-        for known in (self._applied, self._askers):
+        told: tuple[dict[NodeId, Any], ...] = (self._applied, self._askers, self._watched)
+        for known in told:
             for node in [node for node in known if node not in kept]:
                 del known[node]

@@ -406,8 +406,9 @@ class Replica:
 
     def _tell_applied(self, node: NodeId) -> None:
         if self._applier.ready:
-            digest = StateDigest(self.node_id, self._applier.applied, self.machines.state_hash)
-            self._transport.send(node, digest)
+            applied, state_hash = self._applier.applied, self.machines.state_hash
+            watched = len(self.feeds) > 0
+            self._transport.send(node, StateDigest(self.node_id, applied, state_hash, watched))
 
     def _ask_applied(self, nodes: tuple[NodeId, ...], index: LogIndex) -> None:
         self.step(Announce())
@@ -540,9 +541,9 @@ class Replica:
     def _on_progress(self) -> None:
         self.feeds.flush(self._applier.applied)
         self._serving.serve()
-        self._acknowledging.progressed(self._applier.applied)
         if self._proposals.queued:
             self._flush_soon()
+        self._acknowledging.progressed(self._applier.applied)
         self._on_applied()
 
     # --- checkpoints and snapshots ---------------------------------------------------------------

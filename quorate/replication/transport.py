@@ -13,11 +13,13 @@ from quorate.consensus.messages import Message
 
 class StateDigest(msgspec.Struct, frozen=True, array_like=True, tag=40):
     """Rolling hash of the sender's applied state after *index*: rides behind every heartbeat and
-    every answer to one, so that replicas that differ learn of it within one interval."""
+    every answer to one, so that replicas that differ learn of it within one interval. *watched*:
+    clients watch at the sender, so it wants to hear at once of what is committed."""
 
     sender: NodeId
     index: LogIndex
     state_hash: bytes
+    watched: bool = False
 
 
 class AppliedRequest(msgspec.Struct, frozen=True, array_like=True, tag=41):

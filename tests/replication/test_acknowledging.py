@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from quorate.base.frames import QueryFailed, QueryReply, Submit, SubmitAccepted, SubmitFailed
-from quorate.base.levels import ANSWER_DURABLE, ANSWER_EVERYWHERE
+from quorate.base.levels import ANSWER_APPLIED, ANSWER_DURABLE, ANSWER_EVERYWHERE
 from quorate.base.types import LogIndex, NodeId
 from quorate.consensus.messages import Heartbeat
 from quorate.errors import BadCommandError, NotLeaderError, OverloadedError, UnavailableError
@@ -361,5 +361,62 @@ def test_a_member_that_is_behind_sends_the_read_elsewhere_after_a_moment() -> No
         assert (answer.id, answer.code) == (1, UnavailableError.code)
         rig.replica.stop()
         assert [each.id for each in rig.reads] == [1, 2]
+
+    virtually(main())
+
+
+# --- members at which clients watch ---------------------------------------------------------------
+
+
+def watched_digest(rig: Rig, node: NodeId, *, watched: bool) -> None:
+    rig.replica.receive(StateDigest(node, LogIndex(1), b"x" * 8, watched))
+
+
+def test_where_clients_watch_a_commit_is_told_at_once() -> None:
+    async def main() -> None:
+        rig = Rig()
+        await rig.lead()
+
+        async def told() -> bool:
+            rig.net.sent.clear()
+            index = await _committed(rig, at(ANSWER_APPLIED))
+            await turns()
+            beats = rig.net.take(Heartbeat)
+            assert all(each.commit == index for each in beats)
+            return bool(beats)
+
+        assert not await told()
+        watched_digest(rig, TWO, watched=True)
+        assert await told()
+        watched_digest(rig, TWO, watched=False)
+        assert not await told()
+        watched_digest(rig, THREE, watched=True)
+        assert await told()
+        rig.replica.peer_lost(THREE)
+        assert not await told()
+
+    virtually(main())
+
+
+def test_while_more_is_under_way_its_own_commit_tells() -> None:
+    async def main() -> None:
+        rig = Rig()
+        await rig.lead()
+        watched_digest(rig, TWO, watched=True)
+        ask(rig, at(ANSWER_APPLIED))
+        await turns()
+        rig.disk.drain()
+        first = rig.state.log.last_index
+        ask(rig, msgspec.structs.replace(at(ANSWER_APPLIED), sequence=2))
+        await turns()
+        rig.net.sent.clear()
+        rig.ack(first)
+        await turns()
+        assert (rig.state.commit, rig.state.log.last_index) == (first, first + 1)
+        assert not rig.net.take(Heartbeat)
+        rig.disk.drain()
+        rig.ack(first + 1)
+        await turns()
+        assert [each.commit for each in rig.net.take(Heartbeat)] == [first + 1] * 2
 
     virtually(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.replication.mutants import FEEDS, KV, TABLES, Mutant
 
+ACKNOWLEDGING = "quorate/replication/acknowledging.py"
 HISTORY = "quorate/replication/kv_history.py"
 
 WATCH_MUTANTS = (
@@ -181,5 +182,26 @@ WATCH_MUTANTS = (
         "            self._check_fences(command.fences, context)\n",
         "",
         ("kv_fences",),
+    ),
+    Mutant(
+        "members with watchers hear of a commit with the next heartbeat only",
+        ACKNOWLEDGING,
+        "        if self._watchers_wait():\n            self._ask_soon()\n",
+        "",
+        ("acknowledging",),
+    ),
+    Mutant(
+        "a commit is told out of turn though the next append tells it",
+        ACKNOWLEDGING,
+        "        return state.commit == state.log.last_index",
+        "        return True",
+        ("acknowledging",),
+    ),
+    Mutant(
+        "a member without watchers any more is told out of turn for ever",
+        ACKNOWLEDGING,
+        "            self._watched.pop(digest.sender, None)\n",
+        "            pass\n",
+        ("acknowledging",),
     ),
 )
