@@ -8,8 +8,11 @@ from typing import Annotated
 
 import typer
 
+from quorate.base.fencing import Fence
 from quorate.base.kv_commands import GetResult, KeyValue, RangeResult
 from quorate.base.limits import RANGE_LIMIT_MAX, VALUE_BYTES_MAX
+from quorate.base.lock_commands import LOCK_MACHINE
+from quorate.client.granting import as_lock_name
 from quorate.client.kv import after_prefix
 from quorate.client.operations import as_key, as_value
 from quorate.errors import InvalidArgumentError
@@ -38,12 +41,37 @@ LocalOption = Annotated[
 ]
 
 
+FenceOption = Annotated[
+    str,
+    typer.Option(
+        "--fence", metavar="LOCK:TOKEN", help="Only if this grant of a lock is the present one."
+    ),
+]
+
+
+def parse_fence(text: str) -> Fence | None:
+    """A grant, as ``quorate lock`` tells its command: the lock's name, a colon, the token.
+
+    Raises:
+        InvalidArgumentError: it is not of that form.
+    """
+    if not text:
+        return None
+    name, _, token = text.rpartition(":")
+    if not name or not token.isascii() or not token.isdigit() or not 0 < int(token) < 2**63:
+        raise InvalidArgumentError(
+            f"--fence is LOCK:TOKEN, as in $QUORATE_LOCK_NAME:$QUORATE_LOCK_TOKEN, not {text!r}"
+        )
+    return Fence(LOCK_MACHINE, as_lock_name(to_bytes(name)), int(token))
+
+
 async def put(
     target: Target,
     key: KeyArgument,
     value: Annotated[str, typer.Argument(metavar="VALUE", help="'-' reads stdin.")] = "",
     *,
     file: Annotated[Path | None, typer.Option("--file", help="Take the value from FILE.")] = None,
+    fence: FenceOption = "",
 ) -> Exit:
     """Set KEY to VALUE."""
     if file is not None and value:
@@ -55,8 +83,9 @@ async def put(
     else:
         content = to_bytes(value)
     wanted, checked = as_key(to_bytes(key)), as_value(content)  # before anything is connected
+    grant = parse_fence(fence)
     async with opened(target) as db:
-        result = await db.kv.put(wanted, checked)
+        result = await db.kv.put(wanted, checked, fence=grant)
     if target.json:
         emit({"revision": result.revision})
     else:

@@ -116,7 +116,7 @@ import os, signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if os.fork() == 0:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print(os.getpid(), flush=True)
+os.write(1, b"%d\\n" % os.getpid())  # at once, or the two lines could mix
 time.sleep(60)
 """
 
@@ -182,6 +182,10 @@ def test_a_holder_stopped_beyond_its_ttl_is_replaced_and_its_fenced_write_refuse
         first.send_signal(signal.SIGCONT)
     with pytest.raises(FencedError):
         db.kv.put("story", "first again", fence=Fence("locks", b"story", token))
+    said = run(endpoint, "kv", "put", "story", "first again", "--fence", f"story:{token}")
+    assert said.status == 1
+    assert run(endpoint, "kv", "put", "story", "second", "--fence", f"story:{later}").status == 0
+    assert run(endpoint, "kv", "put", "story", "x", "--fence", "story").status == 2
     assert end(first).status == 6
     second.send_signal(signal.SIGTERM)
     end(second)
