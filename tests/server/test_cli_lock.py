@@ -20,6 +20,7 @@ from quorate import sync
 from quorate.base.fencing import Fence
 from quorate.client.elections import Leader
 from quorate.errors import FencedError
+from quorate.server.cli import main
 from quorate.server.local_cluster import LocalCluster
 
 WAIT_S = 20.0
@@ -71,6 +72,21 @@ def run(endpoint: str, *arguments: str) -> Said:
     return end(begin(endpoint, *arguments))
 
 
+@pytest.fixture
+def here(
+    endpoint: str, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Said]:
+    """Runs one command line in this process, which is faster."""
+    monkeypatch.setenv("QUORATE_ENDPOINTS", endpoint)
+
+    def call(*arguments: str) -> Said:
+        status = main(arguments)
+        out, err = capsysbinary.readouterr()
+        return Said(status, out.decode(), err.decode())
+
+    return call
+
+
 def until(what: Callable[[], object]) -> None:
     ends = time.monotonic() + WAIT_S
     while not what():
@@ -93,21 +109,25 @@ def test_a_command_runs_under_a_lock_and_knows_its_token(endpoint: str, db: sync
     assert db.lock("a/lock").status().kind == ""
 
 
-def test_who_will_not_wait_hears_that_it_is_held(endpoint: str, db: sync.Database) -> None:
+def test_who_will_not_wait_hears_that_it_is_held(
+    here: Callable[..., Said], endpoint: str, db: sync.Database
+) -> None:
     with db.lock("held"):
         for wait in ("0", "0.2"):
-            said = run(endpoint, "lock", "held", "--wait", wait, *python("print('ran')"))
+            said = here("lock", "held", "--wait", wait, *python("print('ran')"))
             assert said == Said(4, "", "quorate: lock held is held by another\n")
     assert run(endpoint, "lock", "held", "--wait", "5", *python("print('ran')")).out == "ran\n"
 
 
-def test_what_cannot_be_run_is_said_and_the_lock_is_free(endpoint: str, db: sync.Database) -> None:
-    said = run(endpoint, "lock", "odd", "--", "/does/not/exist")
+def test_what_cannot_be_run_is_said_and_the_lock_is_free(
+    here: Callable[..., Said], db: sync.Database
+) -> None:
+    said = here("lock", "odd", "--", "/does/not/exist")
     assert (said.status, said.err) == (127, "quorate: /does/not/exist: no such command\n")
-    assert run(endpoint, "lock", "odd", "--", "/").status == 126
-    assert run(endpoint, "lock", "odd", "--ttl", "0", "--", "true").status == 2
-    assert run(endpoint, "lock", "odd", "--kill-after", "99", "--", "true").status == 2
-    assert run(endpoint, "lock", "odd").status == 2
+    assert here("lock", "odd", "--", "/").status == 126
+    assert here("lock", "odd", "--ttl", "0", "--", "true").status == 2
+    assert here("lock", "odd", "--kill-after", "99", "--", "true").status == 2
+    assert here("lock", "odd").status == 2
     assert db.lock("odd").status().kind == ""
 
 
@@ -163,7 +183,7 @@ def test_signals_go_to_the_command(endpoint: str) -> None:
 
 
 def test_a_holder_stopped_beyond_its_ttl_is_replaced_and_its_fenced_write_refused(
-    endpoint: str, db: sync.Database
+    here: Callable[..., Said], endpoint: str, db: sync.Database
 ) -> None:
     """The whole story of fencing, with real processes and real signals."""
     talk = "import os, time; print(os.environ['QUORATE_LOCK_TOKEN'], flush=True); time.sleep(60)"
@@ -182,10 +202,10 @@ def test_a_holder_stopped_beyond_its_ttl_is_replaced_and_its_fenced_write_refuse
         first.send_signal(signal.SIGCONT)
     with pytest.raises(FencedError):
         db.kv.put("story", "first again", fence=Fence("locks", b"story", token))
-    said = run(endpoint, "kv", "put", "story", "first again", "--fence", f"story:{token}")
+    said = here("kv", "put", "story", "first again", "--fence", f"story:{token}")
     assert said.status == 1
-    assert run(endpoint, "kv", "put", "story", "second", "--fence", f"story:{later}").status == 0
-    assert run(endpoint, "kv", "put", "story", "x", "--fence", "story").status == 2
+    assert here("kv", "put", "story", "second", "--fence", f"story:{later}").status == 0
+    assert here("kv", "put", "story", "x", "--fence", "story").status == 2
     assert end(first).status == 6
     second.send_signal(signal.SIGTERM)
     end(second)
@@ -225,32 +245,32 @@ def test_a_leader_may_be_content_with_once(endpoint: str, db: sync.Database) -> 
     assert run(endpoint, "elect", "chief", *python("raise SystemExit(3)")).status == 3
 
 
-def test_operators_see_what_is_locked(endpoint: str, db: sync.Database) -> None:
+def test_operators_see_what_is_locked(here: Callable[..., Said], db: sync.Database) -> None:
     with db.lock("one") as lock, db.election("two", "me"):
-        listed = run(endpoint, "locks").out.splitlines()
+        listed = here("locks").out.splitlines()
         assert listed[0].startswith(f"one\tlock\ttoken {lock.token} lease ")
         assert listed[1].startswith("two\telection\t")
-        shown = json.loads(run(endpoint, "locks", "two", "--json").out)
+        shown = json.loads(here("locks", "two", "--json").out)
         assert shown["first_holders"][0]["value"] == "me"
-        assert run(endpoint, "locks", "one").status == 0
-    assert run(endpoint, "locks", "one").status == 4
-    assert run(endpoint, "locks", "one", "--json").status == 4
+        assert here("locks", "one").status == 0
+    assert here("locks", "one").status == 4
+    assert here("locks", "one", "--json").status == 4
 
 
-def test_leases_by_hand(endpoint: str) -> None:
-    lease = run(endpoint, "lease", "grant", "--ttl", "30", "--name", "mine").out.strip()
-    assert run(endpoint, "lease", "renew", lease).out == f"lease {lease} renewed\n"
-    assert run(endpoint, "lease", "show", lease).out.startswith(f"{lease}\tttl 30 s\t")
-    listed = run(endpoint, "lease", "list", "--json").out.splitlines()
+def test_leases_by_hand(here: Callable[..., Said], endpoint: str) -> None:
+    lease = here("lease", "grant", "--ttl", "30", "--name", "mine").out.strip()
+    assert here("lease", "renew", lease).out == f"lease {lease} renewed\n"
+    assert here("lease", "show", lease).out.startswith(f"{lease}\tttl 30 s\t")
+    listed = here("lease", "list", "--json").out.splitlines()
     assert json.loads(listed[-1])["name"] == "mine"
     keeper = begin(endpoint, "lease", "keep", lease)
     time.sleep(0.5)
     assert keeper.poll() is None
-    assert run(endpoint, "lease", "revoke", lease).status == 0
+    assert here("lease", "revoke", lease).status == 0
     keeper.send_signal(signal.SIGINT)
     assert end(keeper).status == 130
     for what in ("renew", "revoke", "show", "keep"):
-        said = run(endpoint, "lease", what, lease)
+        said = here("lease", what, lease)
         assert said.status == 4
         assert "was revoked or has run out" in said.err
-    assert json.loads(run(endpoint, "lease", "show", lease, "--json").out) == {"lease": None}
+    assert json.loads(here("lease", "show", lease, "--json").out) == {"lease": None}
