@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 from jepsen_like.errors import HistoryError
@@ -60,6 +61,17 @@ class Findings:
             problems=tuple(self._texts),
             facts={**facts, "problems": self.count},
         )
+
+
+@contextmanager
+def readable(checker: str) -> Iterator[None]:
+    """Values of a history are read here, as they come: what cannot be is a ``HistoryError``."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise HistoryError(
+            f"a value is not as histories of {checker!r} have it: {type(error).__name__}: {error}"
+        ) from error
 
 
 def freeze(value: Any, *, depth: int = 0) -> Any:  # noqa: ANN401  any JSON value, made hashable

@@ -14,11 +14,11 @@ to be, is only what happened *between* two events of the history:
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from jepsen_like.checkers.base import Findings, show, whole_number
+from jepsen_like.checkers.base import Findings, readable, show, whole_number
 from jepsen_like.checkers.clocks import Bent
 from jepsen_like.checkers.linearizable import split
 from jepsen_like.errors import HistoryError
@@ -29,7 +29,10 @@ from jepsen_like.verdict import Verdict
 AFTERMATH_S: Final = 5.0
 
 #: Kinds of operations, see ``GrantChecker``.
-_KINDS: Final = ("acquire", "use", "release", "inspect", "leader", "observe", "read")
+_KINDS: Final = (
+    *("acquire", "use", "believe", "release"),
+    *("inspect", "leader", "observe", "read"),
+)
 
 
 class _Span(NamedTuple):
@@ -49,6 +52,7 @@ class GrantChecker:
     acquire    {"token": t}, and "permits" if that is not 1
     use        {"token": t, "held": was found held, "after": still held at the end};
                with a register {"from": n, "to": n + 1}. Failed as "fenced": refused
+    believe    {"token": t, "held": is found held}: nobody else was asked
     release    {"token": t, "held": was found held}
     inspect    {"total", "free", "holders": [[token, permits, lease, owner]],
                "waiters": [[ticket, permits, lease, owner]]}, of one state, linearizable
@@ -57,16 +61,29 @@ class GrantChecker:
     read       [n, token]: the register, linearizable
     =========  ======================================================================
 
-    *permits*: of every name. *register*: uses count in a register of the name, one by one.
+    *permits*: of every name; *totals*: of some, others. *register*: uses count in a register of
+    the name, one by one, if they say so.
     """
 
-    def __init__(self, name: str, *, permits: int = 1, register: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        permits: int = 1,
+        totals: Mapping[str, int] | None = None,
+        register: bool = False,
+    ) -> None:
         self.name = name
         self._permits = permits
+        self._totals = dict(totals or {})
         self._register = register
 
     def check(self, history: Sequence[Event]) -> Verdict:
         """Unknown if nothing was ever acquired."""
+        with readable(self.name):
+            return self._check(history)
+
+    def _check(self, history: Sequence[Event]) -> Verdict:
         findings = Findings()
         facts = dict.fromkeys(("names", "acquired", "used", "fenced", "inspected", "unknown"), 0)
         bent = Bent(history, int(AFTERMATH_S * 1e9))
@@ -74,7 +91,7 @@ class GrantChecker:
             facts["names"] += 1
             one = _Name(findings, facts, f"{self.name} {show(key)}", found, history)
             one.check_tokens()
-            one.check_spans(self._permits, bent)
+            one.check_spans(self._totals.get(key, self._permits), bent)
             one.check_losses(bent)
             one.check_line()
             one.check_epochs()
@@ -150,7 +167,8 @@ class _Name:
         """At no time more permits in force, or believed in, than there are."""
         in_force: dict[int, int] = {}
         believed: dict[int, int] = {}
-        for each in (*self._by_kind["use"], *self._by_kind["release"]):
+        kinds = ("use", "believe", "release")
+        for each in (each for kind in kinds for each in self._by_kind[kind]):
             value = None if each.completed is None else each.completed.value
             if each.outcome == "info" or not isinstance(value, dict) or "token" not in value:
                 continue
@@ -287,6 +305,8 @@ class _Name:
             if each.outcome != "ok" or each.completed is None:
                 continue
             value = each.completed.value
+            if "to" not in value:
+                continue  # a reader
             if value["to"] in written:
                 other = written[value["to"]][1]
                 self._add(f"{_at(other)} and {_at(each)} both wrote {value['to']}: one is lost")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from jepsen_like.checkers.base import Findings, show
+from jepsen_like.checkers.base import Findings, readable, show
 from jepsen_like.checkers.clocks import Bent
 from jepsen_like.checkers.grants import AFTERMATH_S
 from jepsen_like.checkers.linearizable import split
@@ -42,6 +42,10 @@ class LeaseChecker:
 
     def check(self, history: Sequence[Event]) -> Verdict:
         """Unknown if no key was ever bound."""
+        with readable(self.name):
+            return self._check(history)
+
+    def _check(self, history: Sequence[Event]) -> Verdict:
         findings = Findings()
         facts = dict.fromkeys(("leases", "bound", "renewals", "refused", "ended"), 0)
         bent = Bent(history, int(AFTERMATH_S * 1e9))

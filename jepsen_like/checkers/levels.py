@@ -19,7 +19,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from jepsen_like.checkers.base import Findings, show
+from jepsen_like.checkers.base import Findings, readable, show
 from jepsen_like.checkers.linearizable import split
 from jepsen_like.errors import HistoryError
 from jepsen_like.history import Event, Operation, operations
@@ -47,6 +47,10 @@ class LevelsChecker:
 
     def check(self, history: Sequence[Event]) -> Verdict:
         """Unknown if nothing was written and read."""
+        with readable(self.name):
+            return self._check(history)
+
+    def _check(self, history: Sequence[Event]) -> Verdict:
         findings = Findings()
         found = operations(history)
         order = _Order(found)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from jepsen_like.checkers.base import Findings, show
+from jepsen_like.checkers.base import Findings, readable, show
 from jepsen_like.errors import HistoryError
 from jepsen_like.history import Event, Operation, operations
 from jepsen_like.verdict import Verdict
@@ -52,6 +52,10 @@ class WatchChecker:
 
     def check(self, history: Sequence[Event]) -> Verdict:
         """Unknown if nothing that was written was watched."""
+        with readable(self.name):
+            return self._check(history)
+
+    def _check(self, history: Sequence[Event]) -> Verdict:
         findings = Findings()
         found = operations(history)
         run = _Run(findings, found)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from jepsen_like.simulation.plan import Fault, Plan, draw, draw_fault, stream
+from jepsen_like.simulation.plan import Fault, Plan, draw_fault, draw_plain, stream
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +26,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
     def plan(self, seed: int) -> Plan:
         """The plan of *seed* in this profile."""
-        plan = draw(seed)
+        plan = draw_plain(seed)
         if self.settings:
             settings = msgspec.structs.replace(plan.settings, **self.settings)
             plan = msgspec.structs.replace(plan, settings=settings)
@@ -46,7 +46,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(faults)
 
 
-#: As ``simulate`` draws it.
+#: As ``simulate`` draws it, without workloads of coordination.
 SWARM: Final = Profile(name="swarm")
 #: Votes and acknowledgements of earlier terms come again; leaders fall often.
 REPLAYED_VOTES: Final = Profile(

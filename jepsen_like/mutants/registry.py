@@ -7,6 +7,7 @@ from typing import Final
 
 from jepsen_like.mutants import (
     client,
+    coordination,
     elections,
     membership,
     reads,
@@ -27,6 +28,7 @@ ROOMS: Final[Mapping[str, tuple[Mutant, ...]]] = {
     "storage": storage.MUTANTS,
     "sessions": sessions.MUTANTS,
     "client": client.MUTANTS,
+    "coordination": coordination.MUTANTS,
 }
 
 MUTANTS: Final = tuple(mutant for room in ROOMS.values() for mutant in room)

@@ -23,6 +23,7 @@ from jepsen_like.simulation.pool import limited, results
 from jepsen_like.simulation.shrink import shrink
 from jepsen_like.simulation.swarm import run_plan, run_seed
 from jepsen_like.systems.registry import ON_VIRTUAL_TIME, SYSTEMS
+from jepsen_like.workloads.registry import WORKLOADS
 
 #: Real seconds for one seed, some hundred times what it takes.
 WALL_S: Final = 120.0
@@ -43,6 +44,9 @@ def add_to(commands: Any) -> None:  # noqa: ANN401  argparse's type has no publi
     parser.add_argument("--seeds", type=int, help=f"run so many (default {SEEDS_DEFAULT})")
     parser.add_argument("--first", type=int, default=1, help="the first of them (default 1)")
     parser.add_argument("--seed", type=int, help="run one seed")
+    parser.add_argument(
+        "--workload", default="", help=f"some of {','.join(WORKLOADS)} instead of those drawn"
+    )
     parser.add_argument("--schedule", metavar="FILE", help="run what --shrink or --save wrote")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--budget", type=float, default=0.0, help="begin none after SECONDS")
@@ -81,7 +85,7 @@ def _other(arguments: argparse.Namespace) -> int:
                 f"--workload NAME; on virtual time there are {known}"
             )
         raise UsageError(f"no system {name!r} on virtual time; there are {known}")
-    flags = ("schedule", "trace", "save", "shrink", "unsafe_no_fsync", "budget")
+    flags = ("workload", "schedule", "trace", "save", "shrink", "unsafe_no_fsync", "budget")
     useless = [f"--{flag.replace('_', '-')}" for flag in flags if getattr(arguments, flag)]
     if useless:
         raise UsageError(f"{' and '.join(useless)}: only of --system {QUORATE}")
@@ -96,7 +100,7 @@ def _one(arguments: argparse.Namespace) -> int:
     if arguments.schedule is not None:
         plan = plans.read(arguments.schedule)
     else:
-        plan = plans.draw(arguments.seed)
+        plan = plans.draw(arguments.seed, _workloads(arguments))
     plan = _tuned(plan, arguments)
     if arguments.save:
         plans.write(arguments.save, plan)
@@ -114,6 +118,17 @@ def _one(arguments: argparse.Namespace) -> int:
     if outcome.violations and arguments.shrink:
         _shrink(plan, outcome)
     return 1 if outcome.violations else 0
+
+
+def _workloads(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Those named after ``--workload``."""
+    names = tuple(name.strip() for name in arguments.workload.split(",") if name.strip())
+    for name in names:
+        if name not in WORKLOADS:
+            raise UsageError(f"there is no workload {name!r}; there are {', '.join(WORKLOADS)}")
+    if names and arguments.schedule is not None:
+        raise UsageError("--workload: a schedule has its own")
+    return names
 
 
 def _tuned(plan: Plan, arguments: argparse.Namespace) -> Plan:
@@ -164,7 +179,8 @@ def _violation_text(violation: Any) -> str:  # noqa: ANN401
 def _many(arguments: argparse.Namespace) -> int:
     count = SEEDS_DEFAULT if arguments.seeds is None else arguments.seeds
     seeds = range(arguments.first, arguments.first + count)
-    runner = functools.partial(run_seed, fsync=not arguments.unsafe_no_fsync)
+    workloads = _workloads(arguments)
+    runner = functools.partial(run_seed, fsync=not arguments.unsafe_no_fsync, workloads=workloads)
     began_s = time.monotonic()
     outcomes: list[Outcome] = []
     shown = 0
@@ -174,7 +190,7 @@ def _many(arguments: argparse.Namespace) -> int:
         outcomes.append(outcome)
         if outcome.violations and shown < SHOWN_MAX:
             shown += 1
-            _report(outcome, unsafe=arguments.unsafe_no_fsync)
+            _report(outcome, arguments)
     summary = summarize(outcomes, time.monotonic() - began_s)
     if arguments.json:
         print(json.dumps(summary))
@@ -184,12 +200,13 @@ def _many(arguments: argparse.Namespace) -> int:
     return 1 if summary["violations"] else 0
 
 
-def _report(outcome: Outcome, *, unsafe: bool) -> None:
+def _report(outcome: Outcome, arguments: argparse.Namespace) -> None:
     first = outcome.violations[0]
     print(f"seed {outcome.seed}: {_violation_text(first)}", file=sys.stderr)
-    unsafe_flag = " --unsafe-no-fsync" if unsafe else ""
+    flags = f" --workload {arguments.workload}" if arguments.workload else ""
+    flags += " --unsafe-no-fsync" if arguments.unsafe_no_fsync else ""
     print(
-        f"  replay: python -m jepsen_like simulate --seed {outcome.seed}{unsafe_flag}",
+        f"  replay: python -m jepsen_like simulate --seed {outcome.seed}{flags}",
         file=sys.stderr,
         flush=True,
     )

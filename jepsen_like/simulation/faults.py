@@ -46,6 +46,7 @@ class Nemesis:
         self._load = load
         self._cuts: dict[tuple[int, int], int] = {}  # how many faults cut a link
         self._links: dict[tuple[int, int], LinkSettings] = {}
+        self._bends = 0  # how many clocks were bent
         self._tasks: list[asyncio.Task[None]] = []
         kinds: dict[str, Callable[[Fault], Awaitable[bool]]] = dict.fromkeys(
             _SHAPES, self._partition
@@ -85,6 +86,10 @@ class Nemesis:
             "client-crash": self._client_crash,
             "client-pause": self._client_pause,
             "client-twin": self._client_twin,
+            "client-freeze": self._client_freeze,
+            "client-cut": self._client_cut,
+            "client-drift": self._client_drift,
+            "client-clock": self._client_clock,
         }
         self._kinds = kinds
 
@@ -117,6 +122,9 @@ class Nemesis:
             stage.mend(node)
             stage.resume(node)
             stage.set_rate(node, 1.0)
+        for machine in self._load.machines():
+            stage.resume(machine)
+            stage.set_rate(machine, 1.0)
         for node in stage.nodes():
             if not stage.runs(node) and not self._keeper.retired(node):
                 await stage.start(node)
@@ -292,11 +300,28 @@ class Nemesis:
         node = self._one(fault)
         if node is None:
             return False
-        widest = 0.1 if self._stage.lease_reads else 1.0
-        self._stage.set_rate(node, 1 + (fault.strength - 0.5) * widest)
-        await asyncio.sleep(fault.seconds)
-        self._stage.set_rate(node, 1.0)
+        if self._stage.lease_reads:
+            await self._at_pace(node, 1 + (fault.strength - 0.5) * 0.1, fault.seconds)
+        else:
+            await self._bent(node, 0.5 + fault.strength, fault.seconds)
         return True
+
+    async def _at_pace(self, name: int | str, rate: float, seconds: float) -> None:
+        self._stage.set_rate(name, rate)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._stage.set_rate(name, 1.0)
+
+    async def _bent(self, name: int | str, rate: float, seconds: float) -> None:
+        """Beyond any margin: what leases mean meanwhile is nobody's promise."""
+        self._bends += 1
+        number, what = self._bends, f"{name} runs at {rate:g}"
+        self._load.tell("clock-rate", number, "begin", what)
+        try:
+            await self._at_pace(name, rate, seconds)
+        finally:
+            self._load.tell("clock-rate", number, "end", what)
 
     async def _clock_jump(self, fault: Fault) -> bool:
         """The monotonic clock leaps ahead, as after a machine was suspended: a pause that its
@@ -466,3 +491,54 @@ class Nemesis:
 
     async def _client_twin(self, fault: Fault) -> bool:
         return self._load.twin(fault.who)
+
+    async def _client_freeze(self, fault: Fault) -> bool:
+        """Its process stands still where it is (SIGSTOP), longer than some leases live."""
+        machine = self._load.machine(fault.who)
+        if not machine:
+            return False
+        self._stage.pause(machine)
+        try:
+            await asyncio.sleep(fault.seconds + 3 * fault.strength)
+        finally:
+            self._stage.resume(machine)
+        return True
+
+    async def _client_cut(self, fault: Fault) -> bool:
+        """It reaches no node, or is not reached by any, or neither."""
+        machine = self._load.machine(fault.who)
+        nodes = self._stage.nodes()
+        if not machine or not nodes:
+            return False
+        deaf, mute = ((True, True), (True, False), (False, True))[fault.seed % 3]
+        links: list[tuple[int | str, int | str]] = [(machine, node) for node in nodes if mute]
+        links += [(node, machine) for node in nodes if deaf]
+        for link in links:
+            self._stage.cut(*link)
+        try:
+            await asyncio.sleep(fault.seconds + 3 * fault.strength)
+        finally:
+            for link in links:
+                self._stage.heal(*link)
+        return True
+
+    async def _client_drift(self, fault: Fault) -> bool:
+        """Its clock runs a little wrong: as far as leases allow for, if nodes' clocks are right."""
+        machine = self._load.machine(fault.who)
+        if not machine:
+            return False
+        rate, seconds = 1 + (fault.strength - 0.5) * 0.16, fault.seconds * 4
+        if self._stage.settings.clock_rates:
+            await self._bent(machine, rate, seconds)
+        else:
+            await self._at_pace(machine, rate, seconds)
+        return True
+
+    async def _client_clock(self, fault: Fault) -> bool:
+        """Its clock runs at a fifth to twice its pace; only fencing tokens help."""
+        machine = self._load.machine(fault.who)
+        if not machine:
+            return False
+        rate = 0.2 + 0.3 * fault.strength if fault.seed % 2 else 1 + fault.strength
+        await self._bent(machine, rate, fault.seconds + 2.0)
+        return True

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from jepsen_like.history import Event, EventType
+from jepsen_like.history import NEMESIS, Event, EventType
 from jepsen_like.systems.base import Client, OutcomeError
 from jepsen_like.workloads.base import Invocation, Workload
 
@@ -155,6 +155,27 @@ class Load:
             self._clients[who % len(self._clients)].twins = True
         return bool(self._clients)
 
+    def machine(self, who: int) -> str:
+        """On which a client runs just now; "": none."""
+        return self._clients[who % len(self._clients)].machine if self._clients else ""
+
+    def machines(self) -> list[str]:
+        """All on which clients run."""
+        return [name for client in self._clients for name in client.machines]
+
+    def tell(self, kind: str, number: int, do: str, what: str) -> None:
+        """Write a fault into all histories: what a holder believes depends on it. *number*: the
+        same when it begins and when it ends."""
+        event = Event(
+            process=NEMESIS,
+            type="info",
+            f=kind,
+            value={"id": number, "do": do, "what": what},
+            time_ns=round(asyncio.get_running_loop().time() * 1e9),
+        )
+        for history in self.histories.values():
+            history.append(event)
+
     # --- one operation --------------------------------------------------------------------------
 
     def new_process(self) -> int:
@@ -288,6 +309,16 @@ class _Client:
             name = f"client-{self._number}.{self._lives}"
             self._handles[name] = self._load.connect(name, wanders=True)
         return self._random.choice(list(self._handles.items()))
+
+    @property
+    def machines(self) -> list[str]:
+        """Where its handles are."""
+        return list(self._handles)
+
+    @property
+    def machine(self) -> str:
+        """The first of these; "": there is none."""
+        return next(iter(self._handles), "")
 
     def _die(self) -> None:
         for name in self._handles:

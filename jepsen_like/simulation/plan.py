@@ -13,6 +13,7 @@ from random import Random
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from jepsen_like.errors import UsageError
 
@@ -52,9 +53,32 @@ GROUPS: Final[Mapping[str, Mapping[str, float]]] = {
     "client": {"client-crash": 1.0, "client-pause": 1.0, "client-twin": 1.0},
 }
 
-KINDS: Final[tuple[str, ...]] = tuple(kind for group in GROUPS.values() for kind in group)
+#: For those who hold something for a while: their own machines freeze, lose the network, and have
+#: clocks that drift, within the margin that leases allow for (client-drift) or not (client-clock).
+HOLDERS: Final[Mapping[str, float]] = {
+    "client-freeze": 2.0,
+    "client-cut": 1.5,
+    "client-drift": 1.0,
+    "client-clock": 0.5,
+    "client-crash": 1.0,
+    "clock-drift": 1.0,
+    "clock-jump": 1.0,
+    "wall-jump": 0.5,
+    "pause-leader": 1.0,
+    "transfer": 0.5,
+    "checkpoint": 0.5,
+}
+
+KINDS: Final[tuple[str, ...]] = tuple(
+    dict.fromkeys((*(kind for group in GROUPS.values() for kind in group), *HOLDERS))
+)
 
 WORKLOADS: Final = ("register", "cas-register", "set", "counter", "bank", "append")
+#: Of what lasts for a while. Drawn by themselves, so that the rest of a seed is as it was.
+COORDINATION: Final = ("lock", "semaphore", "election", "lease", "watch", "levels")
+
+#: How many seeds have one of these beside their other workloads.
+COORDINATION_CHANCE: Final = 0.5
 
 FORMAT: Final = 1
 
@@ -114,12 +138,41 @@ def stream(seed: int, name: str) -> Random:
     return Random(f"{seed}/{name}")
 
 
-def draw(seed: int) -> Plan:
-    """The plan of *seed*."""
+def draw(seed: int, workloads: Sequence[str] = ()) -> Plan:
+    """The plan of *seed*; with *workloads*, some of these instead of any."""
+    plan = draw_plain(seed)
+    random = stream(seed, "coordination")
+    settings = plan.settings
+    if workloads:
+        chosen = random.sample(list(workloads), min(len(workloads), random.choice((1, 2, 3))))
+        settings = replace(settings, workloads=dict.fromkeys(sorted(chosen), 1.0))
+    elif random.random() < COORDINATION_CHANCE:
+        name = random.choice(COORDINATION)
+        settings = replace(settings, workloads={**settings.workloads, name: 2.0})
+    if not set(settings.workloads) & set(COORDINATION):
+        return replace(plan, settings=settings)
+    if workloads:  # what lasts for a while needs a while
+        settings = replace(
+            settings,
+            seconds=random.choice((6.0, 9.0, 12.0)),
+            think_ms=random.choice((20.0, 50.0, 100.0)),
+            operations_max=random.choice((200, 300, 400)),
+        )
+    mix = {kind: weight for kind, weight in HOLDERS.items() if random.random() < 0.7}
+    rate = random.choice((0.5, 1.0, 2.0))
+    more = draw_faults(random, mix or dict(HOLDERS), settings, rate)
+    faults = tuple(sorted((*plan.faults, *more), key=lambda fault: fault.at_s))
+    kinds = tuple(dict.fromkeys((*plan.kinds, *mix)))
+    return replace(plan, settings=settings, faults=faults, kinds=kinds)
+
+
+def draw_plain(seed: int) -> Plan:
+    """The plan of *seed* without any of ``COORDINATION``."""
     settings = _draw_settings(stream(seed, "settings"))
     random = stream(seed, "faults")
     mix = _draw_mix(random)
-    faults = _draw_faults(random, mix, settings)
+    rate = random.choice((1.0, 2.0, 2.0, 4.0))
+    faults = draw_faults(random, mix, settings, rate)
     return Plan(seed=seed, settings=settings, faults=faults, kinds=tuple(mix))
 
 
@@ -172,8 +225,10 @@ def _draw_mix(random: Random) -> dict[str, float]:
     return mix or {"crash-leader": 1.0}
 
 
-def _draw_faults(random: Random, mix: Mapping[str, float], settings: Settings) -> tuple[Fault, ...]:
-    rate = random.choice((1.0, 2.0, 2.0, 4.0))  # faults per second
+def draw_faults(
+    random: Random, mix: Mapping[str, float], settings: Settings, rate: float
+) -> tuple[Fault, ...]:
+    """*rate* of them per second, by the weights of *mix*."""
     names, weights = list(mix), list(mix.values())
     at_s = random.uniform(0.1, 1.0)
     faults = []
@@ -228,10 +283,10 @@ def read(path: str | Path) -> Plan:
 
 def replace_settings(plan: Plan, **changes: object) -> Plan:
     """*plan* with other settings."""
-    return msgspec.structs.replace(plan, settings=msgspec.structs.replace(plan.settings, **changes))
+    return replace(plan, settings=replace(plan.settings, **changes))
 
 
 def without(plan: Plan, places: Sequence[int]) -> Plan:
     """*plan* without the faults at *places*."""
     left = tuple(fault for at, fault in enumerate(plan.faults) if at not in places)
-    return msgspec.structs.replace(plan, faults=left)
+    return replace(plan, faults=left)

@@ -32,6 +32,8 @@ from quorate.replication.machine import Machine
 #: Virtual time within which a healed cluster must lead, serve and agree: a client's handshakes and
 #: a snapshot's retries may take some seconds each (TCP's own waits are 0.5 to 4 s).
 LIVENESS_S: Final = 30.0
+#: For what workloads ask at the end; leases that nobody holds any more end meanwhile.
+FINAL_S: Final = 60.0
 #: Callbacks in one run, some fifty times what the longest takes.
 STEPS_MAX: Final = 5_000_000
 POLL_S: Final = 0.02
@@ -41,9 +43,10 @@ class OverError(Exception):
     """The run ends: something is wrong, and the rest would only follow from it."""
 
 
-def run_seed(seed: int, *, fsync: bool = True) -> Outcome:
-    """Draw the plan of *seed* and run it. *fsync* False: disks that lie."""
-    plan = draw(seed)
+def run_seed(seed: int, *, fsync: bool = True, workloads: Sequence[str] = ()) -> Outcome:
+    """Draw the plan of *seed* and run it. *fsync* False: disks that lie. *workloads*: see
+    ``plan.draw``."""
+    plan = draw(seed, workloads)
     return run_plan(plan if fsync else replace_settings(plan, fsync=False))
 
 
@@ -143,7 +146,7 @@ class Run:
         await self.nemesis.run(self.plan.faults, begin_s, settings.seconds)
         await self.load.stop()
         await self._recover()
-        await self.load.final_reads()
+        await self._final_reads()
         await self._agree("after the final reads")
         await self.keeper.close()
 
@@ -199,6 +202,13 @@ class Run:
             if await self.keeper.replace(node):
                 return True
         return self.keeper.retired(node)
+
+    async def _final_reads(self) -> None:
+        try:
+            await asyncio.wait_for(self.load.final_reads(), FINAL_S)
+        except TimeoutError:
+            self._violate("liveness", f"final questions are not answered in {FINAL_S:g} s")
+            raise OverError from None
 
     async def _agree(self, when: str) -> None:
         """All members at the same applied index, with the same state, record by record."""

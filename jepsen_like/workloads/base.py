@@ -1,7 +1,7 @@
 """What a workload is: a generator of operations, how a client does them, and their checker.
 
 One class in one file. The same object runs on virtual time and against real processes: it uses no
-clock, no sleep of its own and no randomness but the ``Random`` that it is given.
+clock but that of the loop it runs on, and no randomness but the ``Random`` that it is given.
 """
 
 from __future__ import annotations

@@ -12,8 +12,14 @@ from jepsen_like.workloads.bank import BankWorkload
 from jepsen_like.workloads.base import Workload
 from jepsen_like.workloads.cas_register import CasRegisterWorkload
 from jepsen_like.workloads.counter import CounterWorkload
+from jepsen_like.workloads.election import ElectionWorkload
+from jepsen_like.workloads.lease import LeaseWorkload
+from jepsen_like.workloads.levels import LevelsWorkload
+from jepsen_like.workloads.lock import LockWorkload
 from jepsen_like.workloads.register import RegisterWorkload
+from jepsen_like.workloads.semaphore import SemaphoreWorkload
 from jepsen_like.workloads.set_ import SetWorkload
+from jepsen_like.workloads.watch import WatchWorkload
 
 WORKLOADS: Final[Mapping[str, Callable[..., Workload]]] = {
     "register": RegisterWorkload,
@@ -22,6 +28,12 @@ WORKLOADS: Final[Mapping[str, Callable[..., Workload]]] = {
     "counter": CounterWorkload,
     "bank": BankWorkload,
     "append": AppendWorkload,
+    "lock": LockWorkload,
+    "semaphore": SemaphoreWorkload,
+    "election": ElectionWorkload,
+    "lease": LeaseWorkload,
+    "watch": WatchWorkload,
+    "levels": LevelsWorkload,
 }
 
 

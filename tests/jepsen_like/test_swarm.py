@@ -14,7 +14,18 @@ from jepsen_like.errors import UsageError
 from jepsen_like.simulation import plan as plans
 from jepsen_like.simulation.command import summarize
 from jepsen_like.simulation.outcome import Outcome
-from jepsen_like.simulation.plan import GROUPS, KINDS, Fault, Plan, Settings, draw, draw_fault
+from jepsen_like.simulation.plan import (
+    COORDINATION,
+    GROUPS,
+    HOLDERS,
+    KINDS,
+    Fault,
+    Plan,
+    Settings,
+    draw,
+    draw_fault,
+    draw_plain,
+)
 from jepsen_like.simulation.pool import limited, results
 from jepsen_like.simulation.shrink import shrink
 from jepsen_like.simulation.swarm import run_plan, run_seed
@@ -70,7 +81,28 @@ def test_a_plan_is_the_same_each_time_and_survives_the_file(tmp_path: Path) -> N
 
 def test_every_kind_of_fault_comes_up() -> None:
     drawn = {fault.kind for seed in range(200) for fault in draw(seed).faults}
-    assert drawn == set(KINDS) == {kind for group in GROUPS.values() for kind in group}
+    grouped = {kind for group in GROUPS.values() for kind in group}
+    assert drawn == set(KINDS) == grouped | set(HOLDERS)
+
+
+def test_what_lasts_for_a_while_is_drawn_beside_the_rest() -> None:
+    plans_drawn = [draw(seed) for seed in range(100)]
+    chosen = [set(plan.settings.workloads) & set(COORDINATION) for plan in plans_drawn]
+    assert set().union(*chosen) == set(COORDINATION)
+    assert 30 < sum(bool(each) for each in chosen) < 70
+    for seed, (plan, names) in enumerate(zip(plans_drawn, chosen, strict=True)):
+        plain = draw_plain(seed)
+        assert set(plain.faults) <= set(plan.faults)
+        assert set(plan.settings.workloads) - names == set(plain.settings.workloads)
+        assert names or plan == plain
+
+
+def test_workloads_may_be_named() -> None:
+    for seed in range(20):
+        plan = draw(seed, ("lock", "watch"))
+        assert set(plan.settings.workloads) <= {"lock", "watch"}
+        assert any(fault.kind in HOLDERS for fault in plan.faults)
+        assert set(draw(seed, ("set",)).settings.workloads) == {"set"}
 
 
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:

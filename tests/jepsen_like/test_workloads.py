@@ -10,11 +10,15 @@ import pytest
 
 from jepsen_like.errors import UsageError
 from jepsen_like.history import Event, EventType, operations
+from jepsen_like.simulation.plan import COORDINATION
 from jepsen_like.systems.base import Client, OutcomeError, Versioned
 from jepsen_like.workloads import WORKLOADS
 from jepsen_like.workloads.base import Invocation, Workload
 from jepsen_like.workloads.keys import RotatingKeys
 from jepsen_like.workloads.registry import make
+
+#: Those that need no more than a store.
+PLAIN = tuple(name for name in WORKLOADS if name not in COORDINATION)
 
 
 class Store:
@@ -168,7 +172,7 @@ async def drive(
     return found
 
 
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("name", PLAIN)
 async def test_a_right_store_is_found_valid(name: str) -> None:
     for seed in range(4):
         workload = make(name)
@@ -204,7 +208,7 @@ async def test_a_wrong_store_is_found_out(name: str, bug: str) -> None:
     assert caught >= 2
 
 
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("name", PLAIN)
 async def test_a_workload_is_its_seed(name: str) -> None:
     first, second = [await drive(make(name), Store(Random(5)), 100) for _run in range(2)]
     assert first == second
