@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from quorate.base.fencing import Fence
+from quorate.base.invariants import must
 from quorate.base.limits import LEASE_LOCKS_MAX, LOCK_WAITERS_MAX, LOCKS_MAX
 from quorate.base.lock_commands import (
     LOCK_LIST_MAX,
@@ -116,8 +117,11 @@ class LockMachine(Machine):
     _holders: Table[ClaimRecord]  # by name and token
     _waiters: Table[ClaimRecord]  # by name and ticket
     _bound: Table[BoundRecord]  # by lease, name and owner
-    _leases: Table[CountRecord]  # by lease: how many are bound to it
-    _last: Table[CountRecord]  # the highest token or ticket given out
+    _last: Table[CountRecord]  # the highest token or ticket given out, as of the end of an entry
+
+    def __init__(self) -> None:
+        self._number = self._number_before = 0  # the highest given out; before the command at hand
+        self._counts: dict[int, int] = {}  # derived: how many are bound to each lease
 
     # --- the contract ---------------------------------------------------------------------------
 
@@ -126,10 +130,32 @@ class LockMachine(Machine):
         self._holders = tables.table("locks.holders", ClaimRecord, ordered=True, trusted=True)
         self._waiters = tables.table("locks.waiters", ClaimRecord, ordered=True, trusted=True)
         self._bound = tables.table("locks.bound", BoundRecord, ordered=True, trusted=True)
-        self._leases = tables.table("locks.leases", CountRecord, trusted=True)
         self._last = tables.table("locks.last", CountRecord, trusted=True)
 
+    def loaded(self) -> None:
+        last = self._last.get(LAST_KEY)
+        self._number = self._number_before = 0 if last is None else last.count
+        self._count_all()
+
+    def _count_all(self) -> None:
+        counts: dict[int, int] = {}
+        for key in self._bound.keys():  # noqa: SIM118  a table is no dict
+            lease = int.from_bytes(key[:8], "big")
+            counts[lease] = counts.get(lease, 0) + 1
+        self._counts = counts
+
+    def finish(self, context: Context) -> None:  # noqa: ARG002
+        last = self._last.get(LAST_KEY)
+        if self._number != (0 if last is None else last.count):
+            self._last.put(LAST_KEY, CountRecord(self._number))
+
+    def rolled_back(self) -> None:
+        # Rare: what is refused, is refused before anything changes.
+        self._number = self._number_before
+        self._count_all()
+
     def apply(self, command: Any, context: Context) -> Any:  # noqa: ANN401
+        self._number_before = self._number
         if command.__class__ is Acquire:
             return self._acquire(command, context)
         if command.__class__ is Release:
@@ -160,20 +186,20 @@ class LockMachine(Machine):
         return fence.token < 2**63 and numbered(fence.name, fence.token) in self._holders
 
     def on_lease_end(self, lease: int, context: Context) -> int:
-        if lease_key(lease) not in self._leases:
+        if lease not in self._counts:
             return 0
-        start = lease_key(lease)
-        rows = list(self._bound.range_prefix(start))
-        names: dict[bytes, None] = {}
-        for key, record in rows:
+        self._number_before = self._number
+        rows = list(self._bound.range_prefix(lease_key(lease)))
+        names: dict[bytes, NameRecord] = {}
+        for key, bound in rows:
             name = name_of(key)
             self._bound.delete(key)
-            if record.token or record.ticket:
-                self._remove(name, record)
-                names[name] = None
-        self._leases.delete(start)
-        for name in names:
-            self._pass_on(name, context)
+            record = names.get(name) or self._names.get(name)
+            if record is not None and (bound.token or bound.ticket):
+                names[name] = self._without(name, record, bound)
+        del self._counts[lease]
+        for name, record in names.items():
+            self._pass_on(name, record, context)
         return len(rows)
 
     # --- commands -------------------------------------------------------------------------------
@@ -197,16 +223,22 @@ class LockMachine(Machine):
             return refused(OverloadedError, trouble)
         if record is None:
             record = NameRecord(command.kind, command.total, command.total, 0, 0)
-        self._count(lease, 1)
-        number = self._draw()
+        number = self._number + 1
         claim = ClaimRecord(lease, owner, command.permits, command.value)
         if free:
-            self._grant(name, record, claim, number, context)
-            return Acquired(number)
-        self._waiters.put(numbered(name, number), claim)
-        self._bound.put(key, BoundRecord(0, number))
-        self._names.put(name, msgspec.structs.replace(record, waiters=record.waiters + 1))
-        return Waiting(number, record.waiters)
+            self._names.put(name, self._grant(name, record, claim, number))
+        else:
+            self._waiters.put(numbered(name, number), claim)
+            self._bound.put(key, BoundRecord(0, number))
+            self._names.put(name, msgspec.structs.replace(record, waiters=record.waiters + 1))
+        # Last: ``rolled_back`` is called only if a table has changed.
+        self._draw()
+        self._count(lease, 1)
+        if not free:
+            return Waiting(number, record.waiters)
+        if record.kind == "election":
+            self._tell_leader(name, context)
+        return Acquired(number)
 
     def _release(self, command: Release, context: Context) -> Any:  # noqa: ANN401
         name, lease = command.name, command.lease
@@ -220,8 +252,10 @@ class LockMachine(Machine):
             return Released(0)
         self._bound.delete(key)
         self._count(lease, -1)
-        self._remove(name, bound)
-        self._pass_on(name, context)
+        record = self._names.get(name)
+        must(record is not None, "what is bound to a lease has a name", name=name)
+        if record is not None:
+            self._pass_on(name, self._without(name, record, bound), context)
         return Released(bound.token)
 
     def _forestall(self, lease: int, key: bytes, context: Context) -> Released | Failure:
@@ -251,29 +285,21 @@ class LockMachine(Machine):
 
     # --- granting -------------------------------------------------------------------------------
 
-    def _grant(
-        self, name: bytes, record: NameRecord, claim: ClaimRecord, token: int, context: Context
-    ) -> NameRecord:
-        """Give *claim* its permits, which are free; returns the name as it then stands."""
+    def _grant(self, name: bytes, record: NameRecord, claim: ClaimRecord, token: int) -> NameRecord:
+        """Give *claim* its permits, which are free; returns the name as it is to be stored."""
         self._holders.put(numbered(name, token), claim)
         self._bound.put(bound_key(claim.lease, name, claim.owner), BoundRecord(token, 0))
-        record = NameRecord(
+        return NameRecord(
             record.kind,
             record.total,
             record.free - claim.permits,
             record.holders + 1,
             record.waiters,
         )
-        self._names.put(name, record)
-        if record.kind == "election":
-            self._tell_leader(name, context)
-        return record
 
-    def _pass_on(self, name: bytes, context: Context) -> None:
-        """Something of *name* was given back: serve the line from its head, as far as it goes."""
-        record = self._names.get(name)
-        if record is None:
-            return
+    def _pass_on(self, name: bytes, record: NameRecord, context: Context) -> None:
+        """Something of *name* was given back, which now is as in *record*: serve the line from its
+        head, as far as it goes, and store the name."""
         granted = False
         while record.waiters:
             key, claim = next(self._waiters.range_prefix(scope(name), limit=1))
@@ -287,7 +313,7 @@ class LockMachine(Machine):
                 self._count(claim.lease, -1)
                 continue
             token = self._draw()
-            record = self._grant(name, record, claim, token, context)
+            record = self._grant(name, record, claim, token)
             granted = True
             event = Granted(name, claim.owner, token)
             context.effects.append((LOCK_MACHINE, lease_topic(claim.lease), event))
@@ -295,31 +321,23 @@ class LockMachine(Machine):
             self._names.put(name, record)
         else:
             self._names.delete(name)
-        if record.kind == "election" and not granted and not record.holders:
+        if record.kind == "election" and (granted or not record.holders):
             self._tell_leader(name, context)
 
-    def _remove(self, name: bytes, bound: BoundRecord) -> None:
-        """Take a grant, or a place in line, from its name. ``_pass_on`` is to follow."""
-        record = self._names.get(name)
-        if record is None:
-            return
+    def _without(self, name: bytes, record: NameRecord, bound: BoundRecord) -> NameRecord:
+        """*record* without a grant, or a place in line. ``_pass_on`` is to follow."""
+        kind, total, free = record.kind, record.total, record.free
         if bound.token:
             claim = self._holders.delete(numbered(name, bound.token))
             permits = 0 if claim is None else claim.permits
-            record = msgspec.structs.replace(
-                record, free=record.free + permits, holders=record.holders - 1
-            )
-        else:
-            self._waiters.delete(numbered(name, bound.ticket))
-            record = msgspec.structs.replace(record, waiters=record.waiters - 1)
-        self._names.put(name, record)
+            return NameRecord(kind, total, free + permits, record.holders - 1, record.waiters)
+        self._waiters.delete(numbered(name, bound.ticket))
+        return NameRecord(kind, total, free, record.holders, record.waiters - 1)
 
     def _draw(self) -> int:
         """A number above all before it."""
-        last = self._last.get(LAST_KEY)
-        number = 1 if last is None else last.count + 1
-        self._last.put(LAST_KEY, CountRecord(number))
-        return number
+        self._number += 1
+        return self._number
 
     # --- limits ---------------------------------------------------------------------------------
 
@@ -333,15 +351,14 @@ class LockMachine(Machine):
         return ""
 
     def _bound_count(self, lease: int) -> int:
-        record = self._leases.get(lease_key(lease))
-        return 0 if record is None else record.count
+        return self._counts.get(lease, 0)
 
     def _count(self, lease: int, change: int) -> None:
-        count = self._bound_count(lease) + change
-        if count:
-            self._leases.put(lease_key(lease), CountRecord(count))
+        count = self._counts.get(lease, 0) + change
+        if count > 0:
+            self._counts[lease] = count
         else:
-            self._leases.delete(lease_key(lease))
+            self._counts.pop(lease, None)
 
     # --- what is shown --------------------------------------------------------------------------
 

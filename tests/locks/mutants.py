@@ -14,6 +14,20 @@ LOCKS = "quorate/client/locks.py"
 
 MUTANTS = (
     Mutant(
+        "the highest token is not part of the state",
+        MACHINE,
+        "            self._last.put(LAST_KEY, CountRecord(self._number))\n",
+        "            pass\n",
+        ("machine", "model"),
+    ),
+    Mutant(
+        "after a command that broke, what was counted for it stays",
+        MACHINE,
+        "        self._number = self._number_before\n        self._count_all()\n",
+        "        self._number = self._number_before\n",
+        ("model", "machine"),
+    ),
+    Mutant(
         "a lock is given to one whose lease died in line",
         MACHINE,
         "            alive = context.lease_alive(claim.lease)\n",
@@ -30,8 +44,9 @@ MUTANTS = (
     Mutant(
         "tokens begin anew when a name is used again",
         MACHINE,
-        "        number = 1 if last is None else last.count + 1\n",
-        "        number = 1 if last is None or not self._names else last.count + 1\n",
+        "        self._number += 1\n        return self._number\n",
+        "        self._number = self._number + 1 if len(self._names) > 1 else 1\n"
+        "        return self._number\n",
         ("machine", "model"),
     ),
     Mutant(
@@ -68,16 +83,19 @@ MUTANTS = (
     Mutant(
         "those in line stay when their lease has ended",
         MACHINE,
-        "            if record.token or record.ticket:\n                self._remove(",
-        "            if record.token:\n                self._remove(",
+        "            if record is not None and (bound.token or bound.ticket):\n",
+        "            if record is not None and bound.token:\n",
         ("machine", "model"),
     ),
     Mutant(
         "nobody is served when the head of the line leaves",
         MACHINE,
-        "        self._remove(name, bound)\n        self._pass_on(name, context)\n",
-        "        self._remove(name, bound)\n"
-        "        if bound.token:\n            self._pass_on(name, context)\n",
+        "            self._pass_on(name, self._without(name, record, bound), context)\n",
+        "            rest = self._without(name, record, bound)\n"
+        "            if bound.token:\n"
+        "                self._pass_on(name, rest, context)\n"
+        "            else:\n"
+        "                self._names.put(name, rest)\n",
         ("machine", "model"),
     ),
     Mutant(
