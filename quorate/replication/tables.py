@@ -73,13 +73,16 @@ class Table(Generic[R]):
     (the dict's own method again), ``decode`` makes a record of it.
 
     A *derived* table is left out of the state hash: what stands in it follows, by this code alone,
-    from changes of other tables, which are hashed. It is stored and sent like any other.
+    from changes of other tables, which are hashed. It is stored and sent like any other. Its
+    records are taken to be many and short-lived: one that came and went since the last capture
+    leaves nothing to be written, where another table leaves a deletion.
     """
 
     __slots__ = (
         "_changed",
         "_check",
         "_dirty",
+        "_fresh",
         "_journal",
         "_keys",
         "_pack",
@@ -116,6 +119,8 @@ class Table(Generic[R]):
         self._journal = journal
         self._changed: Dirty = {}
         self._dirty: Dirty = {}
+        #: Of a derived table, keys that the last capture did not know.
+        self._fresh: set[bytes] | None = set() if derived else None
         self.decode: Callable[[bytes], R] = msgspec.msgpack.Decoder(record_type).decode
         self._check = None if trusted else self._come_back
 
@@ -173,6 +178,8 @@ class Table(Generic[R]):
                 )
             if self._keys is not None:
                 self._keys.add(key)
+            if self._fresh is not None and key not in changed and key not in self._dirty:
+                self._fresh.add(key)
         self._journal.append((self, key, old, key in changed))
         records[key] = stored
         changed[key] = stored
@@ -278,6 +285,8 @@ class Table(Generic[R]):
             encode_into(self.name, buffer, -1)
             encode_into(list(changed), buffer, -1)
             encode_into(list(changed.values()), buffer, -1)
+        if self._fresh is not None:
+            self._forget_gone(self._fresh)
         if self._dirty:
             self._dirty.update(changed)
             changed.clear()
@@ -285,10 +294,21 @@ class Table(Generic[R]):
             self._dirty = changed
             self._changed = {}
 
+    def _forget_gone(self, fresh: set[bytes]) -> None:
+        """Records that no capture has seen leave nothing behind."""
+        changed = self._changed
+        gone = [key for key, stored in changed.items() if stored is None and key in fresh]
+        for key in gone:
+            del changed[key]
+            self._dirty.pop(key, None)
+            fresh.discard(key)
+
     def take_dirty(self) -> Dirty:
         """What changed since the last call; the caller owns the dict, and nobody changes it."""
         taken = self._dirty
         self._dirty = {}
+        if self._fresh is not None:
+            self._fresh = set()
         return taken
 
     def restore_dirty(self, taken: Dirty) -> None:
@@ -331,6 +351,7 @@ class Table(Generic[R]):
         records = self._records
         self._changed = {}
         self._dirty = {}
+        self._fresh = None if self._fresh is None else set()
         if self._keys is not None:
             self._keys.clear()
         while records:

@@ -323,3 +323,72 @@ def test_encode_insists_on_the_record_of_the_table() -> None:
     assert tables.encode("t.ordered", Thing(1, "x")) == b"\x92\x01\xa1x"
     with pytest.raises(InvariantViolationError, match="belongs to its table"):
         tables.encode("t.ordered", Holder([]))
+
+
+# --- derived tables ------------------------------------------------------------------------------
+
+_steps = st.lists(
+    st.tuples(
+        st.sampled_from(["put", "put", "delete", "undo", "seal", "take", "fail", "take twice"]),
+        st.sampled_from([b"a", b"b"]),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=300)
+@given(_steps)
+def test_captures_of_a_derived_table_add_up_to_what_it_holds(
+    steps: list[tuple[str, bytes]],
+) -> None:
+    tables = Tables()
+    table = tables.table("t.derived", Thing, derived=True, packed=True)
+    stored: dict[bytes, Any] = {}
+
+    def write(taken: Any) -> None:
+        for key, record in taken.get("t.derived", {}).items():
+            if record is None:
+                stored.pop(key, None)
+            else:
+                stored[key] = record
+
+    for count, (step, key) in enumerate(steps, 1):
+        if step == "put":
+            table.put(key, Thing(count))
+        elif step == "delete":
+            table.delete(key)
+        elif step == "undo":
+            tables.rollback()
+        else:
+            tables.seal(bytearray())
+            if step != "seal":
+                taken = tables.take_dirty()
+                if step == "take":
+                    write(taken)
+                elif step == "fail":
+                    tables.restore_dirty(taken)
+                else:  # what changes while a capture is written is in the next one
+                    table.put(key, Thing(-count))
+                    tables.seal(bytearray())
+                    table.delete(key)
+                    tables.seal(bytearray())
+                    write(taken)
+    tables.seal(bytearray())
+    write(tables.take_dirty())
+    assert stored == {key: table.get_stored(key) for key, _ in table.items()}
+
+
+def test_what_came_and_went_between_two_captures_of_a_derived_table_is_never_written() -> None:
+    tables = Tables()
+    table = tables.table("t.derived", Thing, derived=True)
+    for at in range(100):
+        table.put(b"%d" % at, Thing(at))
+        tables.seal(bytearray())
+        if at >= 3:
+            table.delete(b"%d" % (at - 3))
+            tables.seal(bytearray())
+    assert tables.dirty_count == 3
+    tables.take_dirty()
+    table.delete(b"98")
+    tables.seal(bytearray())
+    assert tables.take_dirty() == {"t.derived": {b"98": None}}

@@ -204,4 +204,18 @@ WATCH_MUTANTS = (
         "            pass\n",
         ("acknowledging",),
     ),
+    Mutant(
+        "a record of a derived table that is stored is forgotten without a deletion",
+        TABLES,
+        "            self._fresh = set()\n        return taken",
+        "            pass\n        return taken",
+        ("tables",),
+    ),
+    Mutant(
+        "a derived record that came and went is written as a deletion",
+        TABLES,
+        "            self._forget_gone(self._fresh)\n",
+        "            pass\n",
+        ("tables",),
+    ),
 )
