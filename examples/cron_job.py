@@ -18,13 +18,12 @@ import socket
 import tempfile
 
 import quorate
-from quorate.base.fencing import Fence
 
 LOCK = "cron/nightly-report"
 LAST = "cron/nightly-report/last"
 
 
-async def report(db: quorate.Database, fence: Fence) -> None:
+async def report(db: quorate.Database, fence: quorate.Fence) -> None:
     """The job itself; what it writes carries the fence."""
     await db.kv.put("report", f"written by {socket.gethostname()}", fence=fence)
 

@@ -10,6 +10,7 @@ from quorate import errors
 from quorate.base import version
 from quorate.base.declaring import Since as since  # noqa: N813  it reads as a word there
 from quorate.base.declaring import command, query
+from quorate.base.fencing import Fence
 from quorate.base.levels import Accepted, Level
 from quorate.base.tables import OrderedTable, Table, table, value
 from quorate.client import operations as ops
@@ -39,6 +40,7 @@ __all__ = [
     "CommandError",
     "Context",
     "Database",
+    "Fence",
     "Level",
     "Machine",
     "Node",

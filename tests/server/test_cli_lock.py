@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from quorate import sync
-from quorate.base.fencing import Fence
+from quorate import Fence, sync
 from quorate.client.elections import Leader
 from quorate.errors import FencedError
 from quorate.server.cli import main
