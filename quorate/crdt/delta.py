@@ -195,6 +195,7 @@ def _is_news(entry: Entry, mine: dict[Dot, Payload], view: View) -> bool:
 
 DOT_BYTES: Final = 5 + 5 + 9  # the most that member, epoch and counter take
 RUN_BYTES: Final = DOT_BYTES + 9
+SPLIT_BYTES_MIN: Final = 4 * RUN_BYTES  # what stands around the elements, and two runs
 
 
 def part_bytes(path: Path, part: Part) -> int:
@@ -211,7 +212,7 @@ def split(delta: Delta, bytes_max: int) -> Iterator[Delta]:
 
     The join of all parts is *delta*, in whatever order they come, and each of them is below it.
     """
-    must(bytes_max >= 8 * RUN_BYTES, "room for some runs", bytes_max=bytes_max)
+    must(bytes_max >= SPLIT_BYTES_MIN, "room for some runs", bytes_max=bytes_max)
     room = bytes_max - 2 * RUN_BYTES  # for what stands around the elements
     chunk: dict[Path, Part] = {}
     size = 0

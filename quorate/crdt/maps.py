@@ -120,7 +120,7 @@ class ORMap(Kind):
 
     @classmethod
     def locate(cls, path: Path) -> tuple[type[Kind], int]:
-        if len(path) < 3 or len(path[1]) != 1:
+        if not 3 <= len(path) <= 2 * CRDT_NESTING_MAX + 2 or len(path[1]) != 1:
             raise CrdtFormatError(f"no element of a map has the path {path!r:.80}")
         kind = kind_of(path[1][0])
         owner, depth = kind.locate(path[2:])
