@@ -83,6 +83,17 @@ MUTANTS = (
         profile=LEASED,
     ),
     Mutant(
+        name="no-grace",
+        bug="leases that were due while nobody led run out in the first entry of the new term",
+        source="etcd 9888: leases extended after an election; thesis 6.3",
+        rewrites=one(
+            "quorate.replication.sessions:SessionMachine.due_ms",
+            "return time_ms if time_ms >= self.calm_until_ms else self._term.since_ms",
+            "return time_ms",
+        ),
+        profile=LEASED,
+    ),
+    Mutant(
         name="keys-survive-their-lease",
         bug="keys stay when the lease ends that they are bound to",
         source="etcd: Lease, what is attached is deleted",

@@ -29,6 +29,7 @@ executed-twice             a (session, sequence) takes effect at one place of th
 stale-read                 a linearizable read sees all that was committed before it began
 membership-differs         the configuration at an index is the same everywhere
 wiped-admitted             a node whose disk was replaced is never led under its old number
+lease-early                no lease runs out in the first second of a term
 raising-command            a command that raises is an error to its caller, and nothing else
 order                      purged <= checkpoint <= applied <= committed <= end of the log
 core                       an invariant of one core (``quorate.consensus.checker``)
@@ -69,6 +70,7 @@ from quorate.consensus.messages import (
 )
 from quorate.consensus.output import Role
 from quorate.consensus.state import State
+from quorate.replication.sessions import TERM_GRACE_MS
 
 #: Of one run; the first is what matters, the rest follow from it.
 VIOLATIONS_MAX: Final = 20
@@ -122,6 +124,7 @@ class Invariants:
         self.hashes: dict[int, tuple[bytes, int]] = {}  # applied index -> (state hash, node)
         self.executed: dict[tuple[int, int], int] = {}  # (session, sequence) -> index
         self.install_count = 0
+        self.term_began_ms: dict[int, int] = {}  # cluster time of the first entry applied
 
     def claim(
         self,
@@ -464,6 +467,16 @@ class Invariants:
             "applied-not-committed",
             f"node {disk.node} applies an entry {index} of term {term} that is not the committed "
             f"one, of term {known}",
+        )
+
+    def ran_out(self, disk: Disk, term: int, time_ms: int, leases: list[int]) -> None:
+        """In the entry of *term* that was just applied, at that cluster time."""
+        began_ms = self.term_began_ms.setdefault(term, time_ms)
+        self.claim(
+            not leases or time_ms >= began_ms + TERM_GRACE_MS,
+            "lease-early",
+            f"in node {disk.node} leases {leases} run out at {time_ms}, in term {term}, which "
+            f"began at {began_ms}",
         )
 
     def state_at(self, disk: Disk, index: int, state_hash: bytes) -> None:

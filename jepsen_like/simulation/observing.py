@@ -13,6 +13,7 @@ from typing import Any
 from jepsen_like.simulation.claims import Before, Disk
 from jepsen_like.simulation.invariants import Invariants
 from quorate.base.frames import Query, QueryFailed, QueryReply, Submit, SubmitFailed, SubmitReply
+from quorate.base.lease_commands import LeaseEnded
 from quorate.base.types import LogIndex
 from quorate.consensus.checker import CoreChecker
 from quorate.consensus.events import Compacted, Event, Persisted, SnapshotOffered, Tick
@@ -189,6 +190,12 @@ class _Listener:
         ) -> Applied:
             invariants.applied(disk, int(index), int(term), payload)
             outcome = apply(index, term, payload, prepared)
+            ended = [
+                event.lease
+                for _machine, _key, event in outcome.effects
+                if isinstance(event, LeaseEnded) and not event.revoked
+            ]
+            invariants.ran_out(disk, int(term), int(machines.time_ms), ended)
             self._state_now()
             return outcome
 

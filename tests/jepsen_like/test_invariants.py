@@ -308,6 +308,14 @@ def checkpoint_ahead_of_log(fake: Fake) -> None:
     fake.invariants.ordered(fake.disks[1], 2, 2)
 
 
+def lease_early(fake: Fake) -> None:
+    fake.invariants.ran_out(fake.disks[1], 2, 5000, [])
+    fake.invariants.ran_out(fake.disks[1], 2, 6000, [3])
+    assert fake.names == []
+    fake.invariants.ran_out(fake.disks[2], 3, 7000, [])
+    fake.invariants.ran_out(fake.disks[2], 3, 7999, [4])
+
+
 def order(fake: Fake) -> None:
     fake.invariants.ordered(fake.disks[1], 1, 0)
 
@@ -343,6 +351,7 @@ BREACHES: dict[Callable[[Fake], None], str] = {
     removed_leader: "zombie-leader",
     damage_unnoticed: "durable-lost",
     checkpoint_ahead_of_log: "order",
+    lease_early: "lease-early",
 }
 
 
