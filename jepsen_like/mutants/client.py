@@ -36,7 +36,7 @@ MUTANTS = (
             "now, late, undone if batch.undone else None",
             "now, undone, undone",
         ),
-        profile=profiles.LOST_REPLIES,
+        profile=profiles.DEAF_LEADERS,
         budget=40,
     ),
     Mutant(
@@ -44,18 +44,6 @@ MUTANTS = (
         bug="after its session expired, a doubtful batch goes on under a new one",
         source="thesis 6.3 (trap 20); RabbitMQ, jetcd",
         rewrites=one(f"{_SUBMITTER}._expired", "if batch.doubtful:", "if False:"),
-        profile=profiles.LOST_REPLIES,
-        budget=40,
-    ),
-    Mutant(
-        name="acknowledges-too-much",
-        bug="the client acknowledges replies that it has not got",
-        source="thesis 6.3 (trap 20)",
-        rewrites=one(
-            f"{_SUBMITTER}.acknowledged",
-            "return next(iter(self._unanswered), self._sequence + 1) - 1",
-            "return max(self._sequence - 1, 0)",
-        ),
         profile=profiles.LOST_REPLIES,
         budget=40,
     ),

@@ -74,7 +74,7 @@ MUTANTS = (
             "        state.log.last_term,\n        state.log.last_index,\n    )",
             "current = request.last_index >= state.log.last_index",
         ),
-        profile=profiles.ELECTIONS,
+        profile=profiles.POWER_CUTS,
         budget=40,
     ),
     Mutant(

@@ -20,7 +20,7 @@ class Mutant(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     rewrites: tuple[Rewrite, ...]
     profile: Profile = SWARM
-    budget: int = 10
+    budget: int = 20
 
     def applied(self) -> AbstractContextManager[None]:
         """The product with this bug in it, in this process, until the block ends."""

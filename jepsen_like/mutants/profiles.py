@@ -51,8 +51,8 @@ SWARM: Final = Profile(name="swarm")
 #: Votes and acknowledgements of earlier terms come again; leaders fall often.
 REPLAYED_VOTES: Final = Profile(
     name="replayed-votes",
-    settings={"voters": 5, "learners": 0},
-    mix={"replay": 3.0, "isolate-leader": 2.0, "crash-leader": 1.0, "halves": 1.0},
+    settings={"voters": 5, "learners": 0, "repeat_chance": 0.6},
+    mix={"isolate-leader": 1.0, "crash-leader": 1.0, "halves": 4.0},
     rate=4.0,
 )
 REPLAYED: Final = Profile(
@@ -122,16 +122,18 @@ LAGGING_CHURN: Final = Profile(
 _READING: Final[Mapping[str, Any]] = {
     "voters": 3,
     "learners": 0,
-    "clients": 8,
-    "think_ms": 2.0,
+    "clients": 6,
+    "think_ms": 30.0,
     "workloads": {"register": 3.0, "cas-register": 1.0},
     "operations_max": 500,
 }
-#: Reads that count on clocks.
+#: Reads that count on clocks. Few write: who was cut off for a while still has the whole log.
 LEASES: Final = Profile(
     name="leases",
     settings={
         **_READING,
+        "clients": 4,
+        "think_ms": 100.0,
         "lease_reads": True,
         "fast_failover": False,
         "clock_rates": (),
@@ -140,20 +142,21 @@ LEASES: Final = Profile(
         "network_delay_ms": 0.2,
         "disk_delay_ms": 0.1,
     },
-    mix={"bridge": 3.0, "majorities-ring": 3.0, "one-way": 2.0, "clock-drift": 1.0},
-    rate=4.0,
+    mix={"bridge": 3.0, "majorities-ring": 3.0, "one-way": 2.0},
+    rate=3.0,
 )
-#: Leases whose answers come late: links stand still, leaders sleep.
+#: Leases whose answers come late: the leader's links are slow, and it is heard by nobody.
 LATE_ANSWERS: Final = Profile(
     name="late-answers",
     settings={
         **LEASES.settings,
+        "think_ms": 30.0,
+        "operations_max": 1200,
         "heartbeat_ms": 20,
         "election_timeout_ms": 100,
-        "network_delay_ms": 5.0,
     },
-    mix={"delay": 3.0, "pause-leader": 3.0, "isolate-leader": 2.0, "one-way": 2.0},
-    rate=6.0,
+    mix={"delay": 3.0, "one-way": 4.0, "pause-leader": 1.0},
+    rate=8.0,
 )
 TRANSFERS: Final = Profile(
     name="transfers",
@@ -186,7 +189,7 @@ OVERTAKEN_LEADERS: Final = Profile(
         "checkpoint_bytes": 1500,
         "segment_bytes": 2048,
         "clients": 8,
-        "think_ms": 2.0,
+        "think_ms": 30.0,
         "timeout_s": 0.5,
         "operations_max": 400,
     },
@@ -204,10 +207,17 @@ LONG_TAILS: Final = Profile(
         "network_delay_ms": 15.0,
         "disk_delay_ms": 0.5,
         "clients": 8,
-        "think_ms": 2.0,
+        "think_ms": 30.0,
         "operations_max": 400,
     },
     mix={"isolate-leader": 3.0, "crash-leader": 2.0, "delay": 2.0, "pause-leader": 2.0},
+    rate=4.0,
+)
+#: The power fails for all while a leader is cut off with entries of its own.
+POWER_CUTS: Final = Profile(
+    name="power-cuts",
+    settings={**LONG_TAILS.settings, "voters": 3, "network_delay_ms": 5.0},
+    mix={"isolate-leader": 3.0, "crash-all": 3.0},
     rate=4.0,
 )
 STALLED_DISKS: Final = Profile(
@@ -229,12 +239,13 @@ TORN_WRITES: Final = Profile(
     settings={
         "voters": 3,
         "learners": 0,
-        "disk_delay_ms": 10.0,
+        "disk_delay_ms": 25.0,
         "clients": 8,
-        "think_ms": 2.0,
-        "operations_max": 400,
+        "workloads": {"append": 1.0, "bank": 2.0},
+        "think_ms": 5.0,
+        "operations_max": 1200,
     },
-    mix={"crash-one": 3.0, "crash-leader": 3.0, "crash-all": 1.0},
+    mix={"crash-one": 2.0, "crash-leader": 3.0, "crash-all": 3.0},
     rate=5.0,
 )
 SICK_DISKS: Final = Profile(
@@ -280,5 +291,20 @@ LOST_REPLIES: Final = Profile(
         "session_ttl_s": 1.0,
     },
     mix={"crash-leader": 3.0, "pause-leader": 4.0, "isolate-leader": 2.0, "reset": 1.0},
+    rate=4.0,
+)
+#: Leaders that are heard and hear nobody: their entries arrive, and the answers do not.
+DEAF_LEADERS: Final = Profile(
+    name="deaf-leaders",
+    settings={
+        "voters": 3,
+        "learners": 0,
+        "heartbeat_ms": 20,
+        "election_timeout_ms": 200,
+        "clients": 6,
+        "think_ms": 30.0,
+        "timeout_s": 0.5,
+    },
+    mix={"one-way": 4.0, "isolate-leader": 1.0},
     rate=4.0,
 )

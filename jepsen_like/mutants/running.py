@@ -12,6 +12,7 @@ import msgspec
 from jepsen_like.mutants.mutant import Mutant
 from jepsen_like.mutants.profiles import Profile
 from jepsen_like.mutants.registry import MUTANTS
+from jepsen_like.simulation.invariants import Violation
 from jepsen_like.simulation.outcome import Outcome
 from jepsen_like.simulation.pool import results
 from jepsen_like.simulation.swarm import run_plan
@@ -24,9 +25,13 @@ SEEDS_MAX: Final = 1000
 
 
 def run_mutated(mutant: Mutant, seed: int) -> Outcome:
-    """One seed with the bug."""
+    """One seed with the bug, which may bring down the simulator itself."""
     with mutant.applied():
-        return run_plan(mutant.profile.plan(seed))
+        try:
+            return run_plan(mutant.profile.plan(seed))
+        except Exception as error:  # noqa: BLE001  whatever the bug leads to
+            text = f"{type(error).__name__}: {error}"
+            return Outcome(seed=seed, violations=(Violation(name="crashed", text=text),))
 
 
 def case_of(mutant: int, seed: int) -> int:

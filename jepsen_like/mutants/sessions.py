@@ -31,13 +31,15 @@ MUTANTS = (
     ),
     Mutant(
         name="expiry-by-local-clock",
-        bug="each replica ends sessions by its own clock",
+        bug="each replica decides by its own clock whether a session has expired",
         source="etcd 15247, PySyncObj defect G (trap 12)",
         rewrites=one(
             f"{_SESSIONS}._alive",
             "record.expires_ms <= context.due_ms",
-            'record.expires_ms <= __import__("asyncio").get_running_loop().time() * 1000',
+            "record.expires_ms <= context.due_ms"
+            ' + __import__("asyncio").get_running_loop().time() * 1000 % 700',
         ),
+        profile=profiles.LOST_REPLIES,
     ),
     Mutant(
         name="apply-reads-a-clock",
@@ -94,7 +96,7 @@ MUTANTS = (
             'self._proposals.fail_queued(NotLeaderError.code, "this node stopped leading")',
             'self._proposals.fail_proposed(NotLeaderError("this node stopped leading"))',
         ),
-        profile=profiles.OVERTAKEN_LEADERS,
+        profile=profiles.DEAF_LEADERS,
         budget=40,
     ),
 )

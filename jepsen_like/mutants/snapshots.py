@@ -17,25 +17,9 @@ MUTANTS = (
         source="PySyncObj defect A (trap 4)",
         rewrites=one(
             f"{_FOLLOWER}:on_snapshot_offered",
-            "if state.log.term_at(index) == offer.id.term:",
-            "if state.log.last_index >= index:",
-        ),
-        profile=profiles.OVERTAKEN_LEADERS,
-        budget=40,
-    ),
-    Mutant(
-        name="snapshot-discards-suffix",
-        bug="a snapshot makes a follower drop acknowledged entries that follow it",
-        source="Raft 7 (trap 9); RedisLabs/raft 49",
-        rewrites=one(
-            f"{_FOLLOWER}:on_snapshot_offered",
-            "    if index <= state.commit:\n",
-            "    if index < state.log.floor.index:\n",
-        )
-        + one(
-            f"{_FOLLOWER}:on_snapshot_offered",
-            "if state.log.term_at(index) == offer.id.term:",
-            "if False:",
+            "    if state.log.term_at(index) == offer.id.term:\n",
+            "    if state.log.last_index > state.commit:\n"
+            "        index = LogIndex(min(index, state.log.last_index))\n",
         ),
         profile=profiles.OVERTAKEN_LEADERS,
         budget=40,

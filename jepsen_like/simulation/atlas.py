@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 
-from jepsen_like.simulation.invariants import Invariants, majority, quorum
+from jepsen_like.simulation.claims import majority, quorum
+from jepsen_like.simulation.invariants import Invariants
 from jepsen_like.simulation.stage import Stage
 from quorate.consensus.output import Role
 

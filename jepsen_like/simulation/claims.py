@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from quorate.base.types import LogIndex
+from quorate.consensus.membership import Membership
 from quorate.consensus.state import State
+
+
+def majority(voters: Iterable[int], holders: Iterable[int]) -> bool:
+    """More than half of *voters* are among *holders*. On purpose not ``quorate``'s own function:
+    a second opinion."""
+    known, all_of_them = list(holders), list(voters)
+    return 2 * sum(1 for voter in all_of_them if voter in known) > len(all_of_them)
+
+
+def quorum(membership: Membership, holders: Iterable[int]) -> bool:
+    """A majority, and in a joint configuration one of the old voters too (thesis 4.3)."""
+    known = list(holders)
+    old = membership.voters_old
+    return majority(membership.voters, known) and (not old or majority(old, known))
 
 
 class Disk:
@@ -12,7 +29,9 @@ class Disk:
     *state*: of that core, which a crash leaves as it was. *void*: somebody tampered with the disk,
     so it claims nothing; *damaged*: in a way that must not go unnoticed. *checkpoint*: the newest
     that was reported as durable. *heard*: of a leader, when each member last answered it, in ticks;
-    *echoes*: the latest round of heartbeats that each answered.
+    *echoes*: the latest round of heartbeats that each answered. *promised_until*: a tick before
+    which it must not vote: a leader's lease may count on it. *handed_over_term*: in which it told
+    another to campaign at once.
     """
 
     def __init__(self, node: int, incarnation: str, state: State) -> None:
@@ -25,6 +44,9 @@ class Disk:
         self.wiped = False  # another directory stood behind this number before
         self.heard: dict[int, int] = {}
         self.echoes: dict[int, int] = {}
+        config = state.config
+        self.promised_until = config.election_ticks_min if config.lease_reads else 0
+        self.handed_over_term = 0
         self.leads_term = 0
         self.leads_since = 0
         #: What the log's own calls made durable: term, vote, last index. Ahead of *state*, which

@@ -207,7 +207,8 @@ class SimulatedDisk:
         """Each thread's present job gets as far as chance has it."""
         runners, self._runners = self._runners, []
         for runner in runners:
-            runner.interrupt(self._random.randrange(INTERRUPTED_OPERATIONS), self.files)
+            most = self._random.randint(1, INTERRUPTED_OPERATIONS)  # an append has but two
+            runner.interrupt(self._random.randrange(most), self.files)
         self.files.kill()
 
     def _picks(self, kept: Kept) -> list[int]:

@@ -7,6 +7,8 @@ in ``found``, and the run ends. The names of violations:
 =========================  =====================================================================
 two-leaders                one leader per term (Raft figure 3, election safety)
 elected-without-votes      a leader has the durable votes of a quorum
+lease-not-backed           who reads under a lease has a quorum's promises, as of that moment
+lease-promise              who let a leader count on it for its lease gives no vote meanwhile
 stale-answer               an answer to an earlier term, or to an earlier round, counts for no later
 log-matching               an index and a term name one entry, and with it all before it
 leader-completeness        a leader holds all that was committed in terms before its own
@@ -56,7 +58,7 @@ from typing import Any, Final
 
 import msgspec
 
-from jepsen_like.simulation.claims import Before, Disk
+from jepsen_like.simulation.claims import Before, Disk, quorum
 from quorate.base.types import LogIndex
 from quorate.consensus.membership import Membership, decode_membership
 from quorate.consensus.messages import (
@@ -65,6 +67,7 @@ from quorate.consensus.messages import (
     EntryKind,
     HeartbeatReply,
     Message,
+    TimeoutNow,
     VoteReply,
     VoteRequest,
 )
@@ -86,20 +89,6 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     at_s: float = 0.0
     evidence: dict[str, Any] = {}
-
-
-def majority(voters: Iterable[int], holders: Iterable[int]) -> bool:
-    """More than half of *voters* are among *holders*. On purpose not ``quorate``'s own function:
-    a second opinion."""
-    known, all_of_them = list(holders), list(voters)
-    return 2 * sum(1 for voter in all_of_them if voter in known) > len(all_of_them)
-
-
-def quorum(membership: Membership, holders: Iterable[int]) -> bool:
-    """A majority, and in a joint configuration one of the old voters too (thesis 4.3)."""
-    known = list(holders)
-    old = membership.voters_old
-    return majority(membership.voters, known) and (not old or majority(old, known))
 
 
 def digest(payload: bytes) -> bytes:
@@ -271,6 +260,36 @@ class Invariants:
             "stale-answer",
             f"node {disk.node}, leader of term {state.term} in round {state.round}, counts {reply}",
             counted=(state.match.get(reply.sender), state.acked_rounds.get(reply.sender)),
+        )
+
+    def promised(self, disk: Disk) -> None:
+        """A follower let the leader count on it: no votes for the shortest election timeout."""
+        state = disk.state
+        disk.promised_until = state.tick + state.config.election_ticks_min
+
+    def leased(self, disk: Disk) -> None:
+        """A leader answers a read by itself, on the strength of its lease."""
+        bound = [
+            node
+            for node, other in self.disks.items()
+            if other is disk or other.state.tick < other.promised_until
+        ]
+        term = int(disk.state.term)
+        self.claim(
+            quorum(disk.state.membership, bound) and disk.handed_over_term != term,
+            "lease-not-backed",
+            f"node {disk.node}, leader of term {term}, reads under a lease; only {bound} give no "
+            f"votes; it handed over in term {disk.handed_over_term}",
+        )
+
+    def granted(self, disk: Disk, candidate: int) -> None:
+        """A vote, or the promise of one, outside of a transfer of leadership."""
+        tick = disk.state.tick
+        self.claim(
+            tick >= disk.promised_until,
+            "lease-promise",
+            f"node {disk.node} votes for node {candidate} at tick {tick}, and a leader may count "
+            f"on it until tick {disk.promised_until}",
         )
 
     def _note_term(self, disk: Disk) -> None:
@@ -520,6 +539,8 @@ class Invariants:
 
     def sent(self, disk: Disk, message: Message) -> None:
         """A message leaves: the disk must already vouch for it."""
+        if isinstance(message, TimeoutNow):
+            disk.handed_over_term = int(message.term)
         pre = isinstance(message, VoteRequest | VoteReply) and message.pre
         if pre:
             return

@@ -16,14 +16,24 @@ from quorate.base.frames import Query, QueryFailed, QueryReply, Submit, SubmitFa
 from quorate.base.lease_commands import LeaseEnded
 from quorate.base.types import LogIndex
 from quorate.consensus.checker import CoreChecker
-from quorate.consensus.events import Compacted, Event, Persisted, SnapshotOffered, Tick
+from quorate.consensus.events import (
+    Compacted,
+    Event,
+    Persisted,
+    ReadIndex,
+    SnapshotOffered,
+    Tick,
+)
 from quorate.consensus.messages import (
     AppendReply,
     AppendRequest,
     Entry,
     EntryId,
     HardState,
+    Heartbeat,
     HeartbeatReply,
+    VoteReply,
+    VoteRequest,
 )
 from quorate.consensus.output import Output, Role
 from quorate.consensus.state import State
@@ -74,6 +84,10 @@ def _endangered(event: Any, state: State) -> dict[int, int | None]:  # noqa: ANN
     return {at: log.term_at(LogIndex(at)) for at in range(first, int(log.last_index) + 1)}
 
 
+def _hands_over(event: Heartbeat | VoteRequest) -> bool:
+    return isinstance(event, VoteRequest) and event.transfer
+
+
 class _Listener:
     """On one run of one node, from its recovery to its end."""
 
@@ -121,8 +135,12 @@ class _Listener:
             if before.role is Role.LEADER and state.role is Role.LEADER:
                 if kind is Tick:
                     invariants.ticked(disk)
+                elif kind is ReadIndex:
+                    self._check_lease(output)
                 elif answer is not None:
                     invariants.answered_by(disk, answer, matched)
+            elif isinstance(event, Heartbeat | VoteRequest):
+                self._check_promises(event, output)
             if kind is Tick and not (output.persist or output.messages or output.role_change):
                 return output  # nothing happened: a third of the time of a run saved
             try:
@@ -147,6 +165,21 @@ class _Listener:
             loaded()
 
         _replace(self._replica, "snapshot_loaded", snapshot_loaded)
+
+    def _check_promises(self, event: Heartbeat | VoteRequest, output: Output) -> None:
+        """What a member says about votes, to a leader and to a candidate."""
+        for message in (*output.messages, *output.after_persist):
+            if isinstance(message, HeartbeatReply) and message.sticky:
+                if self._core.state.config.lease_reads:
+                    self._invariants.promised(self._disk)
+            elif isinstance(message, VoteReply) and message.granted and not _hands_over(event):
+                self._invariants.granted(self._disk, int(message.target))
+
+    def _check_lease(self, output: Output) -> None:
+        """A leader that answers a read at once has a lease, or is alone."""
+        membership = self._core.state.membership
+        if output.read_states and len(membership.voters) + len(membership.voters_old) > 1:
+            self._invariants.leased(self._disk)
 
     def _check_order(self) -> None:
         replica = self._replica

@@ -121,6 +121,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 8.0
     fsync: bool = True
     session_ttl_s: float = 10.0
+    repeat_chance: float = 0.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,6 +211,7 @@ def _draw_settings(random: Random) -> Settings:
         operations_max=random.choice((150, 200, 300)),
         seconds=random.choice((4.0, 6.0, 8.0)),
         session_ttl_s=random.choice((1.0, 3.0, 10.0)),
+        repeat_chance=random.choice((0.0, 0.0, 0.0, 0.1)),
     )
 
 

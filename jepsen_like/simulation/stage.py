@@ -419,6 +419,8 @@ def _cluster_settings(settings: Settings) -> ClusterSettings:
             "uncommitted_bytes_max": settings.uncommitted_bytes_max,
         },
         node={"lease_reads": settings.lease_reads, "fast_failover": settings.fast_failover},
-        network=LinkSettings(delay_s_min=delay_s / 5, delay_s_max=delay_s),
+        network=LinkSettings(
+            delay_s_min=delay_s / 5, delay_s_max=delay_s, repeat_chance=settings.repeat_chance
+        ),
         disk=_disk_settings(settings),
     )

@@ -139,7 +139,7 @@ class Run:
         await self._within("no leader in a new cluster", lambda: stage.leader() is not None)
         for _ in range(settings.learners):
             await self.keeper.add(promote=False)
-        await asyncio.wait_for(self.load.setup(), LIVENESS_S)
+        await self._set_up()
         await self._blow()
         begin_s = stage.now_s
         self.load.start(settings.clients)
@@ -186,6 +186,13 @@ class Run:
                     raise OverError from error
             await asyncio.sleep(POLL_S)
         await self.stage.call("prober", database.close())
+
+    async def _set_up(self) -> None:
+        try:
+            await asyncio.wait_for(self.load.setup(), LIVENESS_S)
+        except TimeoutError:
+            self._violate("liveness", f"workloads cannot be set up in {LIVENESS_S:g} s")
+            raise OverError from None
 
     async def _blow(self) -> None:
         """From here on, every log holds a command that raises."""

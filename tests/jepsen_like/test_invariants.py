@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from jepsen_like.simulation.claims import Before, Disk
-from jepsen_like.simulation.invariants import Invariants, majority, quorum
+from jepsen_like.simulation.claims import Before, Disk, majority, quorum
+from jepsen_like.simulation.invariants import Invariants
 from quorate.base.types import LogIndex, NodeId, Term
 from quorate.consensus.config import CoreConfig
 from quorate.consensus.core import Core
@@ -20,6 +20,7 @@ from quorate.consensus.messages import (
     EntryKind,
     HardState,
     HeartbeatReply,
+    TimeoutNow,
     VoteReply,
     VoteRequest,
 )
@@ -234,6 +235,34 @@ def stale_ack(fake: Fake) -> None:
     fake.invariants.answered_by(fake.disks[1], heartbeat_reply(term=1, round_number=1), None)
 
 
+def vote_against_a_promise(fake: Fake) -> None:
+    fake.invariants.granted(fake.disks[1], 2)
+    fake.invariants.promised(fake.disks[1])
+    fake.disks[1].state.tick += fake.disks[1].state.config.election_ticks_min
+    fake.invariants.granted(fake.disks[1], 2)
+    assert fake.names == []
+    fake.invariants.promised(fake.disks[1])
+    fake.invariants.granted(fake.disks[1], 2)
+
+
+def lease_without_promises(fake: Fake) -> None:
+    fake.lead(1, 2)
+    fake.invariants.promised(fake.disks[2])
+    fake.invariants.leased(fake.disks[1])
+    assert fake.names == []
+    fake.disks[2].state.tick = fake.disks[2].promised_until
+    fake.invariants.leased(fake.disks[1])
+
+
+def lease_after_a_transfer(fake: Fake) -> None:
+    fake.lead(1, 2)
+    fake.disks[1].written = (2, 1, 1)
+    fake.invariants.promised(fake.disks[2])
+    fake.invariants.sent(fake.disks[1], TimeoutNow(Term(2), NodeId(1), NodeId(3)))
+    assert fake.names == []
+    fake.invariants.leased(fake.disks[1])
+
+
 def stale_echo(fake: Fake) -> None:
     fake.lead(1, 2)
     fake.disks[1].state.acked_rounds[NodeId(2)] = 7
@@ -341,6 +370,9 @@ BREACHES: dict[Callable[[Fake], None], str] = {
     order: "order",
     wiped_admitted: "wiped-admitted",
     elected_without_votes: "elected-without-votes",
+    vote_against_a_promise: "lease-promise",
+    lease_without_promises: "lease-not-backed",
+    lease_after_a_transfer: "lease-not-backed",
     stale_ack: "stale-answer",
     stale_echo: "stale-answer",
     committed_dropped: "committed-dropped",
