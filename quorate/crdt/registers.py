@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from quorate.base.crdt_operations import Assign, Clear, KindTag, Operation
 from quorate.crdt.clock import LOGICAL_MAX, NEVER, WALL_MS_MAX, Stamp, successor
+from quorate.crdt.delta import Delta
 from quorate.crdt.dots import Leaf, Path, Payload, dots_of
 from quorate.crdt.kind import (
     ONLY,
@@ -19,12 +20,13 @@ from quorate.crdt.kind import (
     Moment,
     Parts,
     check_only,
+    kind_of,
     wrong_operation,
 )
 from quorate.crdt.observing import cleared
 from quorate.crdt.values import decode_value, encode_value
 from quorate.crdt.view import View
-from quorate.errors import CrdtFormatError
+from quorate.errors import CrdtError, CrdtFormatError
 
 #: A payload of LWWRegister begins with wall time, logical time and actor, big-endian, so that the
 #: order of payloads is the order of writes. The actor stays here when its dots fold.
@@ -47,6 +49,8 @@ class LWWRegister(Kind):
             seen = view.leaf(path)
             newest = max((_stamp(_bytes(payload)) for _a, _c, payload in seen), default=NEVER)
             stamp = max(at.stamp, successor(newest))
+            if stamp.wall_ms > WALL_MS_MAX:
+                raise CrdtError("the register holds the last stamp there is: clear it first")
             payload = _prefix(stamp, at.actor) + encode_value(operation.value)
             return {path: (((at.actor, at.counter, payload),), dots_of(seen))}
         if isinstance(operation, Clear):
@@ -105,6 +109,19 @@ class MVRegister(Kind):
         check_only(cls, own)
         for _actor, _counter, payload in leaf:
             decode_value(_bytes(payload))
+
+
+def newest_stamp(delta: Delta) -> Stamp:
+    """The latest stamp that any write in *delta* carries; ``NEVER`` without writes.
+
+    Whoever takes deltas in hands it to ``clock.observe`` first: then clocks stay near each other,
+    and what comes from a clock far ahead is told before it is joined.
+    """
+    newest, kind = NEVER, kind_of(delta.tag)
+    for path, (leaf, _gone) in delta.elements.items():
+        if leaf and kind.locate(path)[0] is LWWRegister:
+            newest = max(newest, *(_stamp(_bytes(payload)) for _a, _c, payload in leaf))
+    return newest
 
 
 def _prefix(stamp: Stamp, actor: int) -> bytes:

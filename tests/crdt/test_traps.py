@@ -26,7 +26,7 @@ from quorate.base.crdt_operations import (
     Update,
 )
 from quorate.crdt.bounded import rights
-from quorate.crdt.clock import Stamp, observe
+from quorate.crdt.clock import WALL_MS_MAX, Stamp, observe
 from quorate.crdt.codec import decode_delta, encode_delta, encode_state
 from quorate.crdt.context import CausalContext, pointwise_minimum
 from quorate.crdt.delta import SPLIT_BYTES_MIN, Delta, merge_all, split, strip
@@ -43,6 +43,7 @@ from quorate.crdt.kinds import (
     ORSet,
     PNCounter,
 )
+from quorate.crdt.registers import newest_stamp
 from quorate.crdt.replica import MemoryReplica
 from quorate.crdt.state import State
 from quorate.errors import (
@@ -96,6 +97,26 @@ def test_trap_1_a_clock_that_went_back_drops_no_write_of_its_own() -> None:
 def test_trap_1_a_clock_an_hour_ahead_drags_no_other_along() -> None:
     with pytest.raises(ClockDriftError):
         observe(Stamp(NOON_MS, 0), Stamp(NOON_MS + HOUR_MS, 0), NOON_MS)
+
+
+def test_trap_1_stamps_are_told_before_a_delta_is_joined() -> None:
+    left, right = pair(ORMap)
+    left.apply(at("a", KindTag.LWW_REGISTER, Assign(1)), wall_ms=NOON_MS + HOUR_MS)
+    left.apply(at("b", KindTag.LWW_REGISTER, Assign(1)), wall_ms=NOON_MS)
+    assert newest_stamp(left.state.as_delta()) == Stamp(NOON_MS + HOUR_MS, 1)
+    assert newest_stamp(right.apply(at("s", KindTag.OR_SET, Add(1)))) == Stamp(0, 0)
+    assert newest_stamp(right.apply(Remove("s"))) == Stamp(0, 0)
+
+
+def test_trap_1_the_last_stamp_there_is_blocks_no_register_for_good() -> None:
+    left, right = pair(LWWRegister)
+    payload = WALL_MS_MAX.to_bytes(8, "big") + b"\xff" * 4 + bytes(8) + b"\x01"
+    left.join(Delta(LWWRegister.tag, {(b"",): (((right.actor, 1, payload),), ())}))
+    with pytest.raises(CrdtError, match="clear"):
+        left.apply(Assign(2))
+    left.apply(Clear())
+    left.apply(Assign(2))
+    assert left.value() == 2
 
 
 def test_trap_2_counts_since_boot_as_wall_times_only_decide_between_concurrent_writes() -> None:
