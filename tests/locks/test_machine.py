@@ -353,3 +353,22 @@ def test_while_the_disk_is_full_grants_can_be_given_back() -> None:
 
     assert frees(Release(A, lease, 1))
     assert not frees(Acquire(A, "lock", 1, 1, lease, 1))
+
+
+def test_a_release_that_broke_half_way_is_as_if_it_never_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also in what is derived: the lease still knows what it has to let go of."""
+    node = LockNode()
+    lease = node.lease()
+    machine = node.machines.machine("locks")
+    node.acquire(A, lease)
+
+    def broken(*_arguments: object) -> None:
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(machine, "_pass_on", broken)
+    assert _code(node.release(A, lease)) == "machine-error"
+    monkeypatch.undo()
+    node.revoke(lease)
+    assert node.left_over() == {}
