@@ -88,7 +88,7 @@ MUTANTS = (
         source="etcd 9888: leases extended after an election; thesis 6.3",
         rewrites=one(
             "quorate.replication.sessions:SessionMachine.due_ms",
-            "return time_ms if time_ms >= self.calm_until_ms else self._term.since_ms",
+            "return self._due_at(time_ms)",
             "return time_ms",
         ),
         profile=LEASED,
@@ -120,8 +120,8 @@ MUTANTS = (
         source="Curator 1.0, kazoo 88: orphaned waiters",
         rewrites=one(
             f"{_LOCKS}.on_lease_end",
-            "if record.token or record.ticket:",
-            "if record.token:",
+            "(bound.token or bound.ticket)",
+            "bound.token",
         )
         + one(f"{_LOCKS}._pass_on", "alive = context.lease_alive(claim.lease)", "alive = True"),
         profile=HOLDERS,
@@ -134,7 +134,7 @@ MUTANTS = (
         rewrites=one(
             f"{_LOCKS}._pass_on",
             "            self._names.delete(name)\n",
-            "            self._names.delete(name)\n            self._last.delete(LAST_KEY)\n",
+            "            self._names.delete(name)\n            self._number = 0\n",
         ),
         profile=HOLDERS,
     ),
@@ -143,11 +143,9 @@ MUTANTS = (
         bug="after a restart tokens begin again",
         source="Kleppmann 2016; Redlock",
         rewrites=one(
-            f"{_LOCKS}._draw",
-            "        number = 1 if last is None else last.count + 1\n",
-            "        self.__dict__.setdefault('drawn', 0)\n"
-            "        self.drawn += 1\n"
-            "        number = self.drawn\n",
+            f"{_LOCKS}.loaded",
+            "self._number = self._number_before = 0 if last is None else last.count",
+            "self._number = self._number_before = 0 * (0 if last is None else last.count)",
         ),
         profile=RELOADED,
     ),
@@ -220,7 +218,7 @@ MUTANTS = (
         bug="who lost a lock with its lease stays among its holders, and its token is good",
         source="Jepsen: etcd 3.4.3 locks",
         rewrites=one(
-            f"{_LOCKS}._remove",
+            f"{_LOCKS}._without",
             "claim = self._holders.delete(numbered(name, bound.token))",
             "claim = self._holders.get(numbered(name, bound.token))",
         ),
@@ -234,7 +232,7 @@ MUTANTS = (
         rewrites=one(
             f"{_LOCKS}._pass_on",
             "            token = self._draw()\n",
-            "            token = self._last.get(LAST_KEY).count\n",
+            "            token = self._number\n",
         ),
         profile=LEADERS,
         budget=40,

@@ -25,7 +25,7 @@ class ElectionWorkload(HoldingWorkload):
 
     name = "election"
 
-    def __init__(self, *, names: int = 1, looks: float = 0.25) -> None:
+    def __init__(self, *, names: int = 2, looks: float = 0.25) -> None:
         super().__init__(names=names, looks=looks)
 
     def looks(self) -> tuple[str, ...]:

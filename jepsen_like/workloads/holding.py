@@ -193,7 +193,7 @@ class HoldingWorkload:
 
     def sides(self, name: str) -> tuple[str, ...]:
         """Of *name*, one of which a handle is for: of a read-write lock it has two. The last one
-        excludes all others."""
+        wants the most."""
         del name
         return ("",)
 

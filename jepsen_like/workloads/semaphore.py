@@ -16,20 +16,27 @@ from quorate.client.locks import Lock
 
 
 class SemaphoreWorkload(HoldingWorkload):
-    """*permits*: of each name. See ``HoldingWorkload`` for the rest."""
+    """*permits*: of each name; some want two of them at once. See ``HoldingWorkload`` for the
+    rest."""
 
     name = "semaphore"
 
-    def __init__(self, *, permits: int = 2, names: int = 1, looks: float = 0.15) -> None:
+    def __init__(self, *, permits: int = 3, names: int = 1, looks: float = 0.15) -> None:
         super().__init__(names=names, looks=looks)
         self._permits = permits
 
     def looks(self) -> tuple[str, ...]:
         return ("inspect",)
 
+    def sides(self, name: str) -> tuple[str, ...]:
+        del name
+        return ("1", "1", "2")
+
+    def permits(self, side: str) -> int:
+        return int(side)
+
     def handle(self, database: Database, name: str, ttl_s: float, side: str) -> Lock:
-        del side
-        return database.semaphore(name, self._permits, ttl=ttl_s)
+        return database.semaphore(name, self._permits, take=int(side), ttl=ttl_s)
 
     async def use(
         self, database: Database, name: str, handle: Lock, linger_s: float, side: str

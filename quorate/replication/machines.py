@@ -230,8 +230,9 @@ class Machines:
             "what was prepared is what was proposed",
             index=index,
         )
-        self._time_ms = max(self._time_ms, batch.time_ms)  # the log's clock never goes back
-        due_ms = self.sessions.due_ms(term, self._time_ms)
+        before_ms = self._time_ms
+        self._time_ms = max(before_ms, batch.time_ms)  # the log's clock never goes back
+        due_ms = self.sessions.due_ms(term, self._time_ms, before_ms)
         context = Context(
             index=index,
             term=term,

@@ -85,10 +85,12 @@ class LastRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class TermRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The latest term with an entry for machines, and that entry's cluster time."""
+    """The latest term with an entry for machines, and that entry's cluster time. *due_ms*: what had
+    its deadline up to there was over when the term began."""
 
     term: int
     since_ms: int
+    due_ms: int = 0
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -218,12 +220,17 @@ class SessionMachine(Machine):
 
     # --- when terms began: called by Machines ---------------------------------------------------
 
-    def due_ms(self, term: int, time_ms: int) -> int:
-        """What had its deadline up to here is over, in an entry of *term* at *time_ms*."""
+    def due_ms(self, term: int, time_ms: int, before_ms: int) -> int:
+        """What had its deadline up to here is over, in an entry of *term* at *time_ms*, whose
+        predecessor stands at *before_ms*."""
         if term != self._term.term:
-            self._term = TermRecord(term, time_ms)
+            # Not up to *time_ms*: whose time ran out since then could reach no leader.
+            self._term = TermRecord(term, time_ms, self._due_at(before_ms))
             self._terms.put(_TERM_KEY, self._term)
-        return time_ms if time_ms >= self.calm_until_ms else self._term.since_ms
+        return self._due_at(time_ms)
+
+    def _due_at(self, time_ms: int) -> int:
+        return time_ms if time_ms >= self.calm_until_ms else self._term.due_ms
 
     @property
     def calm_until_ms(self) -> int:

@@ -187,6 +187,28 @@ def test_in_the_first_second_of_a_term_nothing_expires() -> None:
 
 
 @pytest.mark.grace
+def test_what_was_due_before_a_new_leader_was_heard_of_has_the_grace_too() -> None:
+    """Its first entry may come late: whoever waited for it had no leader to reach."""
+    node, heir = _node()
+    _do(node, GrantLease(1500), 0)
+    _do(node, GrantLease(1000), 0)
+
+    def entry(term: int, time_ms: int, *commands: Any) -> Any:
+        payload = node.payload([submit(run_of("leases", *commands))], time_ms)
+        return node.machines.apply(node.machines.index + 1, term, payload)
+
+    entry(1, 1200)
+    assert heir.all() == [(1200, 2)]
+    entry(2, 1800)
+    entry(3, 2100)
+    assert heir.all() == [(1200, 2)]
+    renewed = entry(3, 3099, RenewLeases((1,)))
+    assert _results.decode(renewed.outcomes[0].results) == [[LeasesRenewed(())]]
+    entry(3, 3099 + 1500)
+    assert heir.all() == [(1200, 2), (4599, 1)]
+
+
+@pytest.mark.grace
 def test_a_restart_knows_when_the_term_began() -> None:
     node, _ = _node()
     _do(node, GrantLease(1000), 5000)
