@@ -60,6 +60,8 @@ def epoch_of(actor: int) -> int:
 
 def dots_of(leaf: Leaf) -> Dots:
     """The dots that are alive in *leaf*."""
+    if not leaf:  # most adds replace nothing
+        return ()
     return tuple([(actor, counter) for actor, counter, _payload in leaf])
 
 

@@ -98,6 +98,15 @@ class Kind(ABC):
         return cls, 0
 
     @classmethod
+    def check_place(cls, path: Path) -> None:
+        """Refuse keys on the way to the leaf at *path* that can be none.
+
+        Raises:
+            CrdtFormatError: with what is wrong.
+        """
+        del path
+
+    @classmethod
     @abstractmethod
     def check(cls, own: Path, leaf: Leaf) -> None:
         """Refuse what cannot stand at *own*, the part of the path that is this kind's.
@@ -149,7 +158,8 @@ def operate(kind: type[Kind], view: View, operation: Operation, at: Moment) -> D
         CrdtError: the kind, or the data as it is here, does not allow it, with the reason.
         InvalidArgumentError: an argument cannot work, or outgrows a limit.
     """
-    must(not view.sees(at.actor, at.counter), "dots are given once", actor=at.actor, at=at.counter)
+    if view.sees(at.actor, at.counter):
+        must(False, "dots are given once", actor=at.actor, counter=at.counter)  # noqa: FBT003
     parts = kind.mutate(view, (), operation, at)
     for leaf, _gone in parts.values():
         for actor, counter, _payload in leaf:
@@ -181,6 +191,7 @@ def check_element(kind: type[Kind], path: Path, leaf: Leaf) -> None:
         CrdtFormatError: with what is wrong.
     """
     owner, depth = kind.locate(path)
+    kind.check_place(path)
     owner.check(path[depth:], leaf)
 
 

@@ -127,6 +127,11 @@ class ORMap(Kind):
         return owner, depth + 2
 
     @classmethod
+    def check_place(cls, path: Path) -> None:
+        decode_key(path[0])
+        kind_of(path[1][0]).check_place(path[2:])
+
+    @classmethod
     def check(cls, own: Path, leaf: Leaf) -> None:
         raise CrdtFormatError(f"no leaf of {cls.name} itself stands at {own!r:.80}, {leaf!r:.80}")
 

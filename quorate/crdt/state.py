@@ -152,7 +152,7 @@ class State:
             self._cut(path)
             return
         node = self._root
-        for segment in path[:-1]:
+        for segment in path[:-1] if len(path) > 1 else ():
             below = node.setdefault(segment, {})
             must(isinstance(below, dict), "no leaf on the way to a leaf", path=path)
             node = below  # type: ignore[assignment]

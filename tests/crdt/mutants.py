@@ -354,6 +354,13 @@ MUTANTS = (
         ("codec",),
     ),
     Mutant(
+        "keys of maps are not looked at",
+        _in("kind"),
+        "    kind.check_place(path)\n",
+        "",
+        ("codec",),
+    ),
+    Mutant(
         "a dot may stand in two leaves",
         _in("codec"),
         "    _check_dots_once(delta)\n    if",

@@ -132,6 +132,12 @@ def test_the_makers_of_these_tests_make_sound_bytes() -> None:
         ("a mark of a TwoPSet", a_delta(7, (b"\xa1a",), b"+")),
         ("a map's own leaf", a_delta(9, (b"\xa1k",), b"")),
         ("an unknown kind under a key", a_delta(9, (b"\xa1k", b"\x63", b""), b"")),
+        ("a map's key that is none", a_delta(9, (b"\xc0", b"\x08", b"\xa1a"), b"")),
+        ("a long form of a map's key", a_delta(9, (b"\xcc\x01", b"\x08", b"\xa1a"), b"")),
+        (
+            "an inner map's key that is none",
+            a_delta(9, (b"\xa1k", b"\x09", b"\xc0", b"\x08", b"\xa1a"), b""),
+        ),
         ("two bytes of kind", a_delta(9, (b"\xa1k", b"\x08\x08", b"\xa1a"), b"")),
         ("a map below a map without key", a_delta(9, (b"\xa1k", b"\x09", b"\xa1k"), b"")),
         ("a member beyond 32 bits", a_delta(8, (b"\xa1a",), b"", actor=(2**32, 1))),

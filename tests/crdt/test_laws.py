@@ -61,6 +61,7 @@ def test_join_is_commutative_associative_and_idempotent(
     assert merge(a, a) == a
     assert joined(kind, a, b) == joined(kind, b, a) == joined(kind, merge(a, b), a)
     assert joined(kind, joined(kind, a, b), c) == joined(kind, a, joined(kind, b, c))
+    assert joined(kind, c, merge(a, b)) == joined(kind, c, a, b) == joined(kind, a, merge(b, c))
 
 
 @each_kind
@@ -106,6 +107,11 @@ def test_all_deltas_are_the_whole(kind: type[Kind], data: st.DataObject) -> None
     assert kind.value(by_deltas, ()) == kind.value(by_states, ())
     merged = merge_all(shuffled)
     assert merged is None or joined(kind, merged) == by_states
+    some = data.draw(st.permutations(made.pieces()))
+    everything = merge_all(some)
+    assert everything is not None
+    assert everything == by_states.as_delta()
+    assert joined(kind, some[0], everything) == by_states
 
 
 @each_kind
