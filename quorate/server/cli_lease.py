@@ -102,6 +102,7 @@ async def keep(target: Target, lease: LeaseArgument) -> Exit:
         except LeaseExpiredError:
             _say_gone(lease)
             return Exit.NO
+        emit({"lease": lease, "kept": True}) if target.json else say(f"lease {lease} is kept alive")
         pause_s = info.ttl_ms / 1000 / RENEWALS_PER_TTL
         stands = True
         while stands:

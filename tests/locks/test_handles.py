@@ -405,13 +405,14 @@ async def test_cancelled_at_any_moment_nothing_is_left(db: Database) -> None:
     async with db.lock("warm"):
         pass
     for turns in range(30):
-        task = asyncio.create_task(db.lock("l").acquire())
+        lock = db.lock("l")
+        task = asyncio.create_task(lock.acquire())
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
-        if not task.cancelled():
-            continue  # it had come to its end: the caller holds it
+        if not task.cancelled():  # it had come to its end, so the caller holds it
+            await lock.release()
         async with asyncio.timeout(5):
             while (await db.lock_status("l")).kind:  # noqa: ASYNC110  asked anew
                 await asyncio.sleep(0.005)
