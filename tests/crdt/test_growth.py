@@ -21,6 +21,7 @@ from quorate.crdt.codec import encode_state
 from quorate.crdt.kind import Kind
 from quorate.crdt.kinds import (
     EnableWinsFlag,
+    GSet,
     LWWRegister,
     MVRegister,
     ORMap,
@@ -54,6 +55,8 @@ def test_a_hundred_thousand_additions_and_removals_leave_no_growth() -> None:
         (MVRegister, [Assign("a"), Clear()]),
         (EnableWinsFlag, [Enable(), Disable()]),
         (ORSet, [Add("x"), Remove("x")]),
+        (ORSet, [Add("x")]),
+        (GSet, [Add("x")]),
         (ORMap, [Update("k", int(KindTag.PN_COUNTER), Increment()), Remove("k")]),
         (ORMap, [Update("k", int(KindTag.LWW_REGISTER), Assign("x")), Remove("k")]),
     ],

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quorate.base.crdt_operations import Add, Increment, KindTag, Remove, Update
 from quorate.crdt.codec import decode_delta, decode_state, encode_delta, encode_state
 from quorate.crdt.delta import Delta, merge, merge_all, path_key, path_of, split, strip
 from quorate.crdt.digest import element_digest, range_digest, replaced
 from quorate.crdt.kind import Kind, elements
+from quorate.crdt.kinds import ORMap
 from quorate.crdt.state import State
-from tests.crdt.support import ALL, World, steps, world
+from tests.crdt.support import ALL, World, pair, steps, world
 
 QUICK, DEEP = 25, 10_000
 
@@ -209,3 +211,23 @@ def test_views_agree_with_each_other(kind: type[Kind], data: st.DataObject) -> N
             assert [other for other in keys if other.startswith(path_key(path[:depth]))] == [
                 path_key(other) for other in below
             ]
+
+
+def test_a_raised_cell_and_a_removal_are_news() -> None:
+    """What a peer lacks is not taken for what it has."""
+    left, right = pair(ORMap)
+    raise_it = Update("n", int(KindTag.PN_COUNTER), Increment(1))
+    right.join(left.apply(raise_it))
+    more = left.apply(raise_it)
+    news = strip(more, right.state)
+    assert news is not None
+    assert news == more
+    right.join(news)
+    assert right.value() == {"n": 2}
+    assert strip(more, right.state) is None
+    added = left.apply(Update("s", int(KindTag.OR_SET), Add("x")))
+    right.join(added)
+    news = strip(left.apply(Remove("s")), right.state)
+    assert news is not None
+    right.join(news)
+    assert right.value() == {"n": 2}
