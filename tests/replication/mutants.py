@@ -80,7 +80,7 @@ MUTANTS = (
     Mutant(
         "cluster time goes back with an older leader's clock",
         MACHINES,
-        "self._time_ms = max(self._time_ms, batch.time_ms)",
+        "self._time_ms = max(before_ms, batch.time_ms)",
         "self._time_ms = batch.time_ms",
         ("sessions",),
     ),

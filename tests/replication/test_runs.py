@@ -150,8 +150,9 @@ def test_any_bytes_in_the_log_come_to_the_same_on_every_node(runs: Any) -> None:
             nodes[0].machines.prepare(each)
             for each in (sent, submit(run_of("kv", Put(b"after", b""))))
         ]
-    results = [nodes[0].feed(payload, prepared), nodes[1].feed(payload)]
-    results.append(_deeper(60, lambda: nodes[2].feed(payload)))
+    applied = [nodes[0].feed(payload, prepared), nodes[1].feed(payload)]
+    applied.append(_deeper(60, lambda: nodes[2].feed(payload)))
+    results = [(each.index, each.outcomes, each.command_count) for each in applied]
     assert results[0] == results[1] == results[2]
     assert len({each.machines.state_hash for each in nodes}) == 1
     assert nodes[0].ask(Get(b"after")).item is not None
@@ -206,7 +207,7 @@ def test_a_run_that_is_no_array_fails_its_submission(machine: str, items: bytes)
     [
         (encode([Put(b"a", b""), [11, b"k", "text"]]), r"command 1: .*`bytes`.*\(Put\.value\)"),
         (encode([[11, b"k"]]), "command 0: Expected `array` of at least length 3"),
-        (encode([[11, b"k", b"v", False, 1]]), "at most length 3"),
+        (encode([[11, b"k", b"v", False, 1, 1]]), "at most length 4"),
         (encode([[99]]), "command 0: Invalid value 99"),
         (encode([[16, [[b"k", "value", "=", 5]], []]]), r"operand .* \(Txn\.compare\)"),
         (b"\xc1", "not valid"),
@@ -266,8 +267,8 @@ def test_depth_is_refused_long_before_a_decoder_gives_up() -> None:
 def test_fields_that_a_command_does_not_know_are_refused_not_skipped() -> None:
     """Skipping them would recurse as deep as they are, which nodes may differ in."""
     for extra in (_nested(2), _nested(900)):
-        items = encode([[11, b"k", b"v", False, msgspec.Raw(extra)]])
-        with pytest.raises(BadCommandError, match="at most length 3"):
+        items = encode([[11, b"k", b"v", False, 0, msgspec.Raw(extra)]])
+        with pytest.raises(BadCommandError, match="at most length 4"):
             _node().machines.prepare(submit(raw_run("kv", items)))
 
 
