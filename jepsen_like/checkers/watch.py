@@ -43,7 +43,8 @@ class WatchChecker:
     write    [["put", key, value], ["delete", key, None], ...], one command; answered with
              {"revision": r, "done": the changes that had an effect}
     watch    answered with {"watcher", "keys": prefix, "from", "to",
-             "events": [[revision, [[kind, key, value, previous value], ...]], ...]}
+             "events": [[revision, [[kind, key, value, previous value], ...]], ...]}, and
+             {"compacted": the oldest revision that is kept} if it could not go on
     read     {"revision": r, "state": {key: value}}: all keys, linearizable
     =======  ==========================================================================
     """
@@ -72,6 +73,7 @@ class WatchChecker:
             watchers=len({part.watcher for part in run.parts}),
             revisions_told=watched,
             revisions_known=len(run.known),
+            compacted=run.compacted,
         )
 
 
@@ -81,12 +83,12 @@ class _Run:
     def __init__(self, findings: Findings, found: list[Operation]) -> None:
         self._findings = findings
         self.parts: list[_Part] = []
+        self.compacted = 0
         self.written: dict[int, tuple[Operation, list[_Change]]] = {}
         self._reads: list[tuple[Operation, int, dict[str, Any]]] = []
         #: Values, and keys deleted, by those who asked for it; None: surely to no effect.
         self._puts: dict[Any, bool] = {}
         self._deletes: set[str] = set()
-        self._gone: set[str] = set()
         for each in found:
             self._take(each)
         #: What each revision did, as far as anybody knows, and who says so.
@@ -112,6 +114,13 @@ class _Run:
         elif f == "watch":
             if answer is not None:
                 told = [(revision, events) for revision, events in answer["events"]]
+                oldest = answer.get("compacted")
+                self.compacted += oldest is not None
+                if oldest is not None and oldest <= answer["to"] + 1:
+                    self._findings.add(
+                        f"{_at(each)} could not go on behind {answer['to']}, although all from "
+                        f"{oldest} on is kept"
+                    )
                 self.parts.append(
                     _Part(
                         each,

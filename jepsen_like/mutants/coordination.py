@@ -59,6 +59,12 @@ WATCHERS: Final = _profile(
     {"crash-one": 2.0, "isolate-leader": 2.0, "reset": 2.0, "client-cut": 2.0},
     workloads=("watch",),
 )
+FORGETFUL: Final = _profile(
+    "forgetful",
+    {"client-crash": 2.0, "client-cut": 2.0, "isolate-leader": 1.0},
+    workloads=("watch",),
+    history_revisions=20,
+)
 READERS: Final = _profile(
     "readers",
     {"isolate-one": 2.0, "delay": 3.0, "isolate-leader": 1.0, "pause-one": 2.0},
@@ -259,6 +265,18 @@ MUTANTS = (
             "backlog=(KeyEvents(upto),),",
         ),
         profile=WATCHERS,
+    ),
+    Mutant(
+        name="history-cut-silently",
+        bug="a watch from a revision that is no longer kept begins at the oldest that is",
+        source="etcd 18667: watches that skip; etcd: compaction is told",
+        rewrites=one(
+            f"{_KV}.watch",
+            "start = request.start_revision or revision + 1",
+            "start = max(request.start_revision or revision + 1, history.oldest)",
+        ),
+        profile=FORGETFUL,
+        budget=20,
     ),
     Mutant(
         name="watch-tells-twice",

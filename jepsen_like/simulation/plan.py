@@ -120,6 +120,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     operations_max: int = 400
     seconds: float = 8.0
     fsync: bool = True
+    history_revisions: int = 20_000
     session_ttl_s: float = 10.0
     repeat_chance: float = 0.0
 
@@ -159,6 +160,8 @@ def draw(seed: int, workloads: Sequence[str] = ()) -> Plan:
             think_ms=random.choice((20.0, 50.0, 100.0)),
             operations_max=random.choice((200, 300, 400)),
         )
+    if "watch" in settings.workloads:
+        settings = replace(settings, history_revisions=random.choice((20, 100, 20_000)))
     mix = {kind: weight for kind, weight in HOLDERS.items() if random.random() < 0.7}
     rate = random.choice((0.5, 1.0, 2.0))
     more = draw_faults(random, mix or dict(HOLDERS), settings, rate)

@@ -30,6 +30,7 @@ from quorate.errors import (
     StoreCorruptionError,
     UnavailableError,
 )
+from quorate.replication import kv_history
 from quorate.replication.machine import Machine
 from quorate.server.node import Node
 
@@ -58,6 +59,8 @@ class Stage:
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._usual_disk = _disk_settings(plan.settings)
         self.cluster.on_node = self._observe
+        self._window: int = vars(kv_history)["HISTORY_REVISIONS_MAX"]
+        vars(kv_history)["HISTORY_REVISIONS_MAX"] = plan.settings.history_revisions
 
     def _observe(self, _number: int, node: Node) -> None:
         observe(node, self._invariants, self._failed)
@@ -98,6 +101,7 @@ class Stage:
 
     def close(self) -> None:
         """Let go of everything."""
+        vars(kv_history)["HISTORY_REVISIONS_MAX"] = self._window
         self.cluster.close()
 
     def digest(self) -> str:

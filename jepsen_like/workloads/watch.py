@@ -124,15 +124,15 @@ class WatchWorkload:
             if revision < 0:
                 revision = watch.revision
         told: list[KeyEvents] = []
-        compacted = False
+        compacted = 0
         try:
             goal = await watch.progress() if last else 0
             async with asyncio.timeout(None if last else PART_S):
                 batches = watch.batches()
                 while watch.revision < goal if last else len(told) < PART_REVISIONS_MAX:
                     told.append(await anext(batches))
-        except CompactedError:
-            compacted = True
+        except CompactedError as error:
+            compacted = error.oldest
         except TimeoutError as error:
             if isinstance(error, QuorateError):
                 raise
@@ -142,7 +142,8 @@ class WatchWorkload:
         if not compacted:
             self._bookmarks[name] = (end, keys)
         events = [[each.revision, [_shown(event) for event in each.events]] for each in told]
-        return {"watcher": name, "keys": keys, "from": revision + 1, "to": end, "events": events}
+        part = {"watcher": name, "keys": keys, "from": revision + 1, "to": end, "events": events}
+        return {**part, "compacted": compacted} if compacted else part
 
     def check(self, history: Sequence[Event]) -> Verdict:
         return WatchChecker().check(history)

@@ -501,6 +501,15 @@ def test_histories_of_wrong_watches_are_found_out(bug: str) -> None:
         assert valid is False, (bug, seed)
 
 
+def test_a_watch_is_cut_off_only_where_history_ends() -> None:
+    part = {"watcher": "w", "keys": "k/", "from": 5, "to": 6, "events": []}
+    for oldest, sound in ((8, True), (7, False), (3, False)):
+        scribe = Scribe()
+        scribe.did(1, "watch", None, None, {**part, "compacted": oldest})
+        problems = verdict(WatchChecker(), scribe)[1]
+        assert ("could not go on" not in problems) is sound
+
+
 # --- levels ---------------------------------------------------------------------------------------
 
 
