@@ -33,7 +33,6 @@ from tests.replication.support import (
     submit,
 )
 
-
 BUILT_IN = {"sessions": 1, "leases": 1, "versions": 1}
 
 
