@@ -14,7 +14,7 @@ its receiver would take all other elements for removed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from quorate.base.invariants import must
@@ -128,6 +128,29 @@ def merge(one: Delta, two: Delta) -> Delta:
         rest = rest.copy()
         rest.update(two.rest)
     return Delta(one.tag, elements, rest, closed=one.closed and two.closed)
+
+
+def join_element(
+    old: Leaf, part: Part, rest: CausalContext, sees: Callable[[int, int], bool]
+) -> Leaf:
+    """What becomes of one element, *old*, of a replica that has accounted for what it *sees*, when
+    it joins a delta with this *part* for the element and this *rest*.
+
+    A durable replica joins a closed delta by this for each element that the delta touches, and
+    then accounts for the delta's whole context, all in one transaction. Of an open delta it has
+    to look at every other element too, with ``EMPTY_PART``.
+    """
+    leaf, gone = part
+    if not old:
+        if len(leaf) == 1:  # by far the most common: something new
+            return () if sees(leaf[0][0], leaf[0][1]) else leaf
+        if not leaf:
+            return ()
+
+    def theirs_sees(actor: int, counter: int) -> bool:
+        return (actor, counter) in gone or rest.contains(actor, counter)
+
+    return join_leaves(old, leaf, sees, theirs_sees)
 
 
 EMPTY_PART: Final[Part] = ((), ())

@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 from quorate.base.invariants import must
 from quorate.crdt.context import CausalContext
-from quorate.crdt.delta import Delta
-from quorate.crdt.dots import Leaf, Part, Path, join_leaves
+from quorate.crdt.delta import EMPTY_PART, Delta, join_element
+from quorate.crdt.dots import Leaf, Part, Path
 from quorate.errors import TypeMismatchError
 
 Node: TypeAlias = "dict[bytes, Node] | Leaf"  # a branch, or a leaf with something alive
@@ -97,20 +97,8 @@ class State:
     # --- inside -------------------------------------------------------------------------------
 
     def _join(self, path: Path, part: Part, delta: Delta) -> bool:
-        leaf, gone = part
         old = self.leaf(path)
-        if not old:
-            if not leaf:
-                return False
-            if len(leaf) == 1 and not self.context.contains(leaf[0][0], leaf[0][1]):
-                self._put(path, leaf)  # by far the most common: something new
-                return True
-        dead, rest = gone, delta.rest
-
-        def theirs_sees(actor: int, counter: int) -> bool:
-            return (actor, counter) in dead or rest.contains(actor, counter)
-
-        new = join_leaves(old, leaf, self.context.contains, theirs_sees)
+        new = join_element(old, part, delta.rest, self.context.contains)
         if new == old:
             return False
         self._put(path, new)
@@ -122,7 +110,7 @@ class State:
         for path, leaf in list(self.scan(())):
             if path in delta.elements:
                 continue
-            left = tuple(entry for entry in leaf if not delta.rest.contains(entry[0], entry[1]))
+            left = join_element(leaf, EMPTY_PART, delta.rest, self.context.contains)
             if left != leaf:
                 self._put(path, left)
                 changed.append(path)

@@ -109,9 +109,9 @@ MUTANTS = (
     ),
     Mutant(
         "the quick way for new elements takes in what was removed",
-        _in("state"),
-        "len(leaf) == 1 and not self.context.contains(leaf[0][0], leaf[0][1])",
-        "len(leaf) == 1",
+        _in("delta"),
+        "            return () if sees(leaf[0][0], leaf[0][1]) else leaf",
+        "            return leaf",
         ("laws", "traps"),
     ),
     Mutant(
@@ -229,7 +229,7 @@ MUTANTS = (
         "            entry = (at.actor, at.counter, encode_value(operation.value))\n"
         "            own = tuple(d for d in dots_of(view.leaf(path)) if d[0] == at.actor)\n"
         "            return {path: ((entry,), own)}",
-        ("specification",),
+        ("kinds", "specification"),
     ),
     Mutant(
         "disabling wins over enabling",
@@ -264,7 +264,7 @@ MUTANTS = (
         _in("counters"),
         "        return owner_of(own[0]) == actor and not cls.counts(leaf)",
         "        return not cls.counts(leaf)",
-        ("specification",),
+        ("kinds", "specification"),
     ),
     Mutant(
         "a cell is begun anew with every increment",

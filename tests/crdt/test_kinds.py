@@ -86,6 +86,8 @@ def test_what_is_read_before_the_first_write(kind: type[Kind]) -> None:
         (LWWRegister, [Assign("x")], [Clear()], [Assign("b")], "b"),
         (MVRegister, [Assign("x")], [Assign("b")], [Assign("a")], ["a", "b"]),
         (MVRegister, [], [Assign("a")], [Assign("a")], ["a"]),
+        (MVRegister, [Assign("x")], [], [Assign("a")], ["a"]),
+        (LWWRegister, [Assign("x")], [], [Assign("a")], "a"),
         (MVRegister, [Assign("x")], [Clear()], [Assign("a")], ["a"]),
         (GSet, [Add(1)], [Add(2)], [Add(3)], {1, 2, 3}),
         (GSet, [Add(1), Add(2)], [Clear()], [Add(2)], {2}),
@@ -210,6 +212,22 @@ def test_actors_sort_as_their_numbers() -> None:
         (2, 1),
         (NUMBER_MAX, 3),
     ]
+
+
+def test_only_its_owner_drops_a_cell_that_was_undone() -> None:
+    left, right = pair(PNCounter)
+    left.apply(Increment(5))
+    right.join(left)
+    removal = right.apply(Clear())
+    cells = right.state.as_delta().touches()
+    assert right.tidy(cells) is None
+    raised = left.apply(Increment(1))
+    assert left.tidy(left.join(removal)) is None, "what was added meanwhile is in it"
+    right.join(raised)
+    assert left.value() == right.value() == 1
+    left.join(right.apply(Clear()))
+    assert left.tidy(cells) is not None
+    assert left.state.count() == 0
 
 
 # --- bounded counters -----------------------------------------------------------------------------
