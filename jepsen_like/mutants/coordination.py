@@ -317,13 +317,16 @@ MUTANTS = (
         budget=20,
     ),
     Mutant(
-        name="quorum-read-locally",
-        bug="a read at quorum is answered as one at eventual would be",
-        source="PySyncObj defect G (trap 10)",
+        name="quorum-asked-as-eventual",
+        bug="the client asks for a read at quorum as for one at eventual",
+        source="PySyncObj defect G (trap 10); ZooKeeper: reads without sync",
         rewrites=one(
-            "quorate.replication.reading:Serving.query", "if query.linearizable:", "if False:"
+            "quorate.client.levels:Scope._after",
+            "return 0 if level == EVENTUAL else LINEARIZABLE",
+            'return LINEARIZABLE if level == "strong" else 0',
         ),
         profile=READERS,
+        budget=20,
     ),
     Mutant(
         name="strong-means-quorum",

@@ -15,7 +15,7 @@ from jepsen_like.mutants.registry import MUTANTS
 from jepsen_like.mutants.running import SEEDS_MAX, case_of, hunt, run_mutated
 from jepsen_like.simulation.invariants import Violation
 from jepsen_like.simulation.outcome import Outcome
-from jepsen_like.simulation.plan import draw
+from jepsen_like.simulation.plan import draw_plain
 from jepsen_like.simulation.swarm import run_plan
 
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
@@ -56,7 +56,7 @@ def test_a_profile_has_one_meaning() -> None:
             assert getattr(plan.settings, name) == value
         if mutant.profile.mix:
             assert {fault.kind for fault in plan.faults} <= set(mutant.profile.mix)
-    assert SWARM.plan(5) == draw(5)
+    assert SWARM.plan(5) == draw_plain(5)
 
 
 @pytest.mark.parametrize("name", QUICK)
