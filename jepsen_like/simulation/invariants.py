@@ -58,7 +58,7 @@ from typing import Any, Final
 
 import msgspec
 
-from jepsen_like.simulation.claims import Before, Disk, quorum
+from jepsen_like.simulation.claims import Before, Disk, majority, quorum
 from quorate.base.types import LogIndex
 from quorate.consensus.membership import Membership, decode_membership
 from quorate.consensus.messages import (
@@ -274,9 +274,14 @@ class Invariants:
             for node, other in self.disks.items()
             if other is disk or other.state.tick < other.promised_until
         ]
-        term = int(disk.state.term)
+        term, membership = int(disk.state.term), disk.state.membership
+        # While only this leader can end a joint configuration, nobody is elected without the old
+        # voters, and it need not have heard from the new ones yet.
+        backed = quorum(membership, bound) or (
+            membership.joint and majority(membership.voters_old, bound)
+        )
         self.claim(
-            quorum(disk.state.membership, bound) and disk.handed_over_term != term,
+            backed and disk.handed_over_term != term,
             "lease-not-backed",
             f"node {disk.node}, leader of term {term}, reads under a lease; only {bound} give no "
             f"votes; it handed over in term {disk.handed_over_term}",

@@ -254,6 +254,20 @@ def lease_without_promises(fake: Fake) -> None:
     fake.invariants.leased(fake.disks[1])
 
 
+def test_a_lease_of_the_old_voters_stands_while_new_ones_come_in() -> None:
+    fake = Fake()
+    fake.lead(1, 2)
+    fake.invariants.promised(fake.disks[2])
+    state = fake.disks[1].state
+    joint = Membership(voters=tuple(map(NodeId, (1, 3, 4))), voters_old=MEMBERS.voters)
+    state.members = MembershipHistory(joint, LogIndex(1))
+    fake.invariants.leased(fake.disks[1])
+    assert fake.names == []
+    state.members = MembershipHistory(Membership(voters=joint.voters), LogIndex(1))
+    fake.invariants.leased(fake.disks[1])
+    assert fake.names == ["lease-not-backed"]
+
+
 def lease_after_a_transfer(fake: Fake) -> None:
     fake.lead(1, 2)
     fake.disks[1].written = (2, 1, 1)
