@@ -33,9 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(report.summary()))
     else:
         _print(report)
-    for outcome in report.unmutated:
-        for violation in outcome.violations[:1]:
-            print(f"without any bug: {violation.name}: {violation.text}", file=sys.stderr)
+    for failure in report.failures():
+        print(f"without any bug: {failure}", file=sys.stderr)
     return 0 if report.good else 1
 
 

@@ -85,6 +85,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """All were caught, and the product as it is breaks nothing."""
         return self.caught == len(self.catches) and not self.unmutated_violations
 
+    def failures(self) -> list[str]:
+        """What went wrong without a bug: profile, seed, violation."""
+        found = []
+        for outcome in self.unmutated:
+            at, seed = divmod(abs(outcome.seed), SEEDS_MAX)
+            name = MUTANTS[at].profile.name
+            found += [f"{name}, seed {seed}: {v.name}: {v.text}" for v in outcome.violations[:1]]
+        return found
+
     def summary(self) -> dict[str, Any]:
         """As ``--json`` prints it."""
         return {
@@ -92,6 +101,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             "caught": self.caught,
             "unmutated_violations": self.unmutated_violations,
             "unmutated_seeds": len(self.unmutated),
+            "unmutated_failures": self.failures(),
             "seeds_total": self.seeds_total,
             "wall_s": round(self.wall_s, 1),
             "each": [msgspec.to_builtins(catch) for catch in self.catches],
@@ -150,8 +160,15 @@ class _Search:
 
 def hunt(chosen: Sequence[int], *, jobs: int) -> Report:
     """Run the mutants at these places of ``MUTANTS``, each until it is caught or its budget is
-    spent, and then the product as it is on all those seeds."""
+    spent, and then the product as it is on all those seeds.
+
+    Raises:
+        PatchError: one of them does not fit the product any more; nothing was run.
+    """
     began_s = time.monotonic()
+    for at in chosen:
+        with MUTANTS[at].applied():
+            pass
     searches = {at: _Search(at, MUTANTS[at]) for at in chosen}
     for outcome in results(run_case, _cases(searches), jobs=jobs, wall_s=WALL_S, budget_s=0.0):
         at, seed = divmod(outcome.seed, SEEDS_MAX)

@@ -40,7 +40,7 @@ def test_each_mutant_fits_and_leaves_the_code_as_it_was() -> None:
 def test_names_and_bugs_are_unique_and_all_is_said() -> None:
     assert len(MUTANTS) >= 28
     assert len(BY_NAME) == len({mutant.bug for mutant in MUTANTS}) == len(MUTANTS)
-    assert len({mutant.rewrites for mutant in MUTANTS}) == len(MUTANTS)
+    assert len({(mutant.rewrites, mutant.profile.name) for mutant in MUTANTS}) == len(MUTANTS)
     for mutant in MUTANTS:
         assert mutant.source
         assert 1 <= mutant.budget < SEEDS_MAX
@@ -184,7 +184,7 @@ def test_a_violation_without_a_bug_fails_the_command(
 
     monkeypatch.setattr(running, "run_case", run)
     assert main(["mutants", "--only", MUTANTS[0].name, "--jobs", "1"]) == 1
-    assert "without any bug: wrong" in capsys.readouterr().err
+    assert "without any bug: swarm, seed 1: wrong" in capsys.readouterr().err
 
 
 def test_the_list_names_all_and_unknown_names_are_refused(
