@@ -114,9 +114,8 @@ class Admin:
     async def _add(self, given: dict[str, Any]) -> object:
         node = _node_argument(given, "node")
         again = given.get("again") is True
-        if self._node.pinned(node) and not (
-            again and self._is_so(ChangeKind.ADD_LEARNER, node, str(given.get("address", "")))
-        ):
+        known = self._node.replica.core.state.membership.address(node)
+        if self._node.pinned(node) and not (again and known == str(given.get("address", ""))):
             raise MembershipError(
                 f"number {node} was used before in this cluster, by a member with its own votes "
                 "and log; give the new node a number never used"
@@ -139,11 +138,7 @@ class Admin:
 
     def _is_so(self, kind: ChangeKind, node: NodeId, address: str) -> bool:
         """Whether a change that is asked for again, because its answer was lost, was made."""
-        replica = self._node.replica
-        state = replica.core.state
-        membership = state.membership
-        if membership.joint or state.members.index > state.commit or not replica.is_leader:
-            return False
+        membership = self._node.replica.core.state.membership
         match kind:
             case ChangeKind.ADD_LEARNER | ChangeKind.ADDRESS:
                 return membership.address(node) == address
@@ -161,9 +156,16 @@ class Admin:
         for *again*, and is so already."""
         replica = self._node.replica
         loop = asyncio.get_running_loop()
+        state = replica.core.state
         while True:
-            if again and self._is_so(change.kind, change.node, change.address):
+            settled = not state.membership.joint and state.members.index <= state.commit
+            if again and settled and self._is_so(change.kind, change.node, change.address):
+                if not replica.is_leader:
+                    raise NotLeaderError("what this node knows may be of yesterday")
                 return None
+            if again and not settled and replica.is_leader and loop.time() <= deadline_s:
+                await asyncio.sleep(POLL_S)  # what is under way may be what was asked for
+                continue
             output = replica.step(ChangeMembership((change,)))
             if output.refusal is None:
                 if replica.stopped:

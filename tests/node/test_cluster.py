@@ -175,7 +175,7 @@ async def test_a_member_too_far_behind_gets_a_snapshot_while_clients_write(
     joined = await cluster.start(2)
     await db.add_member(2, cluster.addresses[2])
     await db.promote(2)
-    assert joined.parts.receiver.installed_count == 1
+    await wait_until(lambda: joined.parts.receiver.installed_count == 1)
     await writer.stop()
     await writer.check(cluster.connect(2, follow_leader=False))
     await cluster.converged()
