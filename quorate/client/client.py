@@ -53,7 +53,7 @@ from quorate.client.settings import (
     STALL_TIMEOUT_S_DEFAULT,
     check_timeout,
 )
-from quorate.client.submitter import Submitter
+from quorate.client.submitter import REROUTED_CODES, Submitter
 from quorate.client.watching import Watches
 from quorate.errors import (
     ClosedError,
@@ -400,7 +400,11 @@ class Client:
             self._local_querier.on_reply(reply)
 
     def _query_failed(self, failed: QueryFailed) -> None:
-        if self._querier.on_failed(failed) or self._local_querier.on_failed(failed):
+        # A refusal of what nobody waits for any more is one all the same: calls may be given up
+        # sooner than a node gives up on finding the leader, time after time.
+        nobodys = failed.id not in self._querier and failed.id not in self._local_querier
+        denied = nobodys and failed.code in REROUTED_CODES
+        if denied or self._querier.on_failed(failed) or self._local_querier.on_failed(failed):
             self._connection.denied()
 
     def _call_failed(self, failed: AdminFailed) -> None:

@@ -66,6 +66,10 @@ class Querier:
         self._last_refusal = ""
         self.seen = 0  #: the highest log index that a reply has named
 
+    def __contains__(self, query_id: int) -> bool:
+        """Whether that query is unanswered, and somebody waits for it."""
+        return query_id in self._asked
+
     @property
     def waiting(self) -> bool:
         return bool(self._asked) or bool(self.queue)

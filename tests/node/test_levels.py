@@ -444,6 +444,30 @@ def test_a_reader_leaves_a_follower_that_is_behind(cluster: SimulatedCluster) ->
     cluster.run(story())
 
 
+def test_a_reader_of_little_patience_leaves_a_node_that_finds_no_leader(
+    cluster: SimulatedCluster,
+) -> None:
+    """Its calls end sooner than the node refuses them; it hears of that all the same."""
+
+    async def story() -> None:
+        _, followers = await started(cluster)
+        async with connect(cluster, "bob", reads="any", timeout=0.3) as db:
+            await db.kv.put("k", "1")
+            await asyncio.sleep(1)
+            first = db.statistics().reads_from
+            assert first in followers
+            for other in cluster.members:
+                if other != first:
+                    cluster.cut_both(first, other)
+            for _ in range(20):
+                with contextlib.suppress(DeadlineExceededError):
+                    await db.kv.get("k")
+            assert db.statistics().reads_from != first
+            assert await value(db.kv.get("k")) == b"1"
+
+    cluster.run(story())
+
+
 def test_a_removed_voter_is_not_waited_for(cluster: SimulatedCluster) -> None:
     async def story() -> None:
         _, (paused, _) = await started(cluster)
