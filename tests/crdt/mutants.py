@@ -372,7 +372,7 @@ MUTANTS = (
         _in("codec"),
         "for path in delta.touches())",
         "for path in delta.elements)",
-        ("laws", "traps"),
+        ("codec",),
     ),
     Mutant(
         "the digest leaves out the payloads",

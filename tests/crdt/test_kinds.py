@@ -40,6 +40,7 @@ from quorate.crdt.kinds import (
     PNCounter,
     TwoPSet,
 )
+from quorate.crdt.replica import MemoryReplica
 from quorate.errors import (
     CrdtError,
     CrdtFormatError,
@@ -342,6 +343,9 @@ def test_two_kinds_begun_at_once_both_stay_and_the_lower_tag_shows() -> None:
     sync(left, right)
     assert left.value() == right.value() == {"k": 7}
     assert ORMap.conflicts(left.state) == {"k": {"PNCounter": 7, "ORSet": {1}}}
+    third = MemoryReplica(ORMap, make_actor(3, 1), left.state.copy())
+    third.apply(Remove("k"))
+    assert third.value() == {}, "what does not show goes as well"
     left.apply(at("k", KindTag.OR_SET, Add(2)))
     right.apply(at("k", KindTag.PN_COUNTER, Clear()))
     sync(left, right)

@@ -13,7 +13,7 @@ from quorate.crdt.codec import decode_delta, decode_state, encode_delta, encode_
 from quorate.crdt.delta import Delta, merge, merge_all, path_key, path_of, split, strip
 from quorate.crdt.digest import element_digest, range_digest, replaced
 from quorate.crdt.kind import Kind, elements
-from quorate.crdt.kinds import ORMap
+from quorate.crdt.kinds import ORMap, ORSet
 from quorate.crdt.state import State
 from tests.crdt.support import ALL, World, pair, steps, world
 
@@ -59,6 +59,7 @@ def test_join_is_commutative_associative_and_idempotent(
     made = drawn(kind, data)
     a, b, c = (piece(made, data) for _ in range(3))
     assert merge(a, b) == merge(b, a)
+    assert encode_delta(merge(a, b)) == encode_delta(merge(b, a))
     assert merge(merge(a, b), c) == merge(a, merge(b, c))
     assert merge(a, a) == a
     assert joined(kind, a, b) == joined(kind, b, a) == joined(kind, merge(a, b), a)
@@ -231,3 +232,18 @@ def test_a_raised_cell_and_a_removal_are_news() -> None:
     assert news is not None
     right.join(news)
     assert right.value() == {"n": 2}
+
+
+def test_a_whole_replica_stays_whole_in_a_merge() -> None:
+    """With whatever it is merged, what it no longer holds is removed wherever it is joined."""
+    left, right = pair(ORSet)
+    right.join(left.apply(Add("x")))
+    left.apply(Remove("x"))
+    whole = left.state.copy().as_delta()
+    more = left.apply(Add("y"))
+    for merged in (merge(whole, more), merge(more, whole), merge_all([more, whole])):
+        assert merged is not None
+        assert not merged.closed
+        behind = right.state.copy()
+        behind.join(merged)
+        assert behind == left.state
