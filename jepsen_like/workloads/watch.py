@@ -15,7 +15,7 @@ from typing import Any, Final
 from jepsen_like.checkers.watch import WatchChecker
 from jepsen_like.history import Event
 from jepsen_like.systems.base import Client, OutcomeError
-from jepsen_like.systems.quorate_client import QuorateClient, outcome_of, quorate_client
+from jepsen_like.systems.quorate_client import outcome_of, quorate_client
 from jepsen_like.verdict import Verdict
 from jepsen_like.workloads.base import Invocation
 from quorate.base.kv_commands import DeleteResult, Operation
@@ -46,6 +46,7 @@ class WatchWorkload:
         #: Bookmarks: what each watcher was told up to, and what it watches.
         self._bookmarks: dict[str, tuple[int, str]] = {}
         self._watchers: dict[int, str] = {}  # by process
+        self._begun = 0  # watchers
 
     async def setup(self, client: Client) -> None:
         await outcome_of(quorate_client(client).database.kv.put(TEXT_KEY, b"text"))
@@ -74,7 +75,8 @@ class WatchWorkload:
         if process not in self._watchers:
             taken = set(self._watchers.values())
             left = [name for name in self._bookmarks if name not in taken]
-            name = f"w{process}"
+            self._begun += 1
+            name = f"w{self._begun}"
             if left and random.random() < 0.5:
                 name = random.choice(left)
             self._watchers[process] = name
@@ -105,21 +107,32 @@ class WatchWorkload:
             found = await outcome_of(ours.database.kv.range(prefix=PREFIX), reads=True)
             state = {each.key.decode(): int(each.value) for each in found.items}
             return True, {"revision": found.revision, "state": state}
+        live: dict[str, Watch] = ours.kept.setdefault(self.name, {})
+        told = False
         try:
-            return True, await self._watch(ours, invocation.value)
+            part = await self._watch(ours.database, live, invocation.value)
+            told = True
         except QuorateError as error:
             raise OutcomeError(f"{error.code}: {error}", definite=True) from error
+        finally:
+            if not told:  # what it gave out is in no history: it is told again from the bookmark
+                watch = live.pop(invocation.value["watcher"], None)
+                if watch is not None:
+                    await watch.close()
+        return True, part
 
-    async def _watch(self, ours: QuorateClient, asked: dict[str, Any]) -> dict[str, Any]:
+    async def _watch(
+        self, database: Database, live: dict[str, Watch], asked: dict[str, Any]
+    ) -> dict[str, Any]:
         """A part of a watcher's events, from its bookmark on."""
         name, last = asked["watcher"], asked.get("last", False)
-        live: dict[str, Watch] = ours.kept.setdefault(self.name, {})
         revision, keys = self._bookmarks.get(name, (-1, asked["keys"]))
         watch = live.get(name)
-        if watch is None or watch.revision < revision:  # another client went on with it meanwhile
+        # Another client may have gone on with it meanwhile, and come to the end of its history.
+        if watch is None or not 0 <= revision <= watch.revision:
             if watch is not None:
                 await watch.close()
-            watch = live[name] = _new_watch(ours.database, keys, revision + 1)
+            watch = live[name] = _new_watch(database, keys, revision + 1)
             await watch.__aenter__()
             if revision < 0:
                 revision = watch.revision
@@ -136,8 +149,10 @@ class WatchWorkload:
         except TimeoutError as error:
             if isinstance(error, QuorateError):
                 raise
-        if compacted:  # it was away for too long, and begins anew
-            del live[name], self._bookmarks[name]
+        if compacted:  # it was away for too long; its process begins another
+            del live[name]
+            self._bookmarks.pop(name, None)
+            self._watchers = {who: each for who, each in self._watchers.items() if each != name}
         end = told[-1].revision if compacted and told else watch.revision
         if not compacted:
             self._bookmarks[name] = (end, keys)
