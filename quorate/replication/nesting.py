@@ -95,7 +95,13 @@ def check_nesting(items: msgspec.Raw) -> None:
     if len(items) <= COMMAND_DEPTH_MAX:
         return
     left = COMMAND_PARTS_MAX
-    for at, item in enumerate(_split(items)):
+    try:
+        split = _split(items)
+    except RecursionError as error:  # its stack is a call deeper than that of the first decoder
+        raise LimitExceededError(
+            f"a command is nested more than {COMMAND_DEPTH_MAX} levels deep"
+        ) from error
+    for at, item in enumerate(split):
         if len(item) > COMMAND_DEPTH_MAX:
             left = _walk(bytes(item), at, left)
 
