@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Mutant(NamedTuple):
-    """*what*: the bug, in words. *before* and *after*: texts of *file*. *tests*: who catches it."""
-
-    what: str
-    file: str
-    before: str
-    after: str
-    tests: tuple[str, ...]
+from tests.mutating import Mutant
 
 
 def _in(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.replication.mutants import Mutant
+from tests.mutating import Mutant
 
 MACHINE = "quorate/locks/machine.py"
 BARRIERS = "quorate/locks/barriers.py"

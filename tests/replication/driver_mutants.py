@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.replication.mutants import Mutant
+from tests.mutating import Mutant
 
 ROOM = "quorate/replication/"
 REPLICA, PROPOSALS = f"{ROOM}replica.py", f"{ROOM}proposals.py"

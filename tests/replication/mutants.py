@@ -6,18 +6,7 @@ an error too: then the mutant has to follow the code.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Mutant(NamedTuple):
-    """*what*: the bug, in words. *tests*: the quick tests that are to catch it."""
-
-    what: str
-    file: str
-    before: str
-    after: str
-    tests: tuple[str, ...]
-
+from tests.mutating import Mutant
 
 MACHINES = "quorate/replication/machines.py"
 TABLES = "quorate/replication/tables.py"

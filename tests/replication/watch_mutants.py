@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.replication.mutants import FEEDS, KV, TABLES, Mutant
+from tests.mutating import Mutant
+from tests.replication.mutants import FEEDS, KV, TABLES
 
 ACKNOWLEDGING = "quorate/replication/acknowledging.py"
 HISTORY = "quorate/replication/kv_history.py"
