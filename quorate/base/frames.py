@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from quorate.base.crdt_frames import CrdtAnswer, CrdtFailed, CrdtRead, CrdtWrite, CrdtWritten
 from quorate.base.limits import FRAME_BYTES_MAX
 from quorate.errors import LimitExceededError, WireFormatError
 
@@ -227,7 +228,7 @@ class WatchEnded(msgspec.Struct, frozen=True, array_like=True, tag=23):
     retry_after_ms: int = 0
 
 
-ClientFrame = Hello | Submit | Query | AdminRequest | Watch | Unwatch
+ClientFrame = Hello | Submit | Query | AdminRequest | Watch | Unwatch | CrdtWrite | CrdtRead
 ServerFrame = (
     Welcome
     | Refused
@@ -242,6 +243,9 @@ ServerFrame = (
     | Watching
     | Happened
     | WatchEnded
+    | CrdtWritten
+    | CrdtAnswer
+    | CrdtFailed
 )
 
 _encoder = msgspec.msgpack.Encoder()
