@@ -36,6 +36,22 @@ LockValue = Annotated[bytes, msgspec.Meta(max_length=LOCK_VALUE_BYTES_MAX)]
 Permits = Annotated[int, msgspec.Meta(ge=1, le=LOCK_PERMITS_MAX)]
 Owner = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 
+#: Characters that do not stand as themselves in a name that people read. Not what ``repr`` escapes:
+#: that depends on the version of Python, and refusals are results, the same on every node.
+_ESCAPES: Final = {
+    **{code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))},
+    ord("\\"): "\\\\",
+    ord("'"): "\\'",
+}
+
+
+def name_text(name: bytes) -> str:
+    """*name* in a sentence: quoted text if it is UTF-8, else as Python writes bytes."""
+    try:
+        return f"'{name.decode().translate(_ESCAPES)}'"
+    except UnicodeDecodeError:
+        return repr(name)
+
 
 # --- commands ---------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from quorate.base.barrier_commands import (
 )
 from quorate.base.lease_commands import LEASE_MACHINE, LeaseQuery, LeaseResult
 from quorate.base.limits import BARRIER_PARTIES_MAX
+from quorate.base.lock_commands import name_text
 from quorate.client.claims import Awaited, Desk, Desks, Key
 from quorate.client.settings import check_timeout
 from quorate.errors import (
@@ -120,7 +121,8 @@ class _Door:
             if isinstance(error, QuorateError) and not limit.expired():
                 raise
             raise LockTimeoutError(
-                f"the other parties of barrier {self._name!r} did not come within {timeout:g} s"
+                f"the other parties of barrier {name_text(self._name)} did not come within "
+                f"{timeout:g} s"
             ) from None
         finally:
             self._busy = False

@@ -22,6 +22,7 @@ from quorate.base.lock_commands import (
     NotAcquired,
     Release,
     WatchGrants,
+    name_text,
 )
 from quorate.client.claims import Awaited, Desk, Desks, Key
 from quorate.client.leases import RETRY_S_MAX, RETRY_S_MIN
@@ -113,8 +114,8 @@ class Grant:
         """What to raise now that it is lost."""
         wanted, lease = self.wanted, self.desk.lease
         return LockLostError(
-            f"{wanted.kind} {wanted.name!r} under token {self.token} was lost: lease {lease.id} "
-            f"{lease.lost.reason or 'may have ended'}; another may have it by now"
+            f"{wanted.kind} {name_text(wanted.name)} under token {self.token} was lost: "
+            f"lease {lease.id} {lease.lost.reason or 'may have ended'}; another may have it by now"
         )
 
     def _on_loss(self) -> None:
@@ -166,7 +167,7 @@ class LockCalls:
             if isinstance(error, QuorateError) and not limit.expired():
                 raise
             raise LockTimeoutError(
-                f"{wanted.kind} {wanted.name!r} was not free within {timeout:g} s"
+                f"{wanted.kind} {name_text(wanted.name)} was not free within {timeout:g} s"
             ) from None
 
     async def _acquire(self, wanted: Wanted, value: bytes) -> Grant:

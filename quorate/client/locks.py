@@ -19,7 +19,7 @@ from typing import Final, Self
 
 from quorate.base.fencing import Fence
 from quorate.base.limits import LOCK_PERMITS_MAX
-from quorate.base.lock_commands import LockInfo, LockQuery
+from quorate.base.lock_commands import LockInfo, LockQuery, name_text
 from quorate.client.claims import actor
 from quorate.client.granting import Grant, LockCalls, Wanted
 from quorate.client.losing import Guard, Loss, watch_loss
@@ -94,7 +94,9 @@ class Lock:
         """
         grant = self._grant
         if grant is None or grant.released:
-            raise NotHeldError(f"{self._wanted.kind} {self._wanted.name!r} is not held here")
+            raise NotHeldError(
+                f"{self._wanted.kind} {name_text(self._wanted.name)} is not held here"
+            )
         lost = not grant.alive
         await self._give_back(grant)
         if lost:
@@ -105,15 +107,16 @@ class Lock:
         if self._busy or self.held:
             doing = "is being acquired" if self._busy else "is held"
             raise AlreadyHeldError(
-                f"{wanted.kind} {wanted.name!r} {doing} by this very handle; make one for each "
-                "task, and release it before acquiring it again"
+                f"{wanted.kind} {name_text(wanted.name)} {doing} by this very handle; "
+                "make one for each task, and release it before acquiring it again"
             )
         hands = (wanted.name, actor())
         other = self._calls.desks.in_hands.get(hands)
         if waits and isinstance(other, Lock) and other.held and wanted.kind in _EXCLUSIVE:
             raise AlreadyHeldError(
-                f"{wanted.kind} {wanted.name!r} is held by another handle in the same task, which "
-                "would wait for itself: locks are not reentrant; hand on the handle that holds it"
+                f"{wanted.kind} {name_text(wanted.name)} is held by another handle in the same "
+                "task, which would wait for itself: locks are not reentrant; "
+                "hand on the handle that holds it"
             )
         self._busy = True
         return hands
@@ -165,7 +168,9 @@ class Lock:
 
     def _granted(self) -> Grant:
         if self._grant is None or self._grant.released:
-            raise NotHeldError(f"{self._wanted.kind} {self._wanted.name!r} is not held here")
+            raise NotHeldError(
+                f"{self._wanted.kind} {name_text(self._wanted.name)} is not held here"
+            )
         return self._grant
 
     @property
@@ -236,7 +241,7 @@ class Lock:
 
     def __repr__(self) -> str:
         state = f"held, token {self.token}" if self.held else "not held"
-        return f"<{type(self).__name__} {self._wanted.name!r}: {state}>"
+        return f"<{type(self).__name__} {name_text(self._wanted.name)}: {state}>"
 
 
 class RwLock:

@@ -32,6 +32,7 @@ from quorate.base.barrier_commands import (
     WatchParties,
 )
 from quorate.base.limits import BARRIERS_MAX, LEASE_LOCKS_MAX
+from quorate.base.lock_commands import name_text
 from quorate.errors import (
     AlreadyHeldError,
     LeaseExpiredError,
@@ -150,7 +151,9 @@ class BarrierMachine(Machine):
             return refused(LeaseExpiredError, f"lease {lease} was revoked or has run out")
         key = bound_key(lease, name, owner)
         if key in self._bound:
-            return refused(AlreadyHeldError, f"this very party is at barrier {name!r} already")
+            return refused(
+                AlreadyHeldError, f"this very party is at barrier {name_text(name)} already"
+            )
         record = self._names.get(name)
         if record is None:
             record = BarrierRecord(command.parties, command.double, 0, 0, 0)
@@ -158,7 +161,8 @@ class BarrierMachine(Machine):
             kind = "double barrier" if record.double else "barrier"
             return refused(
                 LockMismatchError,
-                f"{name!r} is in use as a {kind} of {record.parties}; all parties name the same",
+                f"{name_text(name)} is in use as a {kind} of {record.parties}; all "
+                "parties name the same",
             )
         if self._count_of(lease) >= LEASE_LOCKS_MAX or len(self._bound) >= BARRIERS_MAX:
             return refused(
@@ -211,7 +215,7 @@ class BarrierMachine(Machine):
 
     def _absent(self, command: Leave, key: bytes, context: Context) -> Any:  # noqa: ANN401
         if not command.withdraw:
-            return refused(NotHeldError, f"no such party is at barrier {command.name!r}")
+            return refused(NotHeldError, f"no such party is at barrier {name_text(command.name)}")
         if context.lease_alive(command.lease):
             if self._count_of(command.lease) >= LEASE_LOCKS_MAX:
                 return refused(OverloadedError, f"a lease has up to {LEASE_LOCKS_MAX} parties")

@@ -49,6 +49,7 @@ from quorate.base.lock_commands import (
     Waiter,
     Waiting,
     WatchGrants,
+    name_text,
 )
 from quorate.base.results import Failure
 from quorate.errors import (
@@ -246,7 +247,9 @@ class LockMachine(Machine):
         bound = self._bound.get(key)
         if bound is None:
             if not command.withdraw:
-                return refused(NotHeldError, f"lease {lease} has no such grant of {name!r}")
+                return refused(
+                    NotHeldError, f"lease {lease} has no such grant of {name_text(name)}"
+                )
             return self._forestall(lease, key, context)
         if not bound.token and not bound.ticket:
             return Released(0)
@@ -272,9 +275,13 @@ class LockMachine(Machine):
         bound = self._bound.get(bound_key(lease, name, command.owner))
         record = self._names.get(name)
         if bound is None or not bound.token or record is None or not context.lease_alive(lease):
-            return refused(NotHeldError, f"lease {lease} does not lead {name!r}, or not any more")
+            return refused(
+                NotHeldError, f"lease {lease} does not lead {name_text(name)}, or not any more"
+            )
         if record.kind != "election":
-            return refused(LockMismatchError, f"{name!r} is a {record.kind}, not an election")
+            return refused(
+                LockMismatchError, f"{name_text(name)} is a {record.kind}, not an election"
+            )
         key = numbered(name, bound.token)
         claim = self._holders.get(key)
         if claim is None or claim.value == command.value:
@@ -343,7 +350,7 @@ class LockMachine(Machine):
 
     def _full(self, command: Acquire, record: NameRecord | None, *, free: bool) -> str:
         if not free and record is not None and record.waiters >= LOCK_WAITERS_MAX:
-            return f"{LOCK_WAITERS_MAX} wait for {command.name!r} already"
+            return f"{LOCK_WAITERS_MAX} wait for {name_text(command.name)} already"
         if self._bound_count(command.lease) >= LEASE_LOCKS_MAX:
             return _too_many_of_lease(command.lease)
         if len(self._bound) >= LOCKS_MAX:
@@ -418,16 +425,17 @@ def _leader_topic(name: bytes) -> bytes:
 
 def _twice(command: Acquire, bound: BoundRecord) -> str:
     if bound.token:
-        return f"{command.name!r} is held by this very owner, under token {bound.token}"
+        return f"{name_text(command.name)} is held by this very owner, under token {bound.token}"
     if bound.ticket:
-        return f"this very owner stands in line for {command.name!r} already"
-    return f"this acquiring of {command.name!r} was withdrawn before it came"
+        return f"this very owner stands in line for {name_text(command.name)} already"
+    return f"this acquiring of {name_text(command.name)} was withdrawn before it came"
 
 
 def _mismatch(command: Acquire, record: NameRecord) -> str:
     return (
-        f"{command.name!r} is in use as a {record.kind} of {record.total}, and was asked for as a "
-        f"{command.kind} of {command.total}; use another name, or wait until nobody uses it"
+        f"{name_text(command.name)} is in use as a {record.kind} of {record.total}, and was "
+        f"asked for as a {command.kind} of {command.total}; use another name, or "
+        "wait until nobody uses it"
     )
 
 

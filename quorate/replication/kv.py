@@ -47,6 +47,7 @@ from quorate.base.limits import (
     REVISION_KEY_BYTES_MAX,
     REVISION_PREVIOUS_BYTES_MAX,
 )
+from quorate.base.lock_commands import name_text
 from quorate.errors import (
     CommandError,
     CompactedError,
@@ -286,8 +287,8 @@ class KvMachine(Machine):
         for fence in fences:
             if not context.fence_holds(fence):
                 raise FencedError(
-                    f"token {fence.token} of {fence.name[:100]!r} ({fence.machine}) is not the "
-                    "present grant: it has ended, and another may hold it now"
+                    f"token {fence.token} of {name_text(fence.name[:100])} ({fence.machine}) is "
+                    "not the present grant: it has ended, and another may hold it now"
                 )
 
     def _begin(self) -> None:

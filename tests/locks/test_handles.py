@@ -466,7 +466,7 @@ async def test_a_semaphore_lets_in_as_many_as_it_says(db: Database) -> None:
 
     await asyncio.gather(*(work(1 + number % 3) for number in range(12)))
     async with db.semaphore("s", 3) as semaphore:
-        with pytest.raises(LockMismatchError, match="semaphore of 3"):
+        with pytest.raises(LockMismatchError, match="'s' is in use as a semaphore of 3"):
             await db.semaphore("s", 4).acquire()
         assert (await semaphore.status()).free == 2
     for permits, take in ((0, 1), (3, 4), (True, 1), (2**40, 1)):

@@ -24,6 +24,7 @@ from quorate.base.lock_commands import (
     Waiting,
     WatchGrants,
     WatchLeader,
+    name_text,
 )
 from quorate.base.results import Failure
 from quorate.errors import InvalidArgumentError
@@ -43,6 +44,20 @@ def _code(result: object) -> str:
 def _granted(node: LockNode) -> list[tuple[int, int]]:
     """Owner and token of what the latest entry granted to those in line."""
     return [(event.owner, event.token) for _, event in node.told if isinstance(event, Granted)]
+
+
+def test_refusals_name_the_lock_as_people_write_it() -> None:
+    """The same under every version of Python: these texts are results."""
+    assert name_text(b"nightly") == "'nightly'"
+    assert name_text("nächtlich/1".encode()) == "'nächtlich/1'"
+    assert name_text(b"it's\\\n\x7f") == "'it\\'s\\\\\\x0a\\x7f'"
+    assert name_text(b"\xff") == "b'\\xff'"
+    node = LockNode()
+    lease = node.lease()
+    node.acquire(b"nightly", lease)
+    refused = node.acquire(b"nightly", lease)
+    assert isinstance(refused, Failure)
+    assert refused.message == "'nightly' is held by this very owner, under token 1"
 
 
 def test_a_free_lock_is_granted_and_a_taken_one_waited_for_in_line() -> None:
