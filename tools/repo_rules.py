@@ -305,11 +305,11 @@ RULES: tuple[Rule, ...] = (
         _find_set_iteration,
     ),
     Rule(
-        "only storage/store.py imports lmdb",
-        "a write transaction belongs to its thread, and an environment must not cross a fork: one "
-        "module has to get that right",
-        "use the interfaces of quorate.storage.interfaces",
-        lambda path: _product(path) and path != "quorate/storage/store.py",
+        "only storage/lmdb_opening.py imports lmdb",
+        "LMDB's errors must become ours, and its settings decide what is durable: one module has to "
+        "get that right",
+        "use the interfaces of quorate.storage.interfaces and elements, or open_lmdb in storage/",
+        lambda path: _product(path) and path != "quorate/storage/lmdb_opening.py",
         _find_lmdb,
     ),
     Rule(

@@ -40,7 +40,7 @@ _FORMAT_NAME: Final = b"format"
 _META_NAME: Final = b"meta"
 _SEAL_PREFIX: Final = b"seal/"
 
-#: ``lmdb.Environment`` and ``lmdb.Transaction``, which only ``store`` may name.
+#: ``lmdb.Environment`` and ``lmdb.Transaction``, which only ``lmdb_opening`` may name.
 LmdbEnvironment: TypeAlias = Any
 LmdbTransaction: TypeAlias = Any
 #: Turns LMDB's errors inside a block into ours; the text says what is being done.
@@ -49,6 +49,39 @@ Guard: TypeAlias = Callable[[str], AbstractContextManager[None]]
 
 class MapFullError(Exception):
     """The transaction did not fit into the map and was aborted; grow it and try again."""
+
+
+@contextmanager
+def writing(environment: LmdbEnvironment, path: str) -> Iterator[LmdbTransaction]:
+    """One atomic change: committed at the end of the block, undone if anything raises.
+
+    Raises:
+        DiskFullError: no space, where LMDB only says that a write was cut short.
+    """
+    try:
+        with environment.begin(write=True) as transaction:
+            yield transaction
+    except Exception as error:
+        # LMDB reports a short write as EIO. The change is undone either way, and the next one
+        # writes and syncs every page of its own anew, so that it may be tried again.
+        if getattr(error, "code", None) == errno.EIO and _disk_is_full(path):
+            raise DiskFullError(
+                f"no space while writing {path}: {error}; nothing was changed; free space or raise"
+                " the quota"
+            ) from error
+        raise
+
+
+def _disk_is_full(path: str) -> bool:
+    """Whether the data file cannot grow. What a successful try adds is never read."""
+    try:
+        with open(os.path.join(path, "data.mdb"), "ab") as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.errno in NO_SPACE_CODES
+    return False
 
 
 class Environment:
@@ -82,36 +115,9 @@ class Environment:
         """A consistent view until it is aborted; any thread may use it, one at a time."""
         return self._env.begin()
 
-    @contextmanager
-    def writing(self) -> Iterator[LmdbTransaction]:
-        """One atomic change: committed at the end of the block, undone if anything raises.
-
-        Raises:
-            DiskFullError: no space, where LMDB only says that a write was cut short.
-        """
-        try:
-            with self._env.begin(write=True) as transaction:
-                yield transaction
-        except Exception as error:
-            # LMDB reports a short write as EIO. The change is undone either way, and the next one
-            # writes and syncs every page of its own anew, so that it may be tried again.
-            if getattr(error, "code", None) == errno.EIO and self._disk_is_full():
-                raise DiskFullError(
-                    f"no space while writing {self.path}: {error}; nothing was changed; free space"
-                    " or raise the quota"
-                ) from error
-            raise
-
-    def _disk_is_full(self) -> bool:
-        """Whether the data file cannot grow. What a successful try adds is never read."""
-        try:
-            with open(os.path.join(self.path, "data.mdb"), "ab") as file:
-                file.write(bytes(_PROBE_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            return error.errno in NO_SPACE_CODES
-        return False
+    def writing(self) -> AbstractContextManager[LmdbTransaction]:
+        """See ``writing``."""
+        return writing(self._env, self.path)
 
     def ensure_tables(self, names: Iterable[str]) -> None:
         """Create what tables are missing, empty: an empty table is as good as none.

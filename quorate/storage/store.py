@@ -11,7 +11,7 @@ Invariants owned here:
 * A snapshot that is being received stands in a store of its own until it is durable and whole
   (``generations``).
 
-This module is the only one that imports lmdb. It must not know what the records mean.
+It must not know what the records mean.
 
 Threads: ``checkpoint``, ``load``, ``installer`` and ``close`` belong to one thread; ``snapshot``
 and the readers it gives may be used from others, each reader by one thread at a time. LMDB gives
@@ -26,25 +26,20 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from threading import RLock
-from typing import Final
 
-import lmdb
 import msgspec
 
 from quorate.base.invariants import must
-from quorate.base.limits import MIB
 from quorate.errors import (
     ClosedError,
-    DirectoryInUseError,
     DiskFullError,
     InvalidArgumentError,
     StorageError,
-    StoreCorruptionError,
 )
 from quorate.storage import store_format as form
 from quorate.storage.allocator import give_back_memory
 from quorate.storage.directory import DirectoryLock
-from quorate.storage.durable import NO_SPACE_CODES, REJOIN, disk_errors
+from quorate.storage.durable import disk_errors
 from quorate.storage.environment import (
     REPLAY_BELOW_BYTES,
     Build,
@@ -57,29 +52,15 @@ from quorate.storage.environment import (
 from quorate.storage.files import FileSystem, OsFileSystem
 from quorate.storage.generations import GenerationDirectory
 from quorate.storage.interfaces import Change, StoreMeta
+from quorate.storage.lmdb_opening import (
+    MAP_BYTES_DEFAULT,
+    lmdb_errors,
+    open_lmdb,
+    trust_only_the_disk,
+)
 from quorate.storage.lmdb_pages import check_data_file
 from quorate.storage.snapshots import StoreSnapshotInstaller, StoreSnapshotReader
 from quorate.storage.store_tables import write_changes
-
-GIB: Final = 1024 * MIB
-
-#: Address space reserved for the map. Costs neither memory nor disk, and is far beyond a state
-#: that fits into memory, so that growing it, which needs a moment without readers, is rare.
-MAP_BYTES_DEFAULT: Final = 256 * GIB
-#: Simultaneous readers: loads and snapshot transfers, a few at most; this is LMDB's default.
-READERS_MAX: Final = 126
-#: Where the address space is limited, the map is halved down to this before opening gives up.
-MAP_BYTES_MIN: Final = 256 * MIB
-#: The two meta pages, at the largest page size that LMDB uses.
-META_BYTES_MAX: Final = 2 * 64 * 1024
-
-_CORRUPTION: Final = (
-    lmdb.CorruptedError,
-    lmdb.PageNotFoundError,
-    lmdb.VersionMismatchError,
-    lmdb.InvalidError,
-    lmdb.IncompatibleError,
-)
 
 
 class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,56 +74,10 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     map_growths: int
 
 
-@contextmanager
-def _lmdb_errors(doing: str) -> Iterator[None]:
-    """Turn LMDB's errors into ours; a full map keeps a type of its own."""
-    try:
-        yield
-    except lmdb.MapFullError as error:
-        raise MapFullError(doing) from error
-    except _CORRUPTION as error:
-        raise StoreCorruptionError(f"LMDB found damage while {doing}: {error}. {REJOIN}") from error
-    except lmdb.Error as error:
-        if isinstance(error, lmdb.DiskError) or error.code in NO_SPACE_CODES:
-            raise DiskFullError(
-                f"no space while {doing}: {error}; nothing was changed; free space or raise the"
-                " quota"
-            ) from error
-        raise StorageError(f"LMDB failed while {doing}: {error}") from error
-
-
 def _open_environment(path: str, map_bytes: int, *, durable: bool = True) -> Environment:
-    """Open the data file in *path*, making an empty one if there is none. Unless *durable*,
-    commits are not synced.
-
-    Raises:
-        DirectoryInUseError: this process has the same files open already. LMDB's locks belong to
-            the process, so a second opening would silently undo the first one's.
-    """
-    with _lmdb_errors(f"opening {path}"):
-        while True:
-            try:
-                return Environment(path, _lmdb(path, map_bytes, durable=durable), _lmdb_errors)
-            except lmdb.MemoryError:  # the address space is limited: reserve less
-                if map_bytes <= MAP_BYTES_MIN:
-                    raise
-                map_bytes //= 2
-            except lmdb.Error as error:
-                if "already open" in str(error):
-                    raise DirectoryInUseError(f"{path} is open in this process already") from error
-                raise
-
-
-def _lmdb(path: str, map_bytes: int, *, durable: bool) -> lmdb.Environment:
-    return lmdb.open(
-        path,
-        map_size=map_bytes,
-        max_dbs=2 * form.TABLES_MAX + 1,
-        max_readers=READERS_MAX,
-        mode=0o700,
-        sync=durable,
-        metasync=durable,
-    )
+    """See ``open_lmdb``."""
+    opened = open_lmdb(path, map_bytes, databases_max=2 * form.TABLES_MAX + 1, durable=durable)
+    return Environment(path, opened, lmdb_errors)
 
 
 class LmdbStateStore:
@@ -357,7 +292,7 @@ class LmdbStateStore:
         path = self._generations.store_path(generation)
         data_path = os.path.join(path, "data.mdb")
         if self._files.exists(data_path):
-            self._trust_only_the_disk(data_path)
+            trust_only_the_disk(self._files, data_path)
         check_data_file(data_path)
         environment = _open_environment(path, self._map_bytes)
         try:
@@ -370,18 +305,8 @@ class LmdbStateStore:
             raise
         return environment, meta
 
-    def _trust_only_the_disk(self, data_path: str) -> None:
-        """If an earlier process died of a failed sync, the cache may show a meta page that is not
-        on disk. A page of records is synced before a meta page that leads to it is written."""
-        file = self._files.open(data_path)
-        try:
-            file.fdatasync()
-            file.drop_cache(META_BYTES_MAX)
-        finally:
-            file.close()
-
     def _open_view(self) -> View:
-        with self._lock, _lmdb_errors("opening a view of the state store"):
+        with self._lock, lmdb_errors("opening a view of the state store"):
             environment = self._usable()
             view = View(environment, self._on_view_closed)
             environment.views.add(view)
@@ -413,7 +338,7 @@ class LmdbStateStore:
 
     def _write(self, environment: Environment, meta: StoreMeta, pending: Changes) -> None:
         """One attempt of a checkpoint."""
-        with _lmdb_errors("writing a checkpoint"):
+        with lmdb_errors("writing a checkpoint"):
             environment.ensure_tables(pending.names)
             with environment.writing() as transaction:
                 for name in pending.names:
@@ -495,7 +420,7 @@ def _create_environment(path: str, map_bytes: int) -> Environment:
     """A new store that is durable but for its directory; later commits to it are not."""
     environment = _open_environment(path, map_bytes, durable=False)
     try:
-        with _lmdb_errors(f"creating {path}"):
+        with lmdb_errors(f"creating {path}"):
             environment.put_layout()
             environment.sync()
     except BaseException:

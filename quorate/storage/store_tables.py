@@ -17,7 +17,8 @@ from quorate.storage import store_format as form
 from quorate.storage.interfaces import Change
 from quorate.storage.store_format import EMPTY_SEAL, Seal
 
-#: An ``lmdb._Database``: opaque here, and typed so loosely because only ``store`` may name it.
+#: An ``lmdb._Database``: opaque here, and typed so loosely because only ``lmdb_opening`` may name
+#: it.
 Database: TypeAlias = Any
 
 

@@ -204,7 +204,7 @@ MUTANTS = {
     ),
     "a short write on a full disk stops the node": Mutant(
         ENVIRONMENT,
-        'if getattr(error, "code", None) == errno.EIO and self._disk_is_full():',
+        'if getattr(error, "code", None) == errno.EIO and _disk_is_full(path):',
         "if False:",
         "store: no space",
     ),
