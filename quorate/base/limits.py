@@ -85,3 +85,7 @@ BARRIERS_MAX: Final = 100_000  # parties that wait or are inside, of all barrier
 CRDT_KEY_BYTES_MAX: Final = KEY_BYTES_MAX  # an element of a set, a key of a map
 CRDT_KEY_DEPTH_MAX: Final = 8  # tuples within tuples
 CRDT_NESTING_MAX: Final = 16  # maps within maps
+CRDT_OPERATIONS_MAX: Final = 1_000  # in one client frame: some 25 ms of work before its commit
+CRDT_QUESTIONS_MAX: Final = 1_000  # in one client frame
+CRDT_PAGE_BYTES_MAX: Final = 1 * MIB  # about as much of a large set or map is answered at once
+CRDT_PAGE_ITEMS_MAX: Final = 5_000

@@ -73,6 +73,18 @@ def encode_leaf(leaf: Leaf) -> bytes:
     return _encode(_wire_leaf(leaf))
 
 
+def decode_leaf(encoded: bytes) -> Leaf:
+    """The leaf of canonical bytes that this node has written itself: of ``encode_leaf``.
+
+    Raises:
+        CrdtFormatError: they are no leaf.
+    """
+    try:
+        return _leaf(_decode_leaf(encoded))
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise CrdtFormatError(f"{encoded[:40]!r} is no leaf: {error}") from error
+
+
 def decode_element(kind: type[Kind], key: bytes, encoded: bytes) -> tuple[Path, Leaf]:
     """One element of data of *kind*, from its key and its leaf.
 

@@ -68,7 +68,12 @@ from quorate.replication.reading import QuerySink, Serving
 from quorate.replication.recovery import Recovered
 from quorate.replication.sending import AppendSender
 from quorate.replication.statistics import Counts, ReplicaStatistics
-from quorate.replication.transport import AppliedRequest, PeerFrame, StateDigest, Transport
+from quorate.replication.transport import (
+    AppliedRequest,
+    ReplicaFrame,
+    StateDigest,
+    Transport,
+)
 from quorate.storage.interfaces import LogStore
 
 _logger = logging.getLogger("quorate.replica")
@@ -369,7 +374,7 @@ class Replica:
 
     # --- the network -----------------------------------------------------------------------------
 
-    def receive(self, frame: PeerFrame) -> None:
+    def receive(self, frame: ReplicaFrame) -> None:
         """A validated frame from another member."""
         if isinstance(frame, StateDigest):
             self.divergence.on_digest(frame, self._applier.applied)

@@ -30,8 +30,44 @@ class AppliedRequest(msgspec.Struct, frozen=True, array_like=True, tag=41):
     index: LogIndex
 
 
+class CrdtRecord(msgspec.Struct, frozen=True, array_like=True, tag=42):
+    """The record *sequence* of a life (see ``converging.records``): an encoded closed delta, whose
+    cells stand where they do since folding number *generation*."""
+
+    sender: NodeId
+    generation: int
+    actor: int
+    sequence: int
+    delta: bytes
+
+
+class CrdtKnown(msgspec.Struct, frozen=True, array_like=True, tag=43):
+    """The sender has these records, (actor, sequence) in order, joined and on its disk. *whole*:
+    and none but these. *asks*: not 0: answer with all of yours, and this number as *answers*."""
+
+    sender: NodeId
+    generation: int
+    frontier: tuple[tuple[int, int], ...]
+    whole: bool = False
+    asks: int = 0
+    answers: int = 0
+
+
+class CrdtGone(msgspec.Struct, frozen=True, array_like=True, tag=44):
+    """The sender has no longer the records of *actor* that come next for the receiver, who has to
+    compare ranges with it instead."""
+
+    sender: NodeId
+    actor: int
+
+
+#: What is for the second tier.
+CrdtFrame = CrdtRecord | CrdtKnown | CrdtGone
+
+#: What is for the replica.
+ReplicaFrame = Message | StateDigest | AppliedRequest
 #: What is no message of the core.
-Aside = StateDigest | AppliedRequest
+Aside = StateDigest | AppliedRequest | CrdtFrame
 PeerFrame = Message | Aside
 
 

@@ -1,0 +1,250 @@
+"""One group commit in the making: operations and records in, what the store is to write out.
+
+Nothing that the node believes changes before the store has it: a commit works on copies, and is
+thrown away if the store refuses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from quorate.base.crdt_frames import CrdtWrite, Refusal
+from quorate.base.crdt_operations import Clear, Operation, Remove, Update
+from quorate.crdt.clock import Stamp, observe, tick
+from quorate.crdt.codec import encode_context, encode_delta
+from quorate.crdt.delta import Delta, merge_all, part_bytes
+from quorate.crdt.dots import Path
+from quorate.crdt.kind import Moment, operate, tidy
+from quorate.crdt.kinds import ORMap
+from quorate.crdt.registers import newest_stamp
+from quorate.errors import (
+    ClockDriftError,
+    CrdtFormatError,
+    LimitExceededError,
+    NotObservedError,
+    QuorateError,
+)
+from quorate.replication.converging.records import (
+    FORMAT,
+    JOURNAL,
+    META,
+    META_KEY,
+    RECORD_BYTES_MAX,
+    REQUESTS,
+    Frontier,
+    Own,
+    Record,
+    Requests,
+    encode,
+    journal_key,
+)
+from quorate.replication.converging.view import ELEMENTS, OpenBatch
+from quorate.storage.interfaces import Change
+
+#: Deltas of one record; the next operation begins another one.
+RECORD_BYTES: Final = RECORD_BYTES_MAX // 4
+
+Results = tuple[Refusal | None, ...]
+
+
+class Arrived(msgspec.Struct, frozen=True):
+    """A record of another life, as it came from *sender*, decoded and checked."""
+
+    sender: int
+    actor: int
+    sequence: int
+    delta: Delta
+    encoded: bytes
+
+
+class Commit:
+    """One batch. *own*: what was true before; *wall_ms*: this node's wall clock, now."""
+
+    def __init__(self, own: Own, frontier: Frontier, view: OpenBatch, wall_ms: int) -> None:
+        self.view = view
+        self.frontier = dict(frontier)
+        self.wall_ms = wall_ms
+        self.drift_count = 0  #: stamps so far ahead that the clock was not moved
+        self.records: list[tuple[int, int, bytes]] = []  #: own ones: actor, sequence, delta
+        self.touched: dict[bytes, None] = {}  #: first segments of the names that changed
+        self._own = own
+        self._counter = own.counter
+        self._stamp = Stamp(own.wall_ms, own.logical)
+        self._deltas: list[Delta] = []
+        self._delta_bytes = 0
+        self._journal: list[Change] = []
+        self._journal_bytes = own.journal_bytes
+        self._requests: dict[bytes, Requests] = {}
+        self._changed: list[Path] = []
+
+    # --- what goes in -------------------------------------------------------------------------
+
+    def join(self, arrived: Arrived) -> bool:
+        """Take a record in, if it is the next of its life."""
+        if arrived.sequence != self.frontier.get(arrived.actor, 0) + 1:
+            return False
+        stamp = newest_stamp(arrived.delta)
+        try:
+            self._stamp = observe(self._stamp, stamp, self.wall_ms)
+        except ClockDriftError:
+            self.drift_count += 1
+        changed = self.view.join(arrived.delta)
+        self._changed += changed
+        self._touch(changed)
+        self.frontier[arrived.actor] = arrived.sequence
+        self._write_journal(arrived.actor, arrived.sequence, arrived.encoded)
+        return True
+
+    def carry_out(self, frame: CrdtWrite, known: Requests) -> tuple[int, Results]:
+        """Every operation of *frame*, or why not; returns the sequence of the record that holds
+        them all, and what to answer. *known*: the row of the frame's client."""
+        results = tuple([self._operate(operation) for operation in frame.operations])
+        sequence = self._own.sequence + len(self.records) + (1 if self._deltas else 0)
+        held = self._requests.get(frame.client, known)
+        done = {
+            number: outcome for number, outcome in held.done.items() if number > frame.acknowledged
+        }
+        done[frame.sequence] = (self._own.actor, sequence, results)
+        self._requests[frame.client] = Requests(self.wall_ms, done)
+        return sequence, results
+
+    def requests(self, client: bytes) -> Requests | None:
+        """The row of *client* as this commit will write it; None: it does not."""
+        return self._requests.get(client)
+
+    def _operate(self, operation: Operation) -> Refusal | None:
+        self.view.allow()
+        try:
+            operation = at_generation(operation, self._own.generation)
+        except QuorateError as error:
+            return Refusal(error.code, str(error))
+        stamp = tick(self._stamp, self.wall_ms)
+        moment = Moment(self._own.actor, self._counter + 1, stamp)
+        try:
+            delta = operate(ORMap, self.view, operation, moment)
+            size = sum(part_bytes(path, part) for path, part in delta.elements.items())
+            if size > RECORD_BYTES_MAX // 2:
+                raise LimitExceededError(
+                    f"the operation changes {size} bytes at once, at most {RECORD_BYTES_MAX // 2}: "
+                    f"change some elements at a time"
+                )
+        except QuorateError as error:
+            return Refusal(error.code, str(error))
+        self._take_in(delta, size, moment)
+        return None
+
+    def _take_in(self, delta: Delta, size: int, moment: Moment) -> None:
+        if self._deltas and self._delta_bytes + size > RECORD_BYTES:
+            self._close_record()
+        self._counter, self._stamp = moment.counter, moment.stamp
+        self._touch(self.view.join(delta))
+        self._deltas.append(delta)
+        self._delta_bytes += size
+
+    def tidy(self) -> None:
+        """Drop own cells that the records have shown to be spent."""
+        if self._changed and self._own.actor:
+            moment = Moment(self._own.actor, self._counter + 1, self._stamp)
+            delta = tidy(ORMap, self.view, self._changed, moment)
+            if delta is not None:
+                size = sum(part_bytes(path, part) for path, part in delta.elements.items())
+                self._take_in(delta, size, moment)
+        self._changed = []
+
+    def _touch(self, paths: list[Path]) -> None:
+        for path in paths:
+            self.touched[path[0]] = None
+
+    # --- what comes out -----------------------------------------------------------------------
+
+    def _close_record(self) -> None:
+        delta = merge_all(self._deltas)
+        self._deltas, self._delta_bytes = [], 0
+        if delta is None:
+            return
+        actor, sequence = self._own.actor, self._own.sequence + len(self.records) + 1
+        encoded = encode_delta(delta)
+        self.records.append((actor, sequence, encoded))
+        self.frontier[actor] = sequence
+        self._write_journal(actor, sequence, encoded)
+
+    def _write_journal(self, actor: int, sequence: int, delta: bytes) -> None:
+        row = encode(Record(self._own.generation, delta))
+        self._journal.append((journal_key(actor, sequence), row))
+        self._journal_bytes += len(row)
+
+    def drop_journal(self, rows: list[tuple[bytes, bytes]]) -> None:
+        """These records are needed no more."""
+        for key, row in rows:
+            self._journal.append((key, None))
+            self._journal_bytes -= len(row)
+
+    def drop_requests(self, clients: list[bytes]) -> None:
+        """Nobody retries for these any more."""
+        for client in clients:
+            self._requests.setdefault(client, Requests(0, {}))
+
+    def finish(self) -> tuple[Own, Mapping[str, list[Change]]]:
+        """What this node knows of itself once all of it is durable, and what makes it so."""
+        self._close_record()
+        own = msgspec.structs.replace(
+            self._own,
+            version=FORMAT,
+            counter=self._counter,
+            sequence=self._own.sequence + len(self.records),
+            wall_ms=self._stamp.wall_ms,
+            logical=self._stamp.logical,
+            context=encode_context(self.view.context),
+            frontier=self.frontier,
+            journal_bytes=self._journal_bytes,
+        )
+        requests: list[Change] = [
+            (client, encode(row) if row.done else None) for client, row in self._requests.items()
+        ]
+        return own, {
+            ELEMENTS: self.view.changes(),
+            JOURNAL: self._journal,
+            REQUESTS: requests,
+            META: [(META_KEY, encode(own))],
+        }
+
+
+def at_generation(operation: Operation, generation: int) -> Operation:
+    """*operation* with what its author observed, if it was in this *generation* of folding.
+
+    Raises:
+        CrdtFormatError: it comes with something else.
+        NotObservedError: it was observed in another.
+    """
+    if isinstance(operation, Update):
+        inner = at_generation(operation.operation, generation)
+        if inner is operation.operation:
+            return operation
+        return Update(operation.key, operation.kind, inner)
+    if not isinstance(operation, Remove | Clear) or operation.observed is None:
+        return operation
+    then, observed = decode_token(operation.observed)
+    if then != generation:
+        raise NotObservedError(
+            "since this was observed, lives of members were folded: observe it again"
+        )
+    return msgspec.structs.replace(operation, observed=observed)
+
+
+def encode_token(generation: int, token: bytes) -> bytes:
+    """What a reader gets of what it observed."""
+    return generation.to_bytes(8, "big") + token
+
+
+def decode_token(token: bytes) -> tuple[int, bytes]:
+    """Generation and what was observed.
+
+    Raises:
+        CrdtFormatError: it is no token.
+    """
+    if len(token) <= 8:
+        raise CrdtFormatError("this is no token of what was observed")
+    return int.from_bytes(token[:8], "big"), token[8:]

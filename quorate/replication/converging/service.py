@@ -1,0 +1,292 @@
+"""The second tier as one thing: what a node's clients and peers ask of it, and who does it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from random import Random
+from typing import Any, Final
+
+import msgspec
+
+from quorate.base.crdt_frames import (
+    CrdtAnswer,
+    CrdtFailed,
+    CrdtRead,
+    CrdtWrite,
+    CrdtWritten,
+)
+from quorate.base.levels import QUORUM, STRONG, Level
+from quorate.base.types import NodeId
+from quorate.consensus.membership import Membership
+from quorate.crdt.delta import Delta
+from quorate.errors import ClosedError, QuorateError, UnavailableError
+from quorate.replication.clock import Clock
+from quorate.replication.converging.answering import answer_all
+from quorate.replication.converging.disseminating import Disseminating
+from quorate.replication.converging.engine import Done, Engine, Events, Lives
+from quorate.replication.converging.levels import Levels
+from quorate.replication.converging.watching import Watchers
+from quorate.replication.disk import JobRunner
+from quorate.replication.transport import CrdtFrame, CrdtGone, CrdtKnown, CrdtRecord
+from quorate.storage.elements import ElementStore
+
+_logger = logging.getLogger("quorate.crdt")
+
+TICK_S: Final = 0.1
+
+WriteAnswer = CrdtWritten | CrdtFailed
+ReadAnswer = CrdtAnswer | CrdtFailed
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """What the second tier needs of the node around it. *send*: to a member, or into nothing.
+    *membership*: in force. *index*: of the last applied entry. *begin*, *adopt*: see ``Engine``.
+    *failed*: the disk did, the node must stop."""
+
+    send: Callable[[NodeId, CrdtFrame], None]
+    membership: Callable[[], Membership]
+    index: Callable[[], int]
+    begin: Callable[[], Awaitable[int]]
+    adopt: Callable[[int], Awaitable[bool]]
+    failed: Callable[[BaseException], None]
+
+
+class Converging:
+    """One node's second tier. ``start`` it, feed it, ``stop`` it."""
+
+    def __init__(
+        self,
+        member: int,
+        store: ElementStore,
+        runner: JobRunner,
+        clock: Clock,
+        random: Random,
+        lives: Lives,
+        surroundings: Surroundings,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._clock = clock
+        self._surroundings = surroundings
+        self._ticker: asyncio.TimerHandle | None = None
+        self._stopped = False
+        self.engine = Engine(
+            member,
+            store,
+            runner,
+            clock,
+            random,
+            lives,
+            Events(
+                committed=lambda records: self.disseminating.committed(records),  # noqa: PLW0108  made below
+                joined=lambda joined: self.disseminating.joined(joined),  # noqa: PLW0108
+                progress=self._progressed,
+                changed=lambda names: self.watchers.changed(names),  # noqa: PLW0108
+                dropped=lambda: self.disseminating.dropped(),  # noqa: PLW0108
+                failed=surroundings.failed,
+            ),
+            begin=surroundings.begin,
+            adopt=surroundings.adopt,
+            index=surroundings.index,
+        )
+        self.disseminating = Disseminating(
+            self.engine,
+            clock,
+            surroundings.send,
+            on_known=lambda frame: self.levels.on_known(frame),  # noqa: PLW0108  made below
+            on_gone=self._on_gone,
+            translate=self._translate,
+        )
+        self.levels = Levels(
+            self.engine,
+            self.disseminating,
+            clock,
+            surroundings.membership,
+            surroundings.index,
+        )
+        self.watchers = Watchers(lambda: self.engine.change_count, self._loop.call_later)
+
+    # --- life ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to tick."""
+        self.engine.start()
+        self._ticker = self._loop.call_later(TICK_S, self._tick)
+
+    def stop(self, error: QuorateError | None = None) -> None:
+        """Answer everybody who waits, and do nothing more. Idempotent."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._ticker is not None:
+            self._ticker.cancel()
+        reason = error or ClosedError("the node is stopping")
+        self.engine.stop(reason)
+        self.levels.stop(reason)
+        self.watchers.stop(UnavailableError(str(reason)))
+
+    def _tick(self) -> None:
+        if self._stopped:
+            return
+        self._ticker = self._loop.call_later(TICK_S, self._tick)
+        now_s = self._clock.monotonic_s()
+        try:
+            self.disseminating.on_tick(now_s)
+            self.levels.on_tick(now_s)
+        except Exception as error:
+            _logger.exception("the second tier fails")
+            self._surroundings.failed(error)
+
+    def _progressed(self) -> None:
+        self.disseminating.progressed()
+        self.levels.progressed()
+
+    def applied(self) -> None:
+        """The node has applied more of the log."""
+        self.levels.progressed()
+
+    # --- peers --------------------------------------------------------------------------------
+
+    def receive(self, frame: CrdtFrame) -> None:
+        """A frame from another member."""
+        if self._stopped:
+            return
+        if isinstance(frame, CrdtRecord):
+            self.disseminating.on_record(frame)
+        elif isinstance(frame, CrdtKnown):
+            self.disseminating.on_known(frame)
+        elif isinstance(frame, CrdtGone):
+            self.disseminating.on_gone(frame)
+
+    def peer_reached(self, node: NodeId) -> None:
+        """Frames to *node* can be sent now."""
+        self.disseminating.reached(node)
+
+    def peer_lost(self, node: NodeId) -> None:
+        """A connection to or from *node* broke."""
+        self.disseminating.gone(node)
+
+    def _on_gone(self, node: NodeId) -> None:
+        _logger.info("node %d has no records for this node any more", node)
+
+    def _translate(self, delta: Delta, generation: int) -> Delta | None:
+        del delta, generation
+        return None
+
+    # --- clients ------------------------------------------------------------------------------
+
+    def write(self, frame: CrdtWrite, sink: Callable[[WriteAnswer], None]) -> None:
+        """Carry *frame* out, and answer at its level; *sink* is called once, in a later turn.
+
+        Raises:
+            QuorateError: it is refused, and nothing was done.
+        """
+        level = self.levels.level(frame.level)
+        self.levels.check_room()
+
+        def failed(error: QuorateError) -> None:
+            retry_ms = getattr(error, "retry_after_ms", 0)
+            sink(
+                CrdtFailed(
+                    frame.sequence,
+                    write=True,
+                    code=error.code,
+                    message=str(error),
+                    retry_after_ms=retry_ms,
+                )
+            )
+
+        def done(outcome: Done | QuorateError) -> None:
+            if isinstance(outcome, QuorateError):
+                failed(outcome)
+            else:
+                self._written(frame, level, outcome, sink)
+
+        def ready() -> None:
+            try:
+                self.engine.write(frame, done)
+            except QuorateError as error:
+                failed(error)
+
+        if frame.after.index or frame.after.marks:
+            self.levels.reach("causal", frame.after, ready, failed)
+        else:
+            self.engine.write(frame, done)
+
+    def _written(
+        self, frame: CrdtWrite, level: Level, done: Done, sink: Callable[[WriteAnswer], None]
+    ) -> None:
+        position = self.engine.position
+
+        def confirmed(unconfirmed: tuple[int, ...]) -> None:
+            sink(CrdtWritten(frame.sequence, position, done.results, unconfirmed))
+
+        if level in {STRONG, QUORUM} and done.sequence:
+            self.levels.confirm(level, done.actor, done.sequence, confirmed)
+        else:
+            confirmed(())
+
+    def read(self, frame: CrdtRead, sink: Callable[[ReadAnswer], None]) -> None:
+        """Answer *frame* at its level; *sink* is called once, at once or in a later turn.
+
+        Raises:
+            QuorateError: it is refused.
+        """
+        level = self.levels.level(frame.level)
+        self.levels.check_room()
+
+        def failed(error: QuorateError) -> None:
+            sink(CrdtFailed(frame.id, write=False, code=error.code, message=str(error)))
+
+        def answer() -> None:
+            engine = self.engine
+            try:
+                results = answer_all(
+                    engine.view, engine.own.actor, engine.own.generation, frame.questions
+                )
+            except QuorateError as error:
+                failed(error)
+            else:
+                sink(CrdtAnswer(frame.id, engine.position, msgspec.Raw(results)))
+
+        def ready() -> None:
+            self.engine.when_idle(answer)
+
+        if level in {STRONG, QUORUM} or frame.after.index or frame.after.marks:
+            self.levels.reach(level, frame.after, ready, failed)
+        else:
+            ready()
+
+    # --- for operators ------------------------------------------------------------------------
+
+    def describe(self) -> dict[str, Any]:
+        """How this tier stands, as plain values."""
+        engine, disseminating = self.engine, self.disseminating
+        stable: Mapping[int, int] = engine.lives.stable()
+        behind = {
+            node: sum(
+                sequence - disseminating.known(node).get(actor, 0)
+                for actor, sequence in engine.frontier.items()
+            )
+            for node in disseminating.connected()
+        }
+        return {
+            "actor": engine.own.actor,
+            "generation": engine.own.generation,
+            "records": sum(engine.frontier.values()),
+            "lives": len(engine.frontier),
+            "context_width": engine.context_width,
+            "journal_bytes": engine.own.journal_bytes,
+            "store_bytes": engine.store.size_bytes(),
+            "stability_lag": sum(
+                max(0, sequence - stable.get(actor, 0))
+                for actor, sequence in engine.frontier.items()
+            ),
+            "peers_behind": behind,
+            "bytes_sent": disseminating.bytes_sent,
+            "records_dropped": disseminating.records_dropped,
+            "stamps_ahead": engine.drift_count,
+            "watchers": len(self.watchers),
+            "problem": engine.problem,
+        }

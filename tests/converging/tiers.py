@@ -1,0 +1,336 @@
+"""Second tiers of several nodes in one thread, on virtual time: memory disks that take a moment and
+crash, a network that loses, delays, reorders and cuts off, and lives from a shared book."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from random import Random
+from typing import Any, TypeVar
+
+import msgspec
+
+from jepsen_like.simulation.loop import VirtualLoop
+from quorate.base.crdt_frames import (
+    NOWHERE,
+    CrdtAnswer,
+    CrdtFailed,
+    CrdtRead,
+    CrdtWrite,
+    CrdtWritten,
+    Position,
+    Question,
+    Value,
+)
+from quorate.base.crdt_operations import KindTag, Operation, Update
+from quorate.base.levels import LEVELS
+from quorate.base.types import NodeId
+from quorate.consensus.membership import Membership
+from quorate.crdt.codec import decode_leaf
+from quorate.crdt.delta import path_of
+from quorate.crdt.dots import Leaf, Path, make_actor
+from quorate.errors import QuorateError, UnavailableError, error_from_code
+from quorate.replication.clock import Clock
+from quorate.replication.converging.service import Converging, Surroundings
+from quorate.replication.converging.view import ELEMENTS
+from quorate.replication.transport import CrdtFrame
+from quorate.storage.memory_elements import ElementImage, MemoryElementStore
+
+T = TypeVar("T")
+
+_decode = msgspec.msgpack.Decoder(CrdtFrame).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Book:
+    """What the log would say of lives."""
+
+    def __init__(self) -> None:
+        self.epochs: dict[int, int] = {}
+        self.admitted: dict[int, None] = {}
+        self.frontier: dict[int, int] = {}
+
+    def begin(self, member: int) -> int:
+        self.epochs[member] = self.epochs.get(member, 0) + 1
+        self.admitted[make_actor(member, self.epochs[member])] = None
+        return self.epochs[member]
+
+    def adopt(self, member: int, epoch: int) -> bool:
+        if epoch <= self.epochs.get(member, 0):
+            return False
+        self.epochs[member] = epoch
+        self.admitted[make_actor(member, epoch)] = None
+        return True
+
+    def is_admitted(self, actor: int) -> bool:
+        return actor in self.admitted
+
+    def epoch_known(self, member: int) -> int:
+        return self.epochs.get(member, 0)
+
+    def stable(self) -> dict[int, int]:
+        return self.frontier
+
+
+class SlowRunner:
+    """A disk that takes its time; what is under way when the node crashes may be lost or not."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, random: Random) -> None:
+        self.loop = loop
+        self.random = random
+        self.crashed = False
+
+    def run(
+        self, job: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
+    ) -> None:
+        def work() -> None:
+            if self.crashed:
+                return
+            result: T | None = None
+            error: BaseException | None = None
+            try:
+                result = job()
+            except Exception as caught:
+                error = caught
+            self.loop.call_later(self.random.random() * 0.001, finish, result, error)
+
+        def finish(result: T | None, error: BaseException | None) -> None:
+            if not self.crashed:
+                done(result, error)
+
+        self.loop.call_later(self.random.random() * 0.002, work)
+
+    def stop(self) -> None:
+        pass
+
+
+class Node:
+    """One node's tier, its disk, and its clock."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self.world = world
+        self.number = number
+        self.image = ElementImage()
+        self.wall_ahead_ms = 0
+        self.log_reachable = True
+        self.tier: Converging | None = None
+        self.client = world.random.randbytes(16)
+        self.sequence = 0
+        self.failures: list[BaseException] = []
+
+    def start(self) -> None:
+        world = self.world
+        self.store = MemoryElementStore(self.image)
+        self.runner = SlowRunner(world.loop, world.random)
+        clock = Clock(
+            world.loop.time, lambda: int(1e12 + world.loop.time() * 1000) + self.wall_ahead_ms
+        )
+        self.tier = Converging(
+            self.number,
+            self.store,
+            self.runner,
+            clock,
+            world.random,
+            world.book,
+            Surroundings(
+                send=lambda node, frame: world.send(self.number, node, frame),
+                membership=lambda: world.membership,
+                index=lambda: world.index,
+                begin=self._begin,
+                adopt=self._adopt,
+                failed=self.failures.append,
+            ),
+        )
+        self.tier.start()
+        for other in world.nodes.values():
+            if other is not self and other.tier is not None:
+                world.connect(self.number, other.number)
+
+    async def _begin(self) -> int:
+        await asyncio.sleep(0.01)
+        while not self.log_reachable:
+            await asyncio.sleep(0.05)
+        return self.world.book.begin(self.number)
+
+    async def _adopt(self, epoch: int) -> bool:
+        await asyncio.sleep(0.01)
+        while not self.log_reachable:
+            await asyncio.sleep(0.05)
+        return self.world.book.adopt(self.number, epoch)
+
+    def crash(self) -> None:
+        self.runner.crashed = True
+        if self.tier is not None:
+            self.tier.stop()
+        self.tier = None
+        self.image.opened = False
+        self.store.close()
+        for other in self.world.nodes.values():
+            if other.tier is not None:
+                other.tier.peer_lost(NodeId(self.number))
+
+    # --- calls ----------------------------------------------------------------------------------
+
+    async def write(
+        self,
+        name: str,
+        kind: KindTag,
+        *operations: Operation,
+        level: str = "causal",
+        after: Position = NOWHERE,
+        sequence: int = 0,
+    ) -> CrdtWritten:
+        assert self.tier is not None
+        if not sequence:
+            self.sequence += 1
+            sequence = self.sequence
+        frame = CrdtWrite(
+            self.client,
+            sequence,
+            max(0, sequence - 100),
+            LEVELS.index(level),  # type: ignore[arg-type]
+            tuple(Update(name, kind, each) for each in operations),
+            after,
+        )
+        future: asyncio.Future[CrdtWritten] = self.world.loop.create_future()
+        self.tier.write(frame, lambda answer: _settle(future, answer))
+        written = await future
+        for result in written.results:
+            if result is not None:
+                raise error_from_code(result.code, result.message)
+        return written
+
+    async def ask(
+        self, *questions: Question, level: str = "eventual", after: Position = NOWHERE
+    ) -> tuple[list[Any], Position]:
+        assert self.tier is not None
+        future: asyncio.Future[CrdtAnswer] = self.world.loop.create_future()
+        frame = CrdtRead(1, LEVELS.index(level), questions, after)  # type: ignore[arg-type]
+        self.tier.read(frame, lambda answer: _settle(future, answer))
+        answer = await future
+        results = msgspec.msgpack.decode(answer.results)
+        for result in results:
+            if len(result) == 2:
+                raise error_from_code(*result)
+        return [result[0] for result in results], answer.position
+
+    async def value(
+        self, name: str, kind: KindTag, *, level: str = "eventual", after: Position = NOWHERE
+    ) -> Any:
+        return (await self.ask(Value(name, kind), level=level, after=after))[0][0]
+
+    def leaves(self) -> dict[Path, Leaf]:
+        records = self.store.page(ELEMENTS, b"", None, 10**6, 2**40)
+        return {path_of(key): decode_leaf(value) for key, value in records}
+
+    @property
+    def engine(self) -> Any:
+        assert self.tier is not None
+        return self.tier.engine
+
+
+def _settle(future: asyncio.Future[Any], answer: Any) -> None:
+    if future.done():
+        return
+    if isinstance(answer, CrdtFailed):
+        future.set_exception(error_from_code(answer.code, answer.message))
+    else:
+        future.set_result(answer)
+
+
+class World:
+    """Nodes 1 to *count* and what is between them."""
+
+    def __init__(self, count: int = 3, seed: int = 1, *, loss: float = 0.0) -> None:
+        self.loop = VirtualLoop()
+        self.random = Random(seed)
+        self.loss = loss
+        self.cut: set[frozenset[int]] = set()
+        self.book = Book()
+        self.index = 0
+        self.bytes = 0
+        self.frames = 0
+        voters = tuple(NodeId(number) for number in range(1, count + 1))
+        self.membership = Membership(voters)
+        self.nodes: dict[int, Node] = {}
+
+    def start(self) -> None:
+        for voter in self.membership.voters:
+            self.nodes[voter] = Node(self, voter)
+        for node in self.nodes.values():
+            node.start()
+
+    def connect(self, one: int, two: int) -> None:
+        if frozenset((one, two)) not in self.cut:
+            for here, there in ((one, two), (two, one)):
+                tier = self.nodes[here].tier
+                if tier is not None and self.nodes[there].tier is not None:
+                    tier.peer_reached(NodeId(there))
+
+    def separate(self, *groups: tuple[int, ...]) -> None:
+        """Cut all connections between *groups*."""
+        for at, group in enumerate(groups):
+            for other in groups[at + 1 :]:
+                for one in group:
+                    for two in other:
+                        self.cut.add(frozenset((one, two)))
+                        for here, there in ((one, two), (two, one)):
+                            tier = self.nodes[here].tier
+                            if tier is not None:
+                                tier.peer_lost(NodeId(there))
+
+    def heal(self) -> None:
+        cut, self.cut = self.cut, set()
+        for pair in sorted(tuple(sorted(each)) for each in cut):
+            self.connect(*pair)
+
+    def send(self, source: int, target: int, frame: CrdtFrame) -> None:
+        if frozenset((source, target)) in self.cut or self.random.random() < self.loss:
+            return
+        encoded = _encode(frame)
+        self.bytes += len(encoded)
+        self.frames += 1
+        delay_s = self.random.random() * 0.005
+        self.loop.call_later(delay_s, self._deliver, source, target, encoded)
+
+    def _deliver(self, source: int, target: int, encoded: bytes) -> None:
+        tier = self.nodes[target].tier
+        if tier is not None and frozenset((source, target)) not in self.cut:
+            tier.receive(_decode(encoded))
+
+    def run(self, story: Callable[[World], Coroutine[Any, Any, T]]) -> T:
+        asyncio.set_event_loop(None)
+
+        async def main() -> T:
+            self.start()
+            try:
+                return await story(self)
+            finally:
+                for node in self.nodes.values():
+                    if node.tier is not None:
+                        node.tier.stop()
+                await asyncio.sleep(0.1)
+                for node in self.nodes.values():
+                    assert not node.failures, node.failures
+
+        try:
+            result: T = self.loop.run_until_complete(main())
+            return result
+        finally:
+            self.loop.close()
+
+    async def converged(self, within_s: float = 10.0) -> None:
+        """Wait until all nodes have the same records, and see that they hold the same data."""
+        end_s = self.loop.time() + within_s
+        live = [node for node in self.nodes.values() if node.tier is not None]
+        while any(node.engine.frontier != live[0].engine.frontier for node in live[1:]):
+            if self.loop.time() > end_s:
+                told = {node.number: node.engine.frontier for node in live}
+                raise UnavailableError(f"not equal within {within_s} s: {told}")
+            await asyncio.sleep(0.02)
+        for node in live[1:]:
+            assert node.leaves() == live[0].leaves()
+            assert node.engine.view.context == live[0].engine.view.context
+
+
+__all__ = ["Node", "QuorateError", "World"]
