@@ -1,18 +1,11 @@
-"""The engine below all handles: one loop turn, one flush; one timer; one connection.
-
-A call queues itself and, if it is the turn's first, plans a flush with ``call_soon``; the flush
-sends everything that gathered, in one write. A reply completes futures and plans a flush behind
-them, so that what the woken tasks ask for next goes out in that same turn.
-"""
+"""The client below handles of the log: one session, and a connection that follows the leader."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import itertools
-import logging
 from collections.abc import Callable, Sequence
-from math import inf
 from random import Random
 from typing import Any
 
@@ -23,10 +16,8 @@ from quorate.base.frames import (
     AdminReply,
     ClientFrame,
     Happened,
-    MemberInfo,
     QueryFailed,
     QueryReply,
-    ServerFrame,
     SubmitAccepted,
     SubmitFailed,
     SubmitReply,
@@ -42,30 +33,25 @@ from quorate.client.endpoints import Endpoint
 from quorate.client.levels import LINEARIZABLE, Receipt
 from quorate.client.querier import Querier
 from quorate.client.routing import Routing
-from quorate.client.segments import SegmentQueue
 from quorate.client.session import Session
 from quorate.client.settings import (
     CLOSE_TIMEOUT_S,
     CONNECT_TIMEOUT_S_DEFAULT,
     DEADLINE_RESOLUTION_S,
-    QUEUE_BYTES_MAX,
-    QUEUE_COMMANDS_MAX,
     STALL_TIMEOUT_S_DEFAULT,
     check_timeout,
 )
 from quorate.client.submitter import REROUTED_CODES, Submitter
+from quorate.client.turns import Turns
 from quorate.client.watching import Watches
 from quorate.errors import (
     ClosedError,
     InvalidArgumentError,
     NotLeaderError,
     QuorateError,
-    UnavailableError,
 )
 
 Submit = Callable[..., AnyFuture]  #: see ``SegmentQueue.add``
-
-_logger = logging.getLogger(__name__)
 
 
 class ClientStatistics(msgspec.Struct, frozen=True):
@@ -83,7 +69,7 @@ class ClientStatistics(msgspec.Struct, frozen=True):
     frames_unexpected: int  #: of a kind that a node should not send then
 
 
-class Client:
+class Client(Turns):
     """One client: one session, at most one link. Belongs to the running loop; not thread-safe.
 
     *connect_timeout*, *stall_timeout*: seconds. *session_ttl_ms*: see ``Session``.
@@ -109,14 +95,9 @@ class Client:
         aside: bool = False,
         random: Random | None = None,
     ) -> None:
-        self._loop = loop = asyncio.get_running_loop()
+        super().__init__()
+        loop = self._loop
         self._follow_leader = follow_leader
-        self._flush_planned = self._frames_behind = False
-        self._closed = self._closing = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = inf
-        self._stall_look_at = inf
-        self._frames_unexpected = 0
         next_id = itertools.count(1).__next__
         self._submitter = Submitter(self._queue(), Session(session_ttl_ms, name), loop.time)
         self._querier = Querier(
@@ -138,19 +119,7 @@ class Client:
         asked = (self._submitter, self._querier, self._local_querier)
         self._queues = [part.queue for part in asked]
         self._parts = (*asked, self._calls, self.watches)
-        self._connection = Connection(
-            Routing(endpoints, random or Random(), cluster, learns=follow_leader or aside),  # noqa: S311
-            dials or Dialer(),
-            self,
-            connect_timeout=check_timeout(connect_timeout),
-            stall_timeout=check_timeout(stall_timeout),
-            wanted=self._wanted,
-            follow_leader=follow_leader,
-            aside=aside,
-        )
-        self._runner = loop.create_task(self._connection.run(), name="quorate-client")
-        self._runner.add_done_callback(self._runner_ended)
-        self._handlers: dict[type, Callable[[Any], None]] = {
+        self._handlers = {
             SubmitReply: self._submitter.on_reply,
             SubmitAccepted: self._submitter.on_accepted,
             SubmitFailed: self._submit_failed,
@@ -162,15 +131,17 @@ class Client:
             WatchEnded: self.watches.on_ended,
             AdminFailed: self._call_failed,
         }
-
-    def _queue(self) -> SegmentQueue:
-        return SegmentQueue(
-            self._loop.create_future,
-            self._loop.time,
-            self._wake,
-            commands_max=QUEUE_COMMANDS_MAX,
-            bytes_max=QUEUE_BYTES_MAX,
+        connection = Connection(
+            Routing(endpoints, random or Random(), cluster, learns=follow_leader or aside),  # noqa: S311
+            dials or Dialer(),
+            self,
+            connect_timeout=check_timeout(connect_timeout),
+            stall_timeout=check_timeout(stall_timeout),
+            wanted=self._wanted,
+            follow_leader=follow_leader,
+            aside=aside,
         )
+        self._begin(connection, "quorate-client")
 
     # --- calls ---------------------------------------------------------------------------------
 
@@ -198,38 +169,10 @@ class Client:
         """Plan one administrative call; otherwise as ``query``."""
         return self._calls.add(method, arguments, timeout)
 
-    async def first_welcome(self, timeout: float) -> None:  # its error says more
-        """Wait until some node has welcomed this client.
-
-        Raises:
-            RefusedError: every endpoint refused it for good.
-            UnavailableError: *timeout* seconds passed; the text says what each endpoint did.
-        """
-        try:
-            async with asyncio.timeout(timeout):
-                await self._connection.first_welcome()
-        except TimeoutError:
-            why = self._connection.why_not() or "no endpoint answered"
-            raise UnavailableError(f"not connected within {timeout:g} s: {why}") from None
-
-    @property
-    def members(self) -> tuple[MemberInfo, ...]:
-        return self._connection.routing.members
-
-    @property
-    def cluster(self) -> str:
-        """Id of the cluster; "" before any node has answered, unless the user named it."""
-        return self._connection.routing.cluster
-
     @property
     def seen(self) -> int:
         """The highest log index that any answer has named."""
         return max(self._submitter.seen, self._querier.seen, self._local_querier.seen)
-
-    @property
-    def node(self) -> int:
-        """The connected node, 0 if there is none."""
-        return self._connection.node
 
     def statistics(self) -> ClientStatistics:
         routing, submitter = self._connection.routing, self._submitter
@@ -250,10 +193,8 @@ class Client:
     async def close(self) -> None:
         """End the session if that is quickly done, then the connection. Calls not yet sent end
         with ``ClosedError``, those without an answer with ``OutcomeUnknownError``."""
-        if self._closing:
-            await asyncio.wait([self._runner])
+        if await self._closed_elsewhere():
             return
-        self._closing = True
         try:
             self._submitter.queue.fail_all(ClosedError("the handle was closed"))
             with contextlib.suppress(TimeoutError):
@@ -262,15 +203,6 @@ class Client:
         finally:
             self._shut(ClosedError("the handle was closed"))
             await asyncio.wait([self._runner])
-
-    def _shut(self, error: QuorateError) -> None:
-        self._closing = self._closed = True
-        for part in self._parts:
-            part.fail_all(error)
-        if self._timer is not None:
-            self._timer.cancel()
-        self._runner.cancel()
-        self._connection.close()
 
     async def _end_session(self) -> None:
         session = self._submitter.session
@@ -281,110 +213,31 @@ class Client:
                 asked = True
             await asyncio.sleep(DEADLINE_RESOLUTION_S)
 
-    def _runner_ended(self, runner: asyncio.Task[None]) -> None:
-        if not runner.cancelled() and (error := runner.exception()) is not None:
-            _logger.error("the client's connection task failed", exc_info=error)
-            self._shut(ClosedError(f"the client failed: {error!r}"))
-
     # --- the turn ------------------------------------------------------------------------------
 
-    def _wake(self) -> None:
-        """Something new is queued: flush at the end of this turn, once."""
-        if self._closing:
-            raise ClosedError("the handle was closed")
-        if not self._flush_planned:
-            self._flush_planned = True
-            self._loop.call_soon(self._flush)
+    def _pump(self, connection: Connection) -> list[ClientFrame]:
+        frames: list[ClientFrame] = []
+        leads = connection.leads
+        if leads:
+            frames += self._submitter.pump()
+        if leads or not self._follow_leader:
+            frames += self._querier.pump()
+            frames += self.watches.pump()
+        frames += self._local_querier.pump()
+        frames += self._calls.pump(to_leader=leads or not self._follow_leader)
+        return frames
 
-    def _flush(self) -> None:
-        if self._frames_behind:
-            # Frames that came after this flush was planned have woken tasks behind it: once, let
-            # these go first, so that what they ask for goes out in the same frame.
-            self._frames_behind = False
-            self._loop.call_soon(self._flush_now)
-        else:
-            self._flush_now()
-
-    def _flush_now(self) -> None:
-        self._flush_planned = self._frames_behind = False
-        if self._closed:
-            return
-        for queue in self._queues:  # also if nothing can be sent now: later calls end later
-            queue.close_turn()
-        connection = self._connection
-        if connection.linked:
-            if connection.writable:
-                frames: list[ClientFrame] = []
-                leads = connection.leads
-                if leads:
-                    frames += self._submitter.pump()
-                if leads or not self._follow_leader:
-                    frames += self._querier.pump()
-                    frames += self.watches.pump()
-                frames += self._local_querier.pump()
-                frames += self._calls.pump(to_leader=leads or not self._follow_leader)
-                if frames:
-                    connection.send(frames)
-        else:
-            connection.want()
-        self._set_timer()
-
-    def _set_timer(self) -> None:
-        """Have ``_on_timer`` called when the first deadline, retry or keep-alive is due."""
-        wake_at = min([part.wake_at for part in self._parts])
-        if self._stall_look_at == inf and self._waiting():
-            self._stall_look_at = self._loop.time() + self._connection.stall_period
-        wake_at = min(wake_at, self._stall_look_at)
-        # A timer that is early does no harm: it is set anew when it fires. So the flushes of a
-        # busy client seldom touch it.
-        if wake_at >= self._timer_at:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = wake_at
-        earliest = self._loop.time() + DEADLINE_RESOLUTION_S
-        self._timer = self._loop.call_at(max(wake_at, earliest), self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer, self._timer_at = None, inf
-        if self._loop.time() >= self._stall_look_at:
-            self._stall_look_at = inf
-            if self._submitter.clogged:
-                self._connection.give_up(UnavailableError("it answered nothing for too long"))
-            self._connection.look_for_stall(waiting=self._waiting())
-        trouble = self._connection.trouble()
-        for part in self._parts:
-            part.expire(trouble)
-        self._flush_now()
-
-    def _waiting(self) -> bool:
-        """Whether an answer is owed to us on the present link."""
-        return any(part.in_flight for part in self._parts)
+    def _clogged(self) -> bool:
+        return self._submitter.clogged
 
     def _wanted(self) -> bool:
-        """Whether a connection is worth having: something waits, or a session is to be kept."""
-        return self._submitter.session.id != 0 or any(part.waiting for part in self._parts)
+        """A connection is worth having also if only a session is to be kept."""
+        return self._submitter.session.id != 0 or super()._wanted()
 
     # --- from the connection -------------------------------------------------------------------
 
-    def on_frame(self, frame: ServerFrame) -> None:
-        """Hand a node's answer to whom it belongs."""
-        handler = self._handlers.get(type(frame))
-        if handler is None:
-            self._frames_unexpected += 1
-            return
-        handler(frame)
-        # Behind the tasks that were just woken, so in time for their next calls.
-        if self._flush_planned:
-            self._frames_behind = True
-        else:
-            self._flush_planned = True
-            self._loop.call_soon(self._flush)
-
-    def on_routed(self) -> None:
-        self._flush_now()
-
     def on_unlinked(self, error: QuorateError) -> None:
+        """See ``Turns``."""
         self._submitter.disconnected()
         self._querier.disconnected()
         self._local_querier.disconnected()

@@ -7,6 +7,7 @@ elections, and such news ends any wait or attempt at once. It also serves local 
 A pinned connection (*follow_leader* False) stays with the endpoints it was given, whoever leads.
 One *aside* goes to any member, rather one that does not lead, and leaves it for another when it
 refuses something: so reads spread over the cluster. If there is nobody else, the leader will do.
+One that is pinned can be asked to look for ``another`` node, and keeps its link until it has one.
 """
 
 from __future__ import annotations
@@ -174,6 +175,7 @@ class Connection:
         self._follow_leader = follow_leader
         self._aside = aside
         self._makes_do = False  # aside: there was nobody but the leader
+        self._restless = False  # another node than the linked one is looked for
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._attempt_task: asyncio.Task[Welcome] | None = None
@@ -246,6 +248,13 @@ class Connection:
             self.give_up(UnavailableError("it refused a read that another node may answer"))
         elif self._link is not None and self.routing.denied(self._link.node):
             self._news()
+
+    def another(self) -> None:
+        """What the linked node refused may be had elsewhere: look for another node, and stay with
+        this one if there is none. Of a pinned connection."""
+        if self._link is not None and not self._restless:
+            self._restless = True
+            self._changed.set()
 
     def look_for_stall(self, *, waiting: bool) -> None:
         """Call once per ``stall_period`` while requests are unanswered: a link on which nothing
@@ -343,7 +352,7 @@ class Connection:
             return
         if self.leads:
             self._left_leader(link)
-        self.leads = False
+        self.leads = self._restless = False
         self._owner.on_unlinked(error)
 
     # --- the task ------------------------------------------------------------------------------
@@ -366,6 +375,8 @@ class Connection:
         """Nothing to do until something changes."""
         if self._link is None:
             return self.reconnect_count > 0 and not self._wanted()
+        if self._restless:
+            return False
         if self._aside:
             return self._makes_do or not self.leads
         return self.leads or not self._follow_leader
@@ -392,6 +403,8 @@ class Connection:
                     return True
             self._give_up_if_refused()
             return False
+        if self._restless:
+            return await self._seek_another(link)
         if self._aside:
             return await self._seek_aside(link)
         for endpoint in self.routing.towards_leader():
@@ -416,6 +429,15 @@ class Connection:
             if endpoint != link.endpoint and await self._attempt(endpoint):
                 return True
         self._makes_do = True
+        return False
+
+    async def _seek_another(self, link: Link) -> bool:
+        for endpoint in self.routing.round(but=link.endpoint):
+            if await self._attempt(endpoint):
+                return True
+            if self._link is not link:
+                return False
+        self._restless = False
         return False
 
     async def _attempt(self, endpoint: Endpoint, *, relay: bool = False) -> bool:
@@ -447,7 +469,12 @@ class Connection:
         """Make *link* the link, unless it is gone already, or the present one is as good."""
         self.routing.welcomed(link.endpoint, welcome, relay=link.relay)
         leads = welcome.node == self.routing.leader
-        better = self._link is None or leads is not self._aside
+        if self._link is None:
+            better = True
+        elif self._restless:
+            better = welcome.node != self._link.node
+        else:
+            better = leads is not self._aside
         if link.lost_early or not better:
             link.close()
             self._refresh()

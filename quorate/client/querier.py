@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
+from quorate.base.crdt_frames import CrdtFailed, CrdtRead
 from quorate.base.frames import Query, QueryFailed, QueryReply
 from quorate.base.results import Failure
 from quorate.client.codec import AnyFuture, MachineCodec, decode_results
@@ -33,7 +34,7 @@ class _Asked:
 
     __slots__ = ("bundle", "frame", "to_send")
 
-    def __init__(self, frame: Query, bundle: Bundle) -> None:
+    def __init__(self, frame: Query | CrdtRead, bundle: Bundle) -> None:
         self.frame = frame
         self.bundle = bundle
         self.to_send = False
@@ -91,9 +92,9 @@ class Querier:
             wake = min(wake, self._paused_until)
         return wake
 
-    def pump(self) -> list[Query]:
+    def pump(self) -> list[Query | CrdtRead]:
         """The frames to send now. Call only while connected to a node that can answer them."""
-        frames: list[Query] = []
+        frames: list[Query | CrdtRead] = []
         if self._paused_until > -inf:
             if self._now() < self._paused_until:
                 return frames
@@ -111,13 +112,17 @@ class Querier:
             frames.append(self._ask(segments))
         return frames
 
-    def _ask(self, segments: list[Segment]) -> Query:
+    def _ask(self, segments: list[Segment]) -> Query | CrdtRead:
         bundle = Bundle(segments)
-        frame = Query(self._next_id(), bundle.wire_runs, self._linearizable, bundle.option)
+        frame = self._frame(self._next_id(), bundle)
         self._asked[frame.id] = _Asked(frame, bundle)
         self._asked_bytes += bundle.size_bytes
         self._deadline_min = min(self._deadline_min, bundle.deadline_min)
         return frame
+
+    def _frame(self, query_id: int, bundle: Bundle) -> Query | CrdtRead:
+        """What asks for *bundle*; other readers ask in other words."""
+        return Query(query_id, bundle.wire_runs, self._linearizable, bundle.option)
 
     def on_reply(self, reply: QueryReply) -> bool:
         """Complete the query. False: it is not one of this querier's."""
@@ -171,7 +176,7 @@ class Querier:
             if half:
                 self._asked[self._ask(half).id].to_send = self._resend = True
 
-    def on_failed(self, failed: QueryFailed) -> bool:
+    def on_failed(self, failed: QueryFailed | CrdtFailed) -> bool:
         """Act on a refusal. True: another node must be looked for."""
         asked = self._asked.get(failed.id)
         if asked is None:

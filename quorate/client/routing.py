@@ -88,14 +88,18 @@ class Routing:
 
     # --- where to go ---------------------------------------------------------------------------
 
-    def towards_leader(self) -> list[Endpoint]:
-        """Places where the leader should be found: first where it answered before (the user's
-        endpoint may pass a port mapping that the member's own address does not know)."""
-        places = [place for place, node in self._node_of.items() if node == self.leader]
-        address = self._members.get(self.leader)
+    def towards(self, node: int) -> list[Endpoint]:
+        """Places where *node* should be found: first where it answered before (the user's endpoint
+        may pass a port mapping that the member's own address does not know)."""
+        places = [place for place, known in self._node_of.items() if known == node]
+        address = self._members.get(node)
         if address is not None and address not in places:
             places.append(address)
-        return places if self.leader != 0 else []
+        return places
+
+    def towards_leader(self) -> list[Endpoint]:
+        """Places where the leader should be found."""
+        return self.towards(self.leader) if self.leader != 0 else []
 
     def round(self, *, but: Endpoint | None = None) -> list[Endpoint]:
         """Every known place once, except *but*: the leader's first, those that failed since they

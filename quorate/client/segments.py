@@ -1,9 +1,9 @@
 """Segments and the bounded queue they wait in: calls made in one loop turn, before they are sent.
 
 A *segment* is a row of calls of one loop turn for one machine under one timeout and one *option*:
-the level of a write, the index that a read follows. Sharing the deadline is what makes deadlines
-free: 1000 calls cost one clock reading and one comparison, where ``loop.call_later`` for each costs
-about 1 us to set and cancel.
+the level of a write, the index that a read follows; for CRDT data an object that stands for both.
+Sharing the deadline is what makes deadlines free: 1000 calls cost one clock reading and one
+comparison, where ``loop.call_later`` for each costs about 1 us to set and cancel.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Sequence
 from math import inf
+from typing import Any
 
 import msgspec
 
@@ -29,7 +30,11 @@ class Segment:
     )  # fmt: skip
 
     def __init__(
-        self, codec: MachineCodec, timeout: float, deadline: float, option: int = 0
+        self,
+        codec: MachineCodec,
+        timeout: float,
+        deadline: float,
+        option: Any = 0,  # noqa: ANN401  compared, and handed on
     ) -> None:
         self.codec = codec
         self.timeout = timeout
@@ -91,8 +96,8 @@ class SegmentQueue:
     """
 
     __slots__ = (
-        "_bytes_max", "_commands_max", "_create_future", "_now", "_open", "_segments", "_wake",
-        "commands", "deadline_min", "size_bytes",
+        "_batch_max", "_bytes_max", "_commands_max", "_create_future", "_now", "_open", "_segments",
+        "_wake", "commands", "deadline_min", "size_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -103,7 +108,9 @@ class SegmentQueue:
         *,
         commands_max: int,
         bytes_max: int,
+        batch_commands_max: int = BATCH_COMMANDS_MAX,
     ) -> None:
+        self._batch_max = batch_commands_max
         self._create_future = create_future
         self._now = now
         self._wake = wake
@@ -123,7 +130,7 @@ class SegmentQueue:
         codec: MachineCodec,
         item: object,
         timeout: float,
-        option: int = 0,
+        option: Any = 0,  # noqa: ANN401
         receipt: Receipt | None = None,
     ) -> AnyFuture:
         """Queue one call; *timeout* in seconds was checked by the caller. *receipt*: is told the
@@ -141,7 +148,7 @@ class SegmentQueue:
             or segment.timeout != timeout
             or segment.option != option
             or segment.size_bytes + len(part) > BATCH_BYTES_MAX
-            or len(segment.parts) >= BATCH_COMMANDS_MAX
+            or len(segment.parts) >= self._batch_max
         ):
             segment = self._begin(codec, timeout, option)
         future = self._create_future()
@@ -154,7 +161,7 @@ class SegmentQueue:
         segment.size_bytes += len(part)
         return future
 
-    def _begin(self, codec: MachineCodec, timeout: float, option: int) -> Segment:
+    def _begin(self, codec: MachineCodec, timeout: float, option: Any) -> Segment:  # noqa: ANN401
         self.close_turn()
         if self.commands >= self._commands_max or self.size_bytes >= self._bytes_max:
             raise OverloadedError(
@@ -186,7 +193,7 @@ class SegmentQueue:
         while segments:
             segment = segments[0]
             length, length_bytes = len(segment.parts), segment.size_bytes
-            if count + length > BATCH_COMMANDS_MAX or size_bytes + length_bytes > bytes_max:
+            if count + length > self._batch_max or size_bytes + length_bytes > bytes_max:
                 break
             if taken and segment.option != taken[0].option:
                 break
@@ -199,6 +206,16 @@ class SegmentQueue:
                 size_bytes += segment.size_bytes
                 taken.append(segment)
         return taken
+
+    def put_back(self, segments: Sequence[Segment]) -> None:
+        """What was taken surely did not happen, and waits again, before everything else."""
+        self.close_turn()
+        for segment in reversed(segments):
+            if segment.deadline < inf:
+                self._segments.appendleft(segment)
+                self.commands += len(segment.parts)
+                self.size_bytes += segment.size_bytes
+                self.deadline_min = min(self.deadline_min, segment.deadline)
 
     def expire(self, now: float, error: QuorateError) -> None:
         """End the segments whose deadline has come, with *error*."""

@@ -144,7 +144,7 @@ async def test_a_batch_is_cut_at_its_limits(lone: FakeCluster) -> None:
 async def test_a_full_queue_refuses_and_recovers(
     lone: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quorate.client.client.QUEUE_BYTES_MAX", 8_000_000)
+    monkeypatch.setattr("quorate.client.turns.QUEUE_BYTES_MAX", 8_000_000)
     async with connect(lone.endpoints, timeout=10) as db:
         await db.kv.put("k", "v")
         lone.script = always(Fault(delay_s=0.02))
