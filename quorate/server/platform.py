@@ -17,8 +17,10 @@ from quorate.consensus.config import CoreConfig
 from quorate.replication.clock import Clock, system_clock
 from quorate.replication.disk import DiskThread, JobRunner, QuickDisk
 from quorate.server.config import NodeConfig
+from quorate.storage.elements import ElementStore
 from quorate.storage.files import FileSystem, OsFileSystem
 from quorate.storage.interfaces import StateStore
+from quorate.storage.lmdb_elements import LmdbElementStore
 from quorate.storage.store import LmdbStateStore
 from quorate.storage.wal import SEGMENT_BYTES_DEFAULT
 
@@ -36,6 +38,10 @@ class Platform:
     def open_store(self, path: str) -> StateStore:
         """The state store in the directory *path*. Blocks."""
         return LmdbStateStore(path)
+
+    def open_elements(self, path: str) -> ElementStore:
+        """The element store in the directory *path*. Blocks."""
+        return LmdbElementStore(path)
 
     def log_runner(self, loop: asyncio.AbstractEventLoop) -> JobRunner:
         """Where the log is written."""

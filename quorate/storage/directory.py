@@ -125,6 +125,11 @@ class DataDirectory:
         return os.path.join(self.path, "state")
 
     @property
+    def elements_path(self) -> str:
+        """Where the element store of the converging tier lives."""
+        return os.path.join(self.path, "crdt")
+
+    @property
     def identity_path(self) -> str:
         """The file that says whose data this is."""
         return os.path.join(self.path, "identity")
@@ -198,7 +203,7 @@ class DataDirectory:
 
     def _refuse_orphans(self) -> None:
         """Data without an identity is not a new directory: starting afresh would forget votes."""
-        for part in (self.log_path, self.state_path):
+        for part in (self.log_path, self.state_path, self.elements_path):
             if self._holds_data(part):
                 raise StorageError(
                     f"{self.identity_path} is missing but {part} holds data: restore the file, or"
