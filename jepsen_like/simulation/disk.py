@@ -1,4 +1,4 @@
-"""A host's disk: files under the real write-ahead log, checkpoints under the state store's twin.
+"""A host's disk: files under the real write-ahead log, what is durable under the stores' twins.
 
 Jobs of the node's disk threads run at one instant of simulated time, in order for each thread,
 some while after they were asked for; a crash in between leaves the job done in part. What a crash
@@ -19,9 +19,12 @@ import msgspec
 
 from jepsen_like.simulation.hosts import Host, Process
 from jepsen_like.simulation.loop import VirtualLoop
+from quorate.errors import DiskFullError, StorageError
 from quorate.storage.durable import disk_errors
+from quorate.storage.elements import PAGE_BYTES_DEFAULT
 from quorate.storage.files import SECTOR_BYTES
 from quorate.storage.interfaces import Change, StoreMeta
+from quorate.storage.memory_elements import ElementImage, MemoryElementStore
 from quorate.storage.memory_files import (
     CHANGING,
     MemoryFileSystem,
@@ -39,6 +42,8 @@ EARLY_CHANCE: Final = 0.3
 INTERRUPTED_CHANCE: Final = 0.7
 #: A crash meets a job before an operation of it below this number, or after the last.
 INTERRUPTED_OPERATIONS: Final = 8
+#: How often elements are on the disk after all when their sync failed.
+REACHED_CHANCE: Final = 0.5
 #: What an unfaulted disk has free.
 FREE_BYTES: Final = 64 * 2**30
 _SYNCS: Final = frozenset({"fdatasync", "fsync", "fsync_dir"})
@@ -79,10 +84,11 @@ class Backup(msgspec.Struct, frozen=True):
 
     files: MemoryFileSystem
     checkpoint: Any
+    elements: ElementImage
 
 
 class SimulatedDisk:
-    """See the module. *files* and *image* are what survives; ``mount`` gives them to a process."""
+    """See the module. *files*, *image* and *elements* are what survives."""
 
     def __init__(
         self, loop: VirtualLoop, host: Host, random: Random, settings: DiskSettings | None = None
@@ -91,6 +97,7 @@ class SimulatedDisk:
         self.files = MemoryFileSystem(self._operate)
         self.files.honest_fsync = self.settings.honest_fsync
         self.image = MemoryImage()
+        self.elements = ElementImage()
         self.operations = 0
         self._loop = loop
         self._host = host
@@ -100,6 +107,7 @@ class SimulatedDisk:
         self._stalled_until_s = 0.0
         self._runners: list[SimulatedRunner] = []
         self._written_back: Any = self.image.checkpoint
+        self._elements_written_back = ElementImage()
 
     # --- for the node ----------------------------------------------------------------------------
 
@@ -113,6 +121,12 @@ class SimulatedDisk:
         """The state store; its checkpoints survive whole, or not at all."""
         self.check("open", "state")
         return SimulatedStore(self)
+
+    def open_elements(self, _path: str) -> SimulatedElements:
+        """The element store; its writes survive whole, or not at all."""
+        with disk_errors("opening the element store"):
+            self.check("open", "crdt")
+        return SimulatedElements(self, self._random)
 
     def free_bytes(self) -> int:
         """As ``statvfs`` says."""
@@ -129,6 +143,17 @@ class SimulatedDisk:
     def note_checkpoint(self, index: int) -> None:
         """A checkpoint up to *index* was written."""
         self._loop.trace.add(self._loop.now_s, "job", self._host.number, index, "checkpoint")
+
+    def note_elements(self, changes: Mapping[str, list[Change]]) -> None:
+        """These were written."""
+        count = sum(map(len, changes.values()))
+        self._loop.trace.add(
+            self._loop.now_s,
+            "job",
+            self._host.number,
+            crc32(repr(changes).encode()),
+            f"{count} elements",
+        )
 
     def is_quick(self) -> bool:
         """Whether a small write may run on the event loop now."""
@@ -197,6 +222,7 @@ class SimulatedDisk:
         self._next_files(self.files.after_crash(self._picks(kept)))
         if not self.settings.honest_fsync and kept != "all":
             self.image.checkpoint = self._written_back
+            self.elements = self._elements_written_back.copy()
 
     def kill(self) -> None:
         """Only the process dies: a job under way is done in part, the page cache lives on."""
@@ -220,14 +246,20 @@ class SimulatedDisk:
         return [self._random.randrange(count) for count in counts]
 
     def _next_files(self, files: MemoryFileSystem) -> None:
-        self._set(files, self.image.checkpoint)
+        self._set(files, self.image.checkpoint, self.elements.copy())
 
-    def _set(self, files: MemoryFileSystem, checkpoint: Any) -> None:  # noqa: ANN401  opaque
+    def _set(
+        self,
+        files: MemoryFileSystem,
+        checkpoint: Any,  # noqa: ANN401  opaque
+        elements: ElementImage,
+    ) -> None:
         files.hook = self._operate
         files.honest_fsync = self.settings.honest_fsync
         self.files = files
         self.image = MemoryImage()
         self.image.checkpoint = checkpoint
+        self.elements = elements
         self._runners.clear()
 
     # --- what an operator, or bad luck, does to the disk of a stopped node ----------------------
@@ -236,15 +268,17 @@ class SimulatedDisk:
         """A new, empty disk."""
         self._next_files(MemoryFileSystem())
         self.image.checkpoint = self._written_back = MemoryImage().checkpoint
+        self.elements, self._elements_written_back = ElementImage(), ElementImage()
 
     def backup(self) -> Backup:
         """A copy of what is durable now; of a running node, too."""
         picks = [0] * len(self.files.uncertain())
-        return Backup(self.files.after_crash(picks), self.image.checkpoint)
+        files = self.files.after_crash(picks)
+        return Backup(files, self.image.checkpoint, self.elements.copy())
 
     def restore(self, backup: Backup) -> None:
         """Put *backup* in the place of everything."""
-        self._set(backup.files.after_crash([]), backup.checkpoint)
+        self._set(backup.files.after_crash([]), backup.checkpoint, backup.elements.copy())
 
     def log_files(self) -> list[str]:
         """Paths of the log's files, in order."""
@@ -281,6 +315,7 @@ class SimulatedDisk:
     def write_back(self) -> None:
         """For a disk whose syncs do nothing: everything reaches it after all."""
         self._written_back = self.image.checkpoint
+        self._elements_written_back = self.elements.copy()
         self.files.write_back()
 
 
@@ -312,6 +347,66 @@ class SimulatedStore(MemoryStateStore):
         with disk_errors("writing a checkpoint"):
             self._disk.check("pwrite", "state")
             self._disk.check("fdatasync", "state")
+
+
+class SimulatedElements(MemoryElementStore):
+    """The element store on a disk that fails. *random*: what a failed sync leaves."""
+
+    def __init__(self, disk: SimulatedDisk, random: Random) -> None:
+        super().__init__(disk.elements)
+        self._disk = disk
+        self._random = random
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """As the protocol says."""
+        self._check_read()
+        return super().get(table, key)
+
+    def page(
+        self,
+        table: str,
+        start: bytes,
+        end: bytes | None,
+        limit: int,
+        bytes_max: int = PAGE_BYTES_DEFAULT,
+    ) -> list[tuple[bytes, bytes]]:
+        """As the protocol says."""
+        self._check_read()
+        return super().page(table, start, end, limit, bytes_max)
+
+    def last(self, table: str, end: bytes | None = None) -> tuple[bytes, bytes] | None:
+        """As the protocol says."""
+        self._check_read()
+        return super().last(table, end)
+
+    def commit(self, changes: Mapping[str, list[Change]]) -> None:
+        """Make checked changes. If the sync fails, they are there after a restart or not."""
+        self.check_usable()
+        try:
+            with disk_errors("writing elements"):
+                self._disk.check("pwrite", "crdt")
+        except DiskFullError:
+            raise
+        except StorageError as error:
+            self.fail(error)
+            raise
+        try:
+            with disk_errors("syncing elements"):
+                self._disk.check("fdatasync", "crdt")
+        except StorageError as error:
+            if self._random.random() < REACHED_CHANCE:
+                self._make(changes)
+            self.fail(error)
+            raise
+        self._make(changes)
+
+    def _make(self, changes: Mapping[str, list[Change]]) -> None:
+        super().commit(changes)
+        self._disk.note_elements(changes)
+
+    def _check_read(self) -> None:
+        with disk_errors("reading elements"):
+            self._disk.check("pread", "crdt")
 
 
 class SimulatedRunner:

@@ -24,6 +24,7 @@ from quorate.replication.machine import Machine
 from quorate.server.config import NodeConfig
 from quorate.server.node import Node
 from quorate.server.platform import Platform
+from quorate.storage.elements import ElementStore
 from quorate.storage.interfaces import StateStore
 
 PORT: Final = 7400
@@ -70,6 +71,10 @@ class SimulatedPlatform(Platform):
     def open_store(self, path: str) -> StateStore:
         """See ``Platform``."""
         return self._disk.open_store(path)
+
+    def open_elements(self, path: str) -> ElementStore:
+        """See ``Platform``."""
+        return self._disk.open_elements(path)
 
     def log_runner(self, loop: asyncio.AbstractEventLoop) -> JobRunner:
         """See ``Platform``."""

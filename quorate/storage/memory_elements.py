@@ -102,7 +102,7 @@ class MemoryElementStore:
     def get(self, table: str, key: bytes) -> bytes | None:
         """As the protocol says."""
         with self._lock:
-            found = self._usable().tables.get(table)
+            found = self.check_usable().tables.get(table)
             return None if found is None else found.records.get(key)
 
     def page(
@@ -117,7 +117,7 @@ class MemoryElementStore:
         check_page(limit, bytes_max)
         page: list[tuple[bytes, bytes]] = []
         with self._lock:
-            found = self._usable().tables.get(table)
+            found = self.check_usable().tables.get(table)
             if found is None:
                 return page
             first = bisect_left(found.keys, start)
@@ -134,7 +134,7 @@ class MemoryElementStore:
     def last(self, table: str, end: bytes | None = None) -> tuple[bytes, bytes] | None:
         """As the protocol says."""
         with self._lock:
-            found = self._usable().tables.get(table)
+            found = self.check_usable().tables.get(table)
             if found is None:
                 return None
             behind = len(found.keys) if end is None else bisect_left(found.keys, end)
@@ -151,15 +151,19 @@ class MemoryElementStore:
             checked[name] = list(of_table)
             for key, value in checked[name]:
                 check_change(name, key, value)
+        self.commit(checked)
+
+    def commit(self, changes: Mapping[str, list[Change]]) -> None:
+        """Make changes that were checked, or raise DiskFullError and make none."""
         with self._lock:
-            image = self._usable()
-            check_table_count(len(image.tables.keys() | checked.keys()))
-            image.write(checked)
+            image = self.check_usable()
+            check_table_count(len(image.tables.keys() | changes.keys()))
+            image.write(changes)
 
     def size_bytes(self) -> int:
         """Of keys and values."""
         with self._lock:
-            return self._usable().used_bytes
+            return self.check_usable().used_bytes
 
     def close(self) -> None:
         """As the protocol says."""
@@ -171,7 +175,8 @@ class MemoryElementStore:
         """Be unusable from now on, as after a failed write."""
         self._failed = error
 
-    def _usable(self) -> ElementImage:
+    def check_usable(self) -> ElementImage:
+        """The image. Raises ClosedError or StorageError unless the store may be used."""
         if self._closed:
             raise ClosedError("the element store in memory was closed")
         if self._failed is not None:
