@@ -53,10 +53,12 @@ class CrdtWrite(msgspec.Struct, frozen=True, array_like=True, tag=25):
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True):
-    """Why one operation or question was refused; *code* names an error class."""
+    """Why one operation or question was refused; *code* names an error class. *numbers*: of
+    ``InsufficientRightsError``, how many are needed and available."""
 
     code: str
     message: str
+    numbers: tuple[int, ...] = ()
 
 
 class CrdtWritten(msgspec.Struct, frozen=True, array_like=True, tag=26):
@@ -73,9 +75,10 @@ class CrdtWritten(msgspec.Struct, frozen=True, array_like=True, tag=26):
 class Value(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """What is under *name*, of kind *kind*, at the place in nested maps that *within* leads to by
     (key, kind of what is there). The answer, see ``docs/protocol.md``, is by kind: an integer, a
-    bool, any value, or [items, rest] of what has many: items of a set are elements, of a map
-    [key, kind, value], of an MVRegister values; *rest*: where the next page begins, None at the
-    end."""
+    bool, any value, or [items, rest] of what has many: items of a set are elements, of an
+    MVRegister values, of a map [key, kind, value], with None in place of what may have many itself,
+    and one item for each kind if there are several under a key. *rest*: ``start`` of the next page,
+    b"" at the end."""
 
     name: str
     kind: int

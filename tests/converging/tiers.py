@@ -68,6 +68,9 @@ class Book:
     def epoch_known(self, member: int) -> int:
         return self.epochs.get(member, 0)
 
+    def present(self) -> list[int]:
+        return [make_actor(member, epoch) for member, epoch in sorted(self.epochs.items())]
+
     def stable(self) -> dict[int, int]:
         return self.frontier
 

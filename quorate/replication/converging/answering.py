@@ -37,6 +37,8 @@ from quorate.replication.converging.committing import encode_token
 from quorate.replication.converging.view import Elements, key_after
 
 _SETS: Final = (GSet, TwoPSet, ORSet)
+#: Kinds that may have much: in a page of a map only their keys stand.
+_MANY: Final = (*_SETS, ORMap, MVRegister)
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -57,23 +59,19 @@ class _Budget:
         """Whether no more is to be added."""
         return self.items <= 0 or self.bytes <= 0
 
-    def must_last(self, what: str) -> None:
-        """Refuse what does not fit into one answer.
 
-        Raises:
-            LimitExceededError: it does not.
-        """
-        if self.spent:
-            raise LimitExceededError(
-                f"{what} holds too much for one answer: read what is below its keys one by one"
-            )
+class Asked(msgspec.Struct, frozen=True):
+    """What is asked. *actor*: the present life of this node, *lives*: of all members. *generation*:
+    of folding, which tokens are bound to."""
+
+    view: Elements
+    actor: int
+    lives: tuple[int, ...]
+    generation: int
 
 
-def answer_all(
-    view: Elements, actor: int, generation: int, questions: tuple[Question, ...]
-) -> bytes:
-    """The results of a frame, encoded. *actor*: the present life of this node. *generation*: of
-    folding, which tokens are bound to.
+def answer_all(asked: Asked, questions: tuple[Question, ...]) -> bytes:
+    """The results of a frame, encoded.
 
     Raises:
         LimitExceededError: too many questions.
@@ -83,25 +81,26 @@ def answer_all(
     results: list[list[Any]] = []
     for question in questions:
         try:
-            results.append([_answer(view, actor, generation, question)])
+            results.append([_answer(asked, question)])
         except QuorateError as error:
             results.append([error.code, str(error)])
     return _encode(results)
 
 
-def _answer(view: Elements, actor: int, generation: int, question: Question) -> Any:  # noqa: ANN401
+def _answer(asked: Asked, question: Question) -> Any:  # noqa: ANN401  each has its own
+    view = asked.view
     if isinstance(question, Names):
         return _names(view, question)
     if isinstance(question, Rights):
         prefix = _place(view, question.name, KindTag.BOUNDED_COUNTER, question.within)[1]
-        shares = all_rights(view, prefix)
-        listed = [[member_of(each), epoch_of(each), held] for each, held in shares.items()]
-        return [rights(view, prefix, actor) if actor else 0, listed]
+        shares = {**dict.fromkeys(asked.lives, 0), **all_rights(view, prefix)}
+        listed = [[member_of(each), epoch_of(each), shares[each]] for each in sorted(shares)]
+        return [rights(view, prefix, asked.actor) if asked.actor else 0, listed]
     kind, prefix = _place(view, question.name, question.kind, question.within)
     if isinstance(question, Contains):
         return _contains(view, kind, prefix, question.element)
     if isinstance(question, Observe):
-        return encode_token(generation, observe(kind, view, prefix, key=question.element))
+        return encode_token(asked.generation, observe(kind, view, prefix, key=question.element))
     return _value(view, kind, prefix, question, _Budget())
 
 
@@ -176,11 +175,7 @@ def _value(view: Elements, kind: type[Kind], prefix: Path, question: Value, budg
     if kind in _SETS:
         return _set_page(view, kind, prefix, question.start, budget)
     if kind is ORMap:
-        return _map_page(view, prefix, question.start, budget, depth=0)
-    return _small(view, kind, prefix)
-
-
-def _small(view: Elements, kind: type[Kind], prefix: Path) -> Any:  # noqa: ANN401
+        return _map_page(view, prefix, question.start, budget)
     value = kind.value(view, prefix)
     return [value, b""] if kind is MVRegister else value
 
@@ -202,36 +197,18 @@ def _set_page(
     return [found, b""]
 
 
-def _map_page(
-    view: Elements, prefix: Path, start: bytes, budget: _Budget, *, depth: int
-) -> list[Any]:
+def _map_page(view: Elements, prefix: Path, start: bytes, budget: _Budget) -> list[Any]:
     found: list[Any] = []
     last = b""
     for segment in view.branches_after(prefix, start):
         if budget.spent:
-            if depth:
-                budget.must_last(f"the map under {decode_key(prefix[-2])!r:.80}")
             return [found, last]
         for each in view.branches((*prefix, segment)):
             kind, below = kind_of(each[0]), (*prefix, segment, each)
             if kind.present(view, below):
-                value = _below(view, kind, below, budget, depth + 1)
+                value = None if kind in _MANY else kind.value(view, below)
                 found.append([decode_key(segment), each[0], value])
-                break
+                budget.take(8 if value is None else len(_encode(value)))
         last = segment
         budget.take(len(segment) + 8)
     return [found, b""]
-
-
-def _below(view: Elements, kind: type[Kind], prefix: Path, budget: _Budget, depth: int) -> Any:  # noqa: ANN401  each kind has its own
-    if kind is ORMap:
-        return _map_page(view, prefix, b"", budget, depth=depth)
-    if kind in _SETS:
-        page = _set_page(view, kind, prefix, b"", budget)
-        if page[1]:
-            budget.must_last(f"the set under {decode_key(prefix[-2])!r:.80}")
-        return page
-    value = _small(view, kind, prefix)
-    if kind is not BoundedCounter:
-        budget.take(len(_encode(value)))
-    return value

@@ -23,6 +23,7 @@ from quorate.crdt.registers import newest_stamp
 from quorate.errors import (
     ClockDriftError,
     CrdtFormatError,
+    InsufficientRightsError,
     LimitExceededError,
     NotObservedError,
     QuorateError,
@@ -104,11 +105,10 @@ class Commit:
         results = tuple([self._operate(operation) for operation in frame.operations])
         sequence = self._own.sequence + len(self.records) + (1 if self._deltas else 0)
         held = self._requests.get(frame.client, known)
-        done = {
-            number: outcome for number, outcome in held.done.items() if number > frame.acknowledged
-        }
+        floor = max(held.acknowledged, frame.acknowledged)
+        done = {number: outcome for number, outcome in held.done.items() if number > floor}
         done[frame.sequence] = (self._own.actor, sequence, results)
-        self._requests[frame.client] = Requests(self.wall_ms, done)
+        self._requests[frame.client] = Requests(self.wall_ms, floor, done)
         return sequence, results
 
     def requests(self, client: bytes) -> Requests | None:
@@ -120,7 +120,7 @@ class Commit:
         try:
             operation = at_generation(operation, self._own.generation)
         except QuorateError as error:
-            return Refusal(error.code, str(error))
+            return refusal(error)
         stamp = tick(self._stamp, self.wall_ms)
         moment = Moment(self._own.actor, self._counter + 1, stamp)
         try:
@@ -132,7 +132,7 @@ class Commit:
                     f"change some elements at a time"
                 )
         except QuorateError as error:
-            return Refusal(error.code, str(error))
+            return refusal(error)
         self._take_in(delta, size, moment)
         return None
 
@@ -185,7 +185,7 @@ class Commit:
     def drop_requests(self, clients: list[bytes]) -> None:
         """Nobody retries for these any more."""
         for client in clients:
-            self._requests.setdefault(client, Requests(0, {}))
+            self._requests.setdefault(client, Requests(0, 0, {}))
 
     def finish(self) -> tuple[Own, Mapping[str, list[Change]]]:
         """What this node knows of itself once all of it is durable, and what makes it so."""
@@ -202,7 +202,8 @@ class Commit:
             journal_bytes=self._journal_bytes,
         )
         requests: list[Change] = [
-            (client, encode(row) if row.done else None) for client, row in self._requests.items()
+            (client, encode(row) if row.wall_ms else None)
+            for client, row in sorted(self._requests.items())
         ]
         return own, {
             ELEMENTS: self.view.changes(),
@@ -210,6 +211,13 @@ class Commit:
             REQUESTS: requests,
             META: [(META_KEY, encode(own))],
         }
+
+
+def refusal(error: QuorateError) -> Refusal:
+    """What a client is told of *error*."""
+    if isinstance(error, InsufficientRightsError):
+        return Refusal(error.code, str(error), (error.needed, error.available))
+    return Refusal(error.code, str(error))
 
 
 def at_generation(operation: Operation, generation: int) -> Operation:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from random import Random
 from typing import Final, NamedTuple, Protocol
 
@@ -90,11 +90,13 @@ Sink = Callable[["Done | QuorateError"], None]
 
 
 class Lives(Protocol):
-    """What the log says of lives: ``lives.LivesMachine``."""
+    """What the log says of lives: ``lives.LivesMachine``. *present*: the open one of each member,
+    in order."""
 
     def is_admitted(self, actor: int) -> bool: ...
     def epoch_known(self, member: int) -> int: ...
     def stable(self) -> Mapping[int, int]: ...
+    def present(self) -> Iterable[int]: ...
 
 
 class Events(msgspec.Struct, frozen=True):
@@ -296,10 +298,13 @@ class Engine:
         if waiting is not None:
             waiting.sinks.append(sink)
             return
-        known = decode_requests(self.store.get(REQUESTS, frame.client)).done.get(frame.sequence)
+        row = decode_requests(self.store.get(REQUESTS, frame.client))
+        known = row.done.get(frame.sequence)
         if known is not None:
             self._loop.call_soon(sink, Done(*known))
             return
+        if frame.sequence <= row.acknowledged:
+            raise SequenceError(f"the answer to {frame.sequence} was acknowledged already")
         if self._operation_count + len(frame.operations) > WAITING_MAX:
             raise OverloadedError(
                 f"{self._operation_count} operations wait for this node's disk; try again in "

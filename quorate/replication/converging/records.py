@@ -43,9 +43,11 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 
 class Requests(msgspec.Struct, frozen=True, array_like=True):
     """One row by client: the frames that were done and whose answers it may not have, each with
-    the actor and sequence of its last record, and its results. *wall_ms*: of the last."""
+    the actor and sequence of its last record, and its results. *wall_ms*: of the last.
+    *acknowledged*: it has all answers up to here, and a frame from before is a late copy."""
 
     wall_ms: int
+    acknowledged: int
     done: dict[int, tuple[int, int, tuple[Refusal | None, ...]]]
 
 
@@ -114,7 +116,7 @@ def decode_requests(encoded: bytes | None) -> Requests:
         StoreCorruptionError: it cannot be read.
     """
     if encoded is None:
-        return Requests(0, {})
+        return Requests(0, 0, {})
     try:
         return _decode_requests(encoded)
     except msgspec.DecodeError as error:

@@ -23,7 +23,7 @@ from quorate.consensus.membership import Membership
 from quorate.crdt.delta import Delta
 from quorate.errors import ClosedError, QuorateError, UnavailableError
 from quorate.replication.clock import Clock
-from quorate.replication.converging.answering import answer_all
+from quorate.replication.converging.answering import Asked, answer_all
 from quorate.replication.converging.disseminating import Disseminating
 from quorate.replication.converging.engine import Done, Engine, Events, Lives
 from quorate.replication.converging.levels import Levels
@@ -242,9 +242,13 @@ class Converging:
         def answer() -> None:
             engine = self.engine
             try:
-                results = answer_all(
-                    engine.view, engine.own.actor, engine.own.generation, frame.questions
+                asked = Asked(
+                    engine.view,
+                    engine.own.actor,
+                    tuple(engine.lives.present()),
+                    engine.own.generation,
                 )
+                results = answer_all(asked, frame.questions)
             except QuorateError as error:
                 failed(error)
             else:
