@@ -9,6 +9,7 @@ from jepsen_like.mutants.profiles import Profile
 
 _LOCKS: Final = "quorate.locks.machine:LockMachine"
 _LEASES: Final = "quorate.replication.leases:LeaseMachine"
+_BARRIERS: Final = "quorate.locks.barriers:BarrierMachine"
 _HELD: Final = "quorate.client.leases:Lease"
 _KV: Final = "quorate.replication.kv:KvMachine"
 
@@ -47,6 +48,16 @@ SLOW_HOLDERS: Final = _profile(
     "slow-holders", {"client-clock": 2.0, "client-freeze": 1.0}, workloads=("lock",)
 )
 LEADERS: Final = _profile("candidates", _HOLDER_FAULTS, workloads=("election",))
+SPEAKERS: Final = _profile(
+    "speakers",
+    {"client-cut": 1.0},
+    workloads=("proclaim",),
+    clients=6,
+    think_ms=20.0,
+    seconds=12.0,
+    operations_max=500,
+)
+PARTIES: Final = _profile("parties", _HOLDER_FAULTS, workloads=("barrier",), clients=6)
 LEASED: Final = _profile("leased", {"checkpoint": 1.0, "transfer": 1.0}, workloads=("lease",))
 RELOADED: Final = _profile(
     "reloaded",
@@ -241,6 +252,71 @@ MUTANTS = (
             "            token = self._number\n",
         ),
         profile=LEADERS,
+        budget=40,
+    ),
+    Mutant(
+        name="passes-one-too-few",
+        bug="a barrier opens when all but one of its parties are there",
+        source="Curator 2.0: DistributedDoubleBarrier, parties counted wrong",
+        rewrites=one(
+            f"{_BARRIERS}._settle",
+            "        if not record.inside and record.waiting >= record.parties:\n",
+            "        if not record.inside and record.waiting >= record.parties - 1 > 1:\n",
+        )
+        + one(
+            f"{_BARRIERS}._settle",
+            "            if record.waiting >= record.parties:\n",
+            "            if record.waiting:\n",
+        )
+        + one(
+            f"{_BARRIERS}._let_in",
+            "waiting=record.waiting - record.parties,",
+            "waiting=max(record.waiting - record.parties, 0),",
+        ),
+        profile=PARTIES,
+    ),
+    Mutant(
+        name="the-dead-are-counted",
+        bug="a party that died at the door lets the others through",
+        source="ZooKeeper recipes: barriers, nodes of dead sessions",
+        rewrites=one(f"{_BARRIERS}.on_lease_end", "self._remove(name_of(key), place)", "pass"),
+        profile=PARTIES,
+    ),
+    Mutant(
+        name="first-leaver-opens",
+        bug="the first party that wants to leave a double barrier leaves at once",
+        source="ZooKeeper recipes: double barriers, leaving together",
+        rewrites=one(
+            f"{_BARRIERS}._settle",
+            "if not record.inside and record.leaving:",
+            "if record.leaving:",
+        ),
+        profile=PARTIES,
+    ),
+    Mutant(
+        name="followers-not-told",
+        bug="what a leader proclaims while it leads is not told to those who follow",
+        source="etcd: Observe; Curator LeaderLatch, missed notifications",
+        rewrites=one(f"{_LOCKS}._proclaim", "        self._tell_leader(name, context)\n", ""),
+        profile=SPEAKERS,
+    ),
+    Mutant(
+        name="deposed-leader-speaks",
+        bug="what a former leader proclaims takes the place of what the present one did",
+        source="etcd: Proclaim after the leader key was lost; ZooKeeper: epochs",
+        rewrites=one(
+            f"{_LOCKS}._proclaim",
+            "        if bound is None or not bound.token or record is None or not "
+            "context.lease_alive(lease):\n",
+            "        if record is None or not record.holders:\n",
+        )
+        + one(
+            f"{_LOCKS}._proclaim",
+            "key = numbered(name, bound.token)",
+            "bound = BoundRecord(self._leader(name).token, 0)\n"
+            "        key = numbered(name, bound.token)",
+        ),
+        profile=SPEAKERS,
         budget=40,
     ),
     Mutant(

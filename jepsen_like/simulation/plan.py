@@ -75,7 +75,10 @@ KINDS: Final[tuple[str, ...]] = tuple(
 
 WORKLOADS: Final = ("register", "cas-register", "set", "counter", "bank", "append")
 #: Of what lasts for a while. Drawn by themselves, so that the rest of a seed is as it was.
-COORDINATION: Final = ("lock", "semaphore", "election", "lease", "watch", "levels")
+COORDINATION: Final = (
+    *("lock", "semaphore", "election", "lease", "watch", "levels"),
+    *("barrier", "proclaim"),
+)
 
 #: How many seeds have one of these beside their other workloads.
 COORDINATION_CHANCE: Final = 0.5

@@ -9,6 +9,7 @@ from typing import Final
 from jepsen_like.errors import UsageError
 from jepsen_like.workloads.append import AppendWorkload
 from jepsen_like.workloads.bank import BankWorkload
+from jepsen_like.workloads.barrier import BarrierWorkload
 from jepsen_like.workloads.base import Workload
 from jepsen_like.workloads.cas_register import CasRegisterWorkload
 from jepsen_like.workloads.counter import CounterWorkload
@@ -16,6 +17,7 @@ from jepsen_like.workloads.election import ElectionWorkload
 from jepsen_like.workloads.lease import LeaseWorkload
 from jepsen_like.workloads.levels import LevelsWorkload
 from jepsen_like.workloads.lock import LockWorkload
+from jepsen_like.workloads.proclaim import ProclaimWorkload
 from jepsen_like.workloads.register import RegisterWorkload
 from jepsen_like.workloads.semaphore import SemaphoreWorkload
 from jepsen_like.workloads.set_ import SetWorkload
@@ -31,6 +33,8 @@ WORKLOADS: Final[Mapping[str, Callable[..., Workload]]] = {
     "lock": LockWorkload,
     "semaphore": SemaphoreWorkload,
     "election": ElectionWorkload,
+    "proclaim": ProclaimWorkload,
+    "barrier": BarrierWorkload,
     "lease": LeaseWorkload,
     "watch": WatchWorkload,
     "levels": LevelsWorkload,
