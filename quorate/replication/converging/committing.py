@@ -220,6 +220,9 @@ def refusal(error: QuorateError) -> Refusal:
     return Refusal(error.code, str(error))
 
 
+_MAY_BE_OBSERVED: Final = (Remove, Clear, Update)
+
+
 def at_generation(operation: Operation, generation: int) -> Operation:
     """*operation* with what its author observed, if it was in this *generation* of folding.
 
@@ -228,9 +231,9 @@ def at_generation(operation: Operation, generation: int) -> Operation:
         NotObservedError: it was observed in another.
     """
     if isinstance(operation, Update):
-        inner = at_generation(operation.operation, generation)
-        if inner is operation.operation:
+        if not isinstance(operation.operation, _MAY_BE_OBSERVED):
             return operation
+        inner = at_generation(operation.operation, generation)
         return Update(operation.key, operation.kind, inner)
     if not isinstance(operation, Remove | Clear) or operation.observed is None:
         return operation

@@ -103,6 +103,11 @@ class OpenBatch(Elements):
         super().__init__(store, context.copy(), retired)
         self._leaves: dict[bytes, Leaf] = {}
         self._keys: list[bytes] = []  # of these, in order
+        #: What was looked up, with its key: an operation reads what its join reads again.
+        self._met: dict[Path, tuple[bytes, Leaf]] = {}
+        #: By name or key of a map, the kinds below it: every operation on it asks. One that is
+        #: no longer there does no harm, whoever asks looks whether anything of it is.
+        self._kinds: dict[Path, list[bytes]] = {}
         self._looked_at = 0
 
     def allow(self) -> None:
@@ -111,12 +116,24 @@ class OpenBatch(Elements):
 
     def leaf(self, path: Path) -> Leaf:
         """What is alive in one element."""
-        key = path_key(path)
-        held = self._leaves.get(key)
-        if held is not None:
-            return held
-        encoded = self.store.get(ELEMENTS, key)
-        return () if encoded is None else decode_leaf(encoded)
+        return self._meet(path)[1]
+
+    def _meet(self, path: Path) -> tuple[bytes, Leaf]:
+        met = self._met.get(path)
+        if met is None:
+            key = path_key(path)
+            encoded = self.store.get(ELEMENTS, key)
+            met = self._met[path] = (key, () if encoded is None else decode_leaf(encoded))
+        return met
+
+    def branches(self, prefix: Path) -> Iterator[bytes]:
+        """The segments right behind *prefix*, in order."""
+        if not len(prefix) % 2:
+            return super().branches(prefix)
+        kinds = self._kinds.get(prefix)
+        if kinds is None:
+            kinds = self._kinds[prefix] = list(super().branches(prefix))
+        return iter(kinds)
 
     def scan(self, prefix: Path) -> Iterator[tuple[Path, Leaf]]:
         """Every element below *prefix*, in the order of their keys.
@@ -180,7 +197,7 @@ class OpenBatch(Elements):
         """Take a closed delta in; returns the elements that changed."""
         changed = []
         for path, part in delta.elements.items():
-            old = self.leaf(path)
+            old = self._meet(path)[1]
             new = join_element(old, part, delta.rest, self.sees)
             if new != old:
                 self.put(path, new)
@@ -211,10 +228,15 @@ class OpenBatch(Elements):
 
     def put(self, path: Path, leaf: Leaf) -> None:
         """Put *leaf* in place of what was there."""
-        key = path_key(path)
+        key = self._meet(path)[0]
         if key not in self._leaves:
             insort(self._keys, key)
+            for depth in range(1, len(path), 2):
+                kinds = self._kinds.get(path[:depth])
+                if kinds is not None and path[depth] not in kinds:
+                    insort(kinds, path[depth])
         self._leaves[key] = leaf
+        self._met[path] = (key, leaf)
 
     def changes(self) -> list[Change]:
         """What the store is to write."""
