@@ -170,7 +170,7 @@ class Node:
         self.store.close()
         for other in self.world.nodes.values():
             if other.tier is not None:
-                other.tier.peer_lost(NodeId(self.number))
+                other.tier.peer_lost(NodeId(self.number), connected=False)
 
     # --- calls ----------------------------------------------------------------------------------
 
@@ -280,7 +280,7 @@ class World:
                         for here, there in ((one, two), (two, one)):
                             tier = self.nodes[here].tier
                             if tier is not None:
-                                tier.peer_lost(NodeId(there))
+                                tier.peer_lost(NodeId(there), connected=False)
 
     def heal(self) -> None:
         cut, self.cut = self.cut, set()

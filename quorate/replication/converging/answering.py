@@ -22,7 +22,7 @@ from quorate.crdt.codec import decode_leaf
 from quorate.crdt.delta import path_key, path_of
 from quorate.crdt.dots import Path, epoch_of, member_of
 from quorate.crdt.kind import Kind, kind_of
-from quorate.crdt.kinds import BoundedCounter, GSet, MVRegister, ORMap, ORSet, TwoPSet
+from quorate.crdt.kinds import GSet, MVRegister, ORMap, ORSet, TwoPSet
 from quorate.crdt.maps import place
 from quorate.crdt.observing import observe
 from quorate.crdt.values import decode_key, encode_key

@@ -52,7 +52,8 @@ Results = tuple[Refusal | None, ...]
 
 
 class Arrived(msgspec.Struct, frozen=True):
-    """A record of another life, as it came from *sender*, decoded and checked."""
+    """A record of another life that came from *sender*, decoded and checked, as it reads in the
+    present generation."""
 
     sender: int
     actor: int

@@ -29,7 +29,6 @@ from quorate.replication.converging.records import (
     Frontier,
     Record,
     decode_record,
-    encode,
     journal_key,
     pairs,
     parse_journal_key,
@@ -107,6 +106,7 @@ class Disseminating:
         self._translate = translate
         self._peers: dict[NodeId, _Peer] = {}
         self._expected: Frontier = {}  # by actor, the last record that was taken in or waits
+        self._refused: Frontier = {}
         self.deaf = False  #: records are dropped: a range is being taken over
         self.bytes_sent = 0
         self.records_sent = 0
@@ -312,22 +312,29 @@ class Disseminating:
         engine = self._engine
         try:
             delta: Delta | None = decode_delta(frame.delta, bytes_max=2 * RECORD_BYTES_MAX)
+            encoded = frame.delta
             if delta is not None and frame.generation != engine.own.generation:
                 delta = self._translate(delta, frame.generation)
+                encoded = b"" if delta is None else encode_delta(delta)
             if delta is None:
                 self._drop(frame, f"it is of generation {frame.generation}")
                 return
             self._check(delta)
         except CrdtError as error:
-            _logger.error("a record of node %d is refused: %s", frame.sender, error)  # noqa: TRY400
+            self._complain(frame, error)
             self._drop(frame, str(error))
             return
-        encoded = encode(Record(frame.generation, frame.delta))
         record = Arrived(frame.sender, frame.actor, frame.sequence, delta, encoded)
         if engine.arrived(record):
             self._expected[frame.actor] = frame.sequence
         else:
             self._drop(frame, "too many wait")
+
+    def _complain(self, frame: CrdtRecord, error: CrdtError) -> None:
+        """Once for each record: it comes again and again."""
+        if self._refused.get(frame.actor) != frame.sequence:
+            self._refused[frame.actor] = frame.sequence
+            _logger.error("a record of node %d is refused: %s", frame.sender, error)
 
     def _check(self, delta: Delta) -> None:
         """Refuse what nobody may have said.
