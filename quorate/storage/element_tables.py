@@ -96,7 +96,7 @@ def _opened(table: ElementTable, key: bytes, stored: bytes, seed: int) -> bytes:
 class Page:
     """Collects the records from *start* on and before *end*, up to *limit* and *bytes_max*."""
 
-    __slots__ = ("_left_bytes", "_limit", "_reader", "_table", "records")
+    __slots__ = ("_limit", "_reader", "_table", "left_bytes", "records")
 
     def __init__(
         self, reader: Transaction, table: ElementTable, limit: int, bytes_max: int
@@ -105,7 +105,7 @@ class Page:
         self._reader = reader
         self._table = table
         self._limit = limit
-        self._left_bytes = bytes_max
+        self.left_bytes = bytes_max
 
     def fill(self, start: bytes, end: bytes | None) -> None:
         """Collect. Raises StoreCorruptionError: a record is not what was written."""
@@ -139,8 +139,8 @@ class Page:
                     return False
                 continue
             found = before + key[offset:] if offset else key
-            self._left_bytes -= len(found) + len(stored) - 4
-            if self._left_bytes < 0 and records:
+            self.left_bytes -= len(found) + len(stored) - 4
+            if self.left_bytes < 0 and records:
                 return False
             records.append((found, stored[:-4]))
             if len(records) >= limit:
