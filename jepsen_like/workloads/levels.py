@@ -59,7 +59,7 @@ class LevelsWorkload:
         if self._handed and random.random() < self._tokens:
             token = random.choice(self._handed)
         value: dict[str, Any] = {"process": process, "header": token}
-        value["token"] = parse_token(token)[1]
+        value["token"] = parse_token(token)[1].index
         reads = random.random() < self._reads
         levels = _READS if reads else _WRITES
         names, weights = [name for name, _weight in levels], [weight for _name, weight in levels]

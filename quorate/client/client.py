@@ -215,9 +215,9 @@ class Client(Turns):
 
     # --- the turn ------------------------------------------------------------------------------
 
-    def _pump(self, connection: Connection) -> list[ClientFrame]:
+    def _pump(self) -> list[ClientFrame]:
         frames: list[ClientFrame] = []
-        leads = connection.leads
+        leads = self._connection.leads
         if leads:
             frames += self._submitter.pump()
         if leads or not self._follow_leader:

@@ -21,6 +21,9 @@ from quorate.client.channel import Dialer
 from quorate.client.client import Client, ClientStatistics
 from quorate.client.codec import AnyFuture, MachineCodec
 from quorate.client.coordination import Coordination
+from quorate.client.crdt_calls import CrdtScope
+from quorate.client.crdt_client import CrdtClient
+from quorate.client.crdt_maps import Converging
 from quorate.client.endpoints import Endpoints, parse_endpoints
 from quorate.client.handles import Handle, declared_codec
 from quorate.client.kv import Kv
@@ -53,7 +56,7 @@ class Host(Protocol):
     async def stop(self) -> None: ...
 
 
-class Database(Coordination):
+class Database(Coordination, Converging):
     """A handle on a cluster. Belongs to the loop that it is first used on; not thread-safe.
 
     *endpoints*: None if *host* says them when it has started. *random*: for the backoff; a test
@@ -105,7 +108,9 @@ class Database(Coordination):
         self._random = random
         self._client: Client | None = None
         self._reader: Client | None = None  # with a connection of its own, if reads go to any node
+        self._crdts: CrdtClient | None = None  # with a connection of its own, once it is needed
         self._scope = Scope(self)
+        self._crdt_scope = CrdtScope(self)
         self._opening = asyncio.Lock()
         self._closed = False
         self._codecs: dict[tuple[str, Any], MachineCodec] = {}
@@ -143,7 +148,7 @@ class Database(Coordination):
         self._closed = True
         try:
             await self._end_coordination()
-            for client in (self._reader, self._client):
+            for client in (self._crdts, self._reader, self._client):
                 if client is not None:
                     await client.close()
         finally:
@@ -243,7 +248,8 @@ class Database(Coordination):
     @property
     def cluster(self) -> str:
         """Id of the cluster; "" before any node has answered."""
-        return self._cluster if self._client is None else self._client.cluster
+        told = [client.cluster for client in (self._client, self._crdts) if client is not None]
+        return next(filter(None, told), self._cluster)
 
     @property
     def seen(self) -> int:
@@ -290,6 +296,23 @@ class Database(Coordination):
         """Plan one query. See ``Client.query``."""
         client = self._running()
         return (self._reader or client).query(codec, item, timeout, after, receipt)
+
+    @property
+    def converging(self) -> CrdtClient:
+        """What calls for CRDT data go through; for their handles."""
+        crdts = self._crdts
+        if crdts is None:
+            self._running()  # raises when there is no node to talk to
+            crdts = self._crdts = CrdtClient(
+                self._endpoints,
+                dials=self._dialer,
+                cluster=self._cluster,
+                connect_timeout=self._connect_timeout,
+                stall_timeout=self._stall_timeout,
+                learns=self._follow_leader,
+                random=self._random,
+            )
+        return crdts
 
     @property
     def watches(self) -> Watches:

@@ -1,8 +1,10 @@
 """Consistency per call, on the client's side: receipts, session tokens, and what a level comes to.
 
-A *token* says how much of the log its bearer has seen: ``q1:CLUSTER:INDEX``, printable ASCII that
-fits into an HTTP header. A later version appends fields; what an older client does not know, it
-refuses, because passing over it would lower the level silently.
+A *token* says how much its bearer has seen: ``q1:CLUSTER:INDEX`` of the log alone, and with records
+of CRDT data ``q2:CLUSTER:INDEX:MEMBER.EPOCH.SEQUENCE:...``, a mark for each life of a member, in
+order. Printable ASCII without spaces, commas or quotes: it fits into an HTTP header and into a
+cookie. What an older client does not know, it refuses, because passing over it would lower the
+level silently.
 """
 
 from __future__ import annotations
@@ -11,66 +13,119 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from quorate.base.crdt_frames import NOWHERE, Mark, Position
 from quorate.base.levels import ANSWERS, CAUSAL, EVENTUAL, QUORUM, Level, check_level
 from quorate.client.codec import AnyFuture, MachineCodec
-from quorate.errors import TokenError, UnconfirmedError
+from quorate.errors import LimitExceededError, TokenError, UnconfirmedError
 
 if TYPE_CHECKING:
     from quorate.client.watching import Watches
 
 #: In place of an index to wait for: the read is to be linearizable.
 LINEARIZABLE: Final = -1
-TOKEN_LENGTH_MAX: Final = 256
-INDEX_MAX: Final = 2**63 - 1
+#: Of a token: a header line of 8 KiB, which servers take, holds it. Enough for five hundred lives
+#: of members; ended ones are folded away once all members have their records.
+TOKEN_LENGTH_MAX: Final = 7 * 1024
+NUMBER_MAX: Final = 2**63 - 1
+_SHOWN: Final = 80  # characters of what is no token, in an error
 
-_TOKEN: Final = re.compile(r"q1:([A-Za-z0-9._-]{1,128}):([0-9]{1,19})")
+_CLUSTER: Final = "[A-Za-z0-9._-]{1,128}"
+_TOKEN: Final = re.compile(
+    rf"q1:({_CLUSTER}):([0-9]{{1,19}})|"
+    rf"q2:({_CLUSTER}):([0-9]{{1,19}})((?::[0-9]{{1,10}}\.[0-9]{{1,10}}\.[0-9]{{1,19}})+)"
+)
 
 
 class Receipt:
     """Hand one in with a call, and it says what the call got; a fresh one for each.
 
-    *level*: at which it was answered. *index*: of the log entry that the write is in, or that the
-    state read had come to; 0 if there was no answer. *token*: for ``at("causal", token=...)``
-    elsewhere; "" if there is nothing to be seen for certain. *may_be_lost*: the write was accepted
-    by one node, and no more was known (``eventual``).
+    *level*: at which it was answered; of a write of CRDT data that was to be confirmed more widely
+    and was not, "causal". *index*: of the log entry that the write is in, or that the state read
+    had come to; 0 if there was no answer. *token*: for ``at("causal", token=...)`` elsewhere; "" if
+    there is nothing to be seen for certain. *may_be_lost*: the write was accepted by one node, and
+    no more was known (``eventual``, not of CRDT data).
     """
 
-    __slots__ = ("index", "level", "may_be_lost", "token")
+    __slots__ = ("_cluster", "_marks", "index", "level", "may_be_lost")
 
     def __init__(self) -> None:
         self.level: Level | None = None
         self.index = 0
-        self.token = ""
         self.may_be_lost = False
+        self._cluster = ""  # "": there is no token
+        self._marks: tuple[Mark, ...] = ()
+
+    @property
+    def token(self) -> str:
+        """See the class.
+
+        Raises:
+            LimitExceededError: see ``format_token``.
+        """
+        return format_token(self._cluster, Position(self.index, self._marks))
+
+    def fill(self, level: Level | None, cluster: str, position: Position) -> None:
+        """For the client: the call was answered at *position*."""
+        self.level, self.index, self.may_be_lost = level, position.index, False
+        self._cluster, self._marks = cluster, position.marks
+
+    def certain(self, cluster: str) -> None:
+        """For the client: what the receipt names will be seen."""
+        self._cluster, self._marks = cluster, ()
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
-        return f"Receipt({fields})"
+        names = ("level", "index", "may_be_lost")
+        fields = [f"{name}={getattr(self, name)!r}" for name in names]
+        return f"Receipt({', '.join(fields)}, marks={len(self._marks)})"
 
 
-def format_token(cluster: str, index: int) -> str:
-    """A token; "" if nothing was seen."""
-    return f"q1:{cluster}:{index}" if cluster and index else ""
+def format_token(cluster: str, position: Position) -> str:
+    """A token; "" if nothing was seen.
+
+    Raises:
+        LimitExceededError: it would be longer than ``TOKEN_LENGTH_MAX``.
+    """
+    if not cluster or position == NOWHERE:
+        return ""
+    if not position.marks:
+        return f"q1:{cluster}:{position.index}"
+    marks = [f"{mark.member}.{mark.epoch}.{mark.sequence}" for mark in position.marks]
+    token = ":".join(("q2", cluster, str(position.index), *marks))
+    if len(token) > TOKEN_LENGTH_MAX:
+        raise LimitExceededError(
+            f"a token of {len(marks)} lives of members takes {len(token)} characters, at most "
+            f"{TOKEN_LENGTH_MAX}: ended lives are folded away once every member has all their "
+            "records, so see whether a member has been away for long, and remove it"
+        )
+    return token
 
 
-def parse_token(token: object) -> tuple[str, int]:
-    """Cluster and index of *token*; ("", 0) of an empty one.
+def parse_token(token: object) -> tuple[str, Position]:
+    """Cluster and position of *token*; ("", ``NOWHERE``) of an empty one.
 
     Raises:
         TokenError: it is malformed, or of a newer version.
     """
     if token == "":
-        return "", 0
-    shape = _TOKEN.fullmatch(token) if isinstance(token, str) else None
-    if shape is None or int(shape[2]) > INDEX_MAX:
-        shown = repr(token)
-        if len(shown) > TOKEN_LENGTH_MAX:
-            shown = f"{shown[:TOKEN_LENGTH_MAX]}..."
-        raise TokenError(
-            f"{shown} is not a session token that this version knows: it looks like "
-            "q1:CLUSTER:INDEX, and is passed on as it was given"
+        return "", NOWHERE
+    short = isinstance(token, str) and len(token) <= TOKEN_LENGTH_MAX
+    shape = _TOKEN.fullmatch(token) if isinstance(token, str) and short else None
+    if shape is not None:
+        cluster, index = shape[1] or shape[3], int(shape[2] or shape[4])
+        marks = tuple(
+            [Mark(*map(int, each.split("."))) for each in (shape[5] or "").split(":")[1:]]
         )
-    return shape[1], int(shape[2])
+        lives = [(mark.member, mark.epoch) for mark in marks]
+        numbers = (index, *[mark.sequence for mark in marks])
+        if max(numbers) <= NUMBER_MAX and lives == sorted(set(lives)):
+            return cluster, Position(index, marks)
+    shown = repr(token)
+    if len(shown) > _SHOWN:
+        shown = f"{shown[:_SHOWN]}..."
+    raise TokenError(
+        f"{shown} is not a session token that this version knows: it looks like q1:CLUSTER:INDEX "
+        "or q2:CLUSTER:INDEX:MEMBER.EPOCH.SEQUENCE, and is passed on as it was given"
+    )
 
 
 class Plans(Protocol):
@@ -111,23 +166,65 @@ class Plans(Protocol):
 
 
 class Seen:
-    """What a session has seen. *cluster* "": nothing yet."""
+    """What a session has seen. *cluster* "": nothing. *follows_log* False: CRDT data alone."""
 
-    __slots__ = ("_checked", "cluster", "index")
+    __slots__ = ("_checked", "_follows_log", "_marks", "_position", "cluster", "index")
 
-    def __init__(self) -> None:
+    def __init__(self, *, follows_log: bool = True) -> None:
         self.cluster = ""
         self.index = 0
+        self._marks: dict[tuple[int, int], int] = {}
+        self._position: Position | None = NOWHERE  # None: to be made anew
+        self._follows_log = follows_log
         self._checked = False  # the cluster is the one that the handle is connected to
 
     @property
     def token(self) -> str:
-        return format_token(self.cluster, self.index)
+        return format_token(self.cluster, self.position)
+
+    @property
+    def position(self) -> Position:
+        """All of it."""
+        if self._position is None:
+            marks = [Mark(*life, self._marks[life]) for life in sorted(self._marks)]
+            self._position = Position(self.index, tuple(marks))
+        return self._position
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether ``check`` is to be called before the next call."""
+        return not self._checked and self.cluster != ""
 
     def reach(self, cluster: str, index: int) -> None:
         """The handle's own cluster has answered with *index*."""
         self.cluster = cluster
-        self.index = max(self.index, index)
+        if index > self.index:
+            self.index = index
+            self._position = None
+
+    def reach_position(self, cluster: str, position: Position, waited_for: Position) -> None:
+        """The handle's own cluster has answered a call for CRDT data from a state that held
+        *position*, and all of *waited_for*: what of that is not named in it is of lives that were
+        folded away, which every node has."""
+        self.cluster = cluster
+        if self._follows_log:
+            self.index = max(self.index, position.index)
+        marks = self._marks
+        if waited_for is not NOWHERE:
+            named = {(mark.member, mark.epoch) for mark in position.marks}
+            for mark in waited_for.marks:
+                life = mark.member, mark.epoch
+                if life not in named and marks.get(life, 0) <= mark.sequence:
+                    marks.pop(life, None)
+        self._raise(position.marks)
+
+    def _raise(self, more: tuple[Mark, ...]) -> None:
+        marks = self._marks
+        for mark in more:
+            life = mark.member, mark.epoch
+            if mark.sequence > marks.get(life, 0):
+                marks[life] = mark.sequence
+        self._position = None
 
     def merge(self, token: object, own: str) -> None:
         """Take on what the bearer of *token* has seen; *own*: the handle's cluster, if known.
@@ -135,13 +232,14 @@ class Seen:
         Raises:
             TokenError: it is malformed, or of another cluster.
         """
-        cluster, index = parse_token(token)
+        cluster, position = parse_token(token)
         known = own or self.cluster
         if cluster and known and cluster != known:
             raise TokenError(f"the token is of cluster {cluster!r}, and this handle of {known!r}")
         if cluster:
             self.cluster = cluster
-            self.index = max(self.index, index)
+            self.index = max(self.index, position.index)
+            self._raise(position.marks)
 
     async def check(self, plans: Plans, wait_s: float) -> float:
         """Make sure that an imported token is of the handle's cluster, which is known once a node
@@ -229,7 +327,7 @@ class Scope:
 
     def _begin(self, receipt: Receipt | None, level: Level) -> Receipt:
         slip = Receipt() if receipt is None else receipt
-        slip.level, slip.index, slip.token, slip.may_be_lost = level, 0, "", False
+        slip.fill(level, "", NOWHERE)
         return slip
 
     def _end(self, slip: Receipt) -> None:
@@ -237,6 +335,6 @@ class Scope:
             slip.level = None
         elif not slip.may_be_lost:
             cluster = self._plans.cluster
-            slip.token = format_token(cluster, slip.index)
+            slip.certain(cluster)
             if self.seen is not None:
                 self.seen.reach(cluster, slip.index)

@@ -26,7 +26,8 @@ class Segment:
     """See the module. *deadline*: loop time, in seconds; ``inf`` once it is over."""
 
     __slots__ = (
-        "codec", "deadline", "futures", "option", "parts", "receipts", "size_bytes", "timeout",
+        "codec", "deadline", "futures", "late", "option", "parts", "receipts", "size_bytes",
+        "timeout",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +44,8 @@ class Segment:
         self.parts: list[bytes] = []
         self.futures: list[AnyFuture] = []
         self.size_bytes = 0
+        #: Why it has no answer yet: what it ends with at its deadline, rather than a general error.
+        self.late: QuorateError | None = None
         #: Of those calls that want one; also of some that are in another piece of the segment.
         self.receipts: dict[AnyFuture, Receipt] | None = None
 
@@ -59,7 +62,7 @@ class Segment:
 
     def _pick(self, places: Sequence[int]) -> Segment:
         piece = Segment(self.codec, self.timeout, self.deadline, self.option)
-        piece.receipts = self.receipts
+        piece.receipts, piece.late = self.receipts, self.late
         piece.parts = [self.parts[at] for at in places]
         piece.futures = [self.futures[at] for at in places]
         piece.size_bytes = sum(map(len, piece.parts))
@@ -218,12 +221,12 @@ class SegmentQueue:
                 self.deadline_min = min(self.deadline_min, segment.deadline)
 
     def expire(self, now: float, error: QuorateError) -> None:
-        """End the segments whose deadline has come, with *error*."""
+        """End the segments whose deadline has come, with *error* or what each says itself."""
         self.close_turn()
         kept: deque[Segment] = deque()
         for segment in self._segments:
             if segment.deadline <= now:
-                segment.fail(error)
+                segment.fail(segment.late or error)
                 self.commands -= len(segment.parts)
                 self.size_bytes -= segment.size_bytes
             else:
@@ -249,7 +252,7 @@ class Bundle:
 
     def __init__(self, segments: list[Segment]) -> None:
         self.segments = segments
-        self.option = segments[0].option if segments else 0
+        self.option: Any = segments[0].option if segments else 0
         self.count = sum(len(segment.parts) for segment in segments)
         self.size_bytes = sum(segment.size_bytes for segment in segments)
         joined: list[tuple[MachineCodec, list[bytes], list[AnyFuture]]] = []
@@ -284,7 +287,7 @@ class Bundle:
         for segment in self.segments:
             if segment.deadline <= now:
                 segment.deadline = inf
-                segment.fail(error)
+                segment.fail(segment.late or error)
 
     def fail(self, error: QuorateError) -> None:
         for _, futures in self.runs:

@@ -76,7 +76,7 @@ class Turns:
 
     # --- for a subclass ------------------------------------------------------------------------
 
-    def _pump(self, connection: Connection) -> list[ClientFrame]:
+    def _pump(self) -> list[ClientFrame]:
         """The frames that go out now, over a link that takes them."""
         raise NotImplementedError
 
@@ -147,7 +147,7 @@ class Turns:
         if not connection.linked:
             connection.want()
         elif connection.writable:
-            frames = self._pump(connection)
+            frames = self._pump()
             if frames:
                 connection.send(frames)
         self._set_timer()

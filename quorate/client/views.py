@@ -7,34 +7,36 @@ from typing import Any, Protocol, TypeVar, overload
 from quorate.base.declaring import Declared
 from quorate.base.levels import Level, check_level
 from quorate.client.codec import MachineCodec
+from quorate.client.crdt_calls import Converges, CrdtScope
+from quorate.client.crdt_maps import Converging
 from quorate.client.handles import Handle, declaration_of, handle_class
 from quorate.client.kv import Kv
-from quorate.client.levels import Plans, Scope, Seen
+from quorate.client.levels import Scope, Seen
 from quorate.client.machines import Machine
 from quorate.client.settings import check_timeout
 
 R = TypeVar("R")
 
 
-class Viewed(Plans, Protocol):
+class Viewed(Converges, Protocol):
     """What a view looks through: ``Database``."""
 
-    @property
-    def timeout(self) -> float: ...
     def codec(self, name: str, result_type: Any) -> MachineCodec: ...  # noqa: ANN401
 
 
-class View:
+class View(Converging):
     """Every call at one level, unless it says otherwise. Made by ``Database.at``.
 
-    A view is a session: it remembers how much of the log its calls have seen, reads and writes,
-    whatever their level. ``causal`` reads see at least that. ``token`` carries it elsewhere.
+    A view is a session: it remembers how much its calls have seen, of the log and of CRDT data,
+    reads and writes, whatever their level. ``causal`` reads see at least that. ``token`` carries it
+    elsewhere.
     """
 
     def __init__(self, handle: Viewed, level: Level, seen: Seen) -> None:
         self._handle = handle
         self._seen = seen
         self._scope = Scope(handle, check_level(level), seen)
+        self._crdt_scope = CrdtScope(handle, self._scope.level, seen)
         #: The key-value store.
         self.kv = Kv(handle.submit, handle.ask, self._scope, handle.timeout)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from quorate.base.crdt_frames import Position
 from quorate.base.frames import Submit, SubmitAccepted
 from quorate.base.kv_commands import Put
 from quorate.base.levels import ANSWERS, Accepted
@@ -66,7 +67,7 @@ async def test_each_call_gets_its_own_receipt(lone: FakeCluster) -> None:
         )
         assert receipts[0].index < receipts[1].index
         assert {each.level for each in receipts} == {"quorum"}
-        assert parse_token(receipts[1].token) == (lone.name, receipts[1].index)
+        assert parse_token(receipts[1].token) == (lone.name, Position(receipts[1].index))
         with pytest.raises(CommandError):
             await db.kv.increment("k", receipt=receipts[0])
         assert receipts[0].index > receipts[1].index, "refused, and that is in the log"
