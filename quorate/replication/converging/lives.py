@@ -1,0 +1,426 @@
+"""The machine that gives lives out, knows which are over, and says when they are folded away.
+
+A *life* of a member is one run of its process: an actor of CRDT data, (member, epoch). Epochs come
+from the log, so no two lives have one, whatever became of the member's disk in between. A member
+that could not reach the log has begun a life by itself, and has it *adopted*: which is refused as
+soon as a life with a later number is known, for then its number may have been given out.
+
+A new life closes those before it. Closed lives write no more, but what they wrote still spreads, so
+they stay admitted until they are *folded*, which takes two entries. The first fixes which lives go,
+and up to which record everybody must have theirs. The second says that everybody has, and much else
+besides (``converging.folding`` says why): from then on their names are forgotten.
+
+Only leaders propose to this machine. What it is told of frontiers are facts about disks at some
+moment, which stay true: frontiers only grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+from quorate.base.invariants import must
+from quorate.crdt.dots import NUMBER_MAX, epoch_of, make_actor, member_of
+from quorate.errors import CommandError
+from quorate.replication.machine import Context, Machine
+from quorate.replication.tables import Table, Tables
+
+LIVES_MACHINE: Final = "lives"
+#: Lives that are not folded yet, of all members: while one member is away, the others may restart
+#: so often.
+LIVES_MAX: Final = 100_000
+#: Lives that go with one fold.
+RETIRED_MAX: Final = 1_000
+#: A life begun without the log has a number at most so far above the last one that is known; what
+#: is beyond is nonsense, and would use the numbers up.
+IMPROVISED_MAX: Final = 2**18
+MEMBER_MAX: Final = 2**31 - 1
+
+_KEY: Final = b"state"
+
+#: (actor, sequence), in order of the actors, each once.
+Marks = tuple[tuple[int, int], ...]
+
+
+# --- commands and results -------------------------------------------------------------------------
+
+
+class Begin(msgspec.Struct, frozen=True, array_like=True, tag=1, forbid_unknown_fields=True):
+    """A new life of *member*. *nonce*: drawn by its process when that began; asked for twice, it is
+    one life. Result: ``Begun``."""
+
+    member: int
+    nonce: int
+
+
+class Adopt(msgspec.Struct, frozen=True, array_like=True, tag=2, forbid_unknown_fields=True):
+    """Life *epoch* of *member* was begun without the log. Result: ``Begun``, or it is refused."""
+
+    member: int
+    epoch: int
+    nonce: int
+
+
+class Expel(msgspec.Struct, frozen=True, array_like=True, tag=3, forbid_unknown_fields=True):
+    """These are members no more: their lives are over, and they begin no others."""
+
+    members: tuple[int, ...]
+
+
+class Stable(msgspec.Struct, frozen=True, array_like=True, tag=4, forbid_unknown_fields=True):
+    """Every member has these records, of lives that are not folded, on its disk."""
+
+    marks: Marks
+
+
+class PrepareFold(msgspec.Struct, frozen=True, array_like=True, tag=5, forbid_unknown_fields=True):
+    """The fold *generation* will take these lives: whoever has their records, up to these, has all
+    of them. Proposed again, the lives are the same."""
+
+    generation: int
+    last: Marks
+
+
+class FoldLives(msgspec.Struct, frozen=True, array_like=True, tag=6, forbid_unknown_fields=True):
+    """Fold the lives that were prepared. *settled*: what every member has; *changes*: of lives, up
+    to those that this was decided upon; if there were others, it is refused."""
+
+    generation: int
+    changes: int
+    settled: Marks
+
+
+class Begun(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """The life that is open now."""
+
+    epoch: int
+
+
+class Noted(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """It is so."""
+
+
+LivesCommand = Begin | Adopt | Expel | Stable | PrepareFold | FoldLives
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+class LifeRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A life that is not folded, under its actor."""
+
+    nonce: int
+
+
+class MemberRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """*highest*: number of its last life; *retired*: of the last that was folded; *open*: of the
+    one that is not over, 0: none."""
+
+    highest: int = 0
+    retired: int = 0
+    open: int = 0
+    expelled: bool = False
+
+
+class MarkRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One life in the stable frontier."""
+
+    sequence: int
+
+
+class FoldedAway(msgspec.Struct, frozen=True, array_like=True):
+    """The last fold. *heirs*: (actor, heir) of each life that went; *settled*: what every member
+    had then, these lives included."""
+
+    generation: int
+    heirs: Marks
+    settled: Marks
+
+
+class FoldingRecord(msgspec.Struct, frozen=True, array_like=True):
+    """*generation*: how many folds there were; *changes*: how often lives began, or were closed by
+    an expulsion; *preparing*: the lives that go next, with their last records, () for none."""
+
+    generation: int = 0
+    changes: int = 0
+    preparing: Marks = ()
+    fold: FoldedAway | None = None
+
+
+# --- the machine ----------------------------------------------------------------------------------
+
+
+class LivesMachine(Machine):
+    """Machine "lives", part of every node. Version history: 1, first release."""
+
+    name: ClassVar[str] = LIVES_MACHINE
+    command_type: ClassVar[Any] = LivesCommand
+
+    _lives: Table[LifeRecord]
+    _members: Table[MemberRecord]
+    _stable: Table[MarkRecord]
+    _folding: Table[FoldingRecord]
+
+    def __init__(self) -> None:
+        self._marks: dict[int, int] | None = None  # what ``stable`` gives
+        self._present: tuple[int, ...] | None = None
+
+    # --- the contract ---------------------------------------------------------------------------
+
+    def attach(self, tables: Tables) -> None:
+        self._lives = tables.table("lives.lives", LifeRecord, ordered=True)
+        self._members = tables.table("lives.members", MemberRecord, ordered=True)
+        self._stable = tables.table("lives.stable", MarkRecord, ordered=True)
+        self._folding = tables.table("lives.folding", FoldingRecord)
+
+    def loaded(self) -> None:
+        self._marks = self._present = None
+
+    def rolled_back(self) -> None:
+        self._marks = self._present = None
+
+    def apply(self, command: Any, context: Context) -> Begun | Noted:  # noqa: ANN401, ARG002
+        match command:
+            case Begin():
+                return self._begin(command)
+            case Adopt():
+                return self._adopt(command)
+            case Expel():
+                return self._expel(command)
+            case Stable():
+                return self._stabilise(command)
+            case PrepareFold():
+                return self._prepare(command)
+        return self._fold(command)
+
+    def frees_space(self, command: Any) -> bool:  # noqa: ANN401
+        """Folding forgets; all else may add something."""
+        return command.__class__ is FoldLives
+
+    # --- what is so, as of the last applied entry -----------------------------------------------
+
+    def is_admitted(self, actor: int) -> bool:
+        """Whether records of that life may be joined: it is known, and not folded yet."""
+        return _key(actor) in self._lives
+
+    def is_retired(self, actor: int) -> bool:
+        """Whether that life, or one with a later number of its member, has been folded."""
+        return epoch_of(actor) <= self.retired_epoch(member_of(actor))
+
+    def retired_epoch(self, member: int) -> int:
+        """The number of the last life of *member* that was folded, 0 for none."""
+        return self._member(member).retired
+
+    def epoch_known(self, member: int) -> int:
+        """The number of the last life of *member* that the log knows of, 0 for none."""
+        return self._member(member).highest
+
+    def present(self) -> tuple[int, ...]:
+        """The open life of each member that has one, in order."""
+        if self._present is None:
+            found = ((int.from_bytes(key, "big"), each) for key, each in self._members.items())
+            self._present = tuple(
+                make_actor(member, each.open) for member, each in found if each.open
+            )
+        return self._present
+
+    def open_epoch(self, member: int) -> int:
+        """The life of *member* that is not over, 0 for none."""
+        return self._member(member).open
+
+    def holder(self, actor: int) -> int:
+        """The nonce of the process whose life that is, 0 if it is not known, or folded."""
+        record = self._lives.get(_key(actor))
+        return 0 if record is None else record.nonce
+
+    def is_expelled(self, member: int) -> bool:
+        """Whether *member* was removed, after it had begun a life."""
+        return self._member(member).expelled
+
+    def known(self) -> tuple[int, ...]:
+        """All lives that are not folded, in order."""
+        return tuple(int.from_bytes(key, "big") for key, _record in self._lives.items())
+
+    def closed(self) -> tuple[int, ...]:
+        """Of these, all that are over."""
+        present = frozenset(self.present())
+        return tuple(actor for actor in self.known() if actor not in present)
+
+    def stable(self) -> Mapping[int, int]:
+        """By life, up to which record every member has all; not to be changed."""
+        if self._marks is None:
+            self._marks = {
+                int.from_bytes(key, "big"): record.sequence for key, record in self._stable.items()
+            }
+        return self._marks
+
+    @property
+    def generation(self) -> int:
+        """How many folds there were."""
+        return self._state().generation
+
+    @property
+    def changes(self) -> int:
+        """How often lives began, or were closed by an expulsion."""
+        return self._state().changes
+
+    @property
+    def preparing(self) -> Marks:
+        """The lives that the next fold takes, and the last record of each; () if none is prepared.
+        No fold takes less than one."""
+        return self._state().preparing
+
+    @property
+    def fold(self) -> FoldedAway | None:
+        """The last fold."""
+        return self._state().fold
+
+    # --- lives ----------------------------------------------------------------------------------
+
+    def _begin(self, command: Begin) -> Begun:
+        member = self._may_live(command.member)
+        if member.open and self.holder(make_actor(command.member, member.open)) == command.nonce:
+            return Begun(member.open)
+        return self._open(command.member, member, member.highest + 1, command.nonce)
+
+    def _adopt(self, command: Adopt) -> Begun:
+        member = self._may_live(command.member)
+        epoch = command.epoch
+        again = 0 < epoch == member.open
+        if again and self.holder(make_actor(command.member, epoch)) == command.nonce:
+            return Begun(epoch)
+        if not member.highest < epoch <= member.highest + IMPROVISED_MAX:
+            raise CommandError(
+                f"member {command.member} cannot have life {epoch}: its last known one is "
+                f"{member.highest}"
+            )
+        return self._open(command.member, member, epoch, command.nonce)
+
+    def _may_live(self, member: int) -> MemberRecord:
+        if not 0 < member <= MEMBER_MAX:
+            raise CommandError(f"{member} is no member's number")
+        record = self._member(member)
+        if record.expelled:
+            raise CommandError(f"member {member} was removed; numbers are not used again")
+        if len(self._lives) >= LIVES_MAX:
+            raise CommandError(
+                f"there are {LIVES_MAX} lives already that could not be folded: a member is away; "
+                f"start it, or remove it"
+            )
+        return record
+
+    def _open(self, number: int, member: MemberRecord, epoch: int, nonce: int) -> Begun:
+        if epoch > NUMBER_MAX:
+            raise CommandError(f"member {number} has used up its {NUMBER_MAX} lives")
+        self._lives.put(_key(make_actor(number, epoch)), LifeRecord(nonce))
+        self._put(number, msgspec.structs.replace(member, highest=epoch, open=epoch))
+        self._changed()
+        return Begun(epoch)
+
+    def _expel(self, command: Expel) -> Noted:
+        for number in command.members:
+            member = self._member(number)
+            if member.highest and not member.expelled:
+                self._put(number, msgspec.structs.replace(member, open=0, expelled=True))
+                self._changed()
+        return Noted()
+
+    # --- what everybody has ---------------------------------------------------------------------
+
+    def _stabilise(self, command: Stable) -> Noted:
+        for actor, sequence in command.marks:
+            known = self._stable.get(_key(actor))
+            if self.is_admitted(actor) and (known is None or sequence > known.sequence):
+                self._stable.put(_key(actor), MarkRecord(sequence))
+                self._marks = None
+        return Noted()
+
+    # --- folding --------------------------------------------------------------------------------
+
+    def _prepare(self, command: PrepareFold) -> Noted:
+        state = self._state()
+        actors = [actor for actor, _sequence in command.last]
+        if command.generation != state.generation + 1:
+            raise CommandError(f"fold {command.generation} does not follow {state.generation}")
+        if not 0 < len(actors) <= RETIRED_MAX:
+            raise CommandError(f"a fold takes 1 to {RETIRED_MAX} lives, not {len(actors)}")
+        if state.preparing and [actor for actor, _sequence in state.preparing] != actors:
+            raise CommandError(f"fold {command.generation} was prepared with other lives")
+        self._check_first(actors)
+        self._set(msgspec.structs.replace(state, preparing=command.last))
+        return Noted()
+
+    def _check_first(self, actors: list[int]) -> None:
+        """Of each member, its first closed lives, without a gap: one number says what is folded."""
+        last = {member_of(actor): actor for actor in actors}
+        first = [actor for actor in self.closed() if actor <= last.get(member_of(actor), 0)]
+        if actors != first:
+            raise CommandError(f"lives {actors!r:.200} are not the first closed ones")
+
+    def _fold(self, command: FoldLives) -> Noted:
+        state = self._state()
+        if command.generation != state.generation + 1 or not state.preparing:
+            raise CommandError(f"fold {command.generation} was not prepared")
+        if command.changes != state.changes:
+            raise CommandError("lives have begun or ended since this was decided upon")
+        settled = dict(command.settled)
+        if any(settled.get(actor, 0) < sequence for actor, sequence in state.preparing):
+            raise CommandError("not everybody has all that the lives to be folded wrote")
+        heirs = tuple((actor, self._heir(actor)) for actor, _sequence in state.preparing)
+        for actor, _heir in heirs:
+            member = self._member(member_of(actor))
+            self._put(member_of(actor), msgspec.structs.replace(member, retired=epoch_of(actor)))
+            self._lives.delete(_key(actor))
+            self._stable.delete(_key(actor))
+        self._marks = None
+        fold = FoldedAway(command.generation, heirs, command.settled)
+        self._set(
+            msgspec.structs.replace(state, generation=fold.generation, preparing=(), fold=fold)
+        )
+        return Noted()
+
+    def _heir(self, actor: int) -> int:
+        """Who takes over the rights of a life that is over: the member's next, or somebody's."""
+        own = self._member(member_of(actor)).open
+        if own:
+            return make_actor(member_of(actor), own)
+        present = self.present()
+        if not present:
+            raise CommandError("no member has a life that could inherit")
+        return present[0]
+
+    # --- small things ---------------------------------------------------------------------------
+
+    def _member(self, member: int) -> MemberRecord:
+        return self._members.get(_key(member)) or _NOBODY
+
+    def _put(self, member: int, record: MemberRecord) -> None:
+        must(record.retired <= record.highest, "only lives that were are folded", member=member)
+        self._members.put(_key(member), record)
+        self._present = None
+
+    def _state(self) -> FoldingRecord:
+        return self._folding.get(_KEY) or _NEW
+
+    def _set(self, state: FoldingRecord) -> None:
+        self._folding.put(_KEY, state)
+
+    def _changed(self) -> None:
+        state = self._state()
+        self._set(msgspec.structs.replace(state, changes=state.changes + 1))
+
+
+_NOBODY: Final = MemberRecord()
+_NEW: Final = FoldingRecord()
+
+
+def to_marks(frontier: Mapping[int, int], actors: Iterable[int]) -> Marks:
+    """What *frontier* says of *actors*, 0 for those that it does not know, as commands carry it."""
+    return tuple((actor, frontier.get(actor, 0)) for actor in sorted(actors))
+
+
+def _key(number: int) -> bytes:
+    """Of an actor, or of a member; of what can be neither, a key that is in no table."""
+    return number.to_bytes(8, "big") if 0 <= number < 1 << 64 else b""
