@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from quorate.base.crdt_frames import CRDT_WATCH, CrdtRead, CrdtWrite
 from quorate.base.frames import (
     ROLE_CLIENT,
     UNDECODABLE,
@@ -48,6 +49,8 @@ from quorate.errors import (
     UnavailableError,
     WireFormatError,
 )
+from quorate.replication.converging.service import Converging, crdt_failed
+from quorate.replication.converging.watching import CrdtFeed
 from quorate.replication.feeds import Feed, FeedSink
 from quorate.replication.replica import Replica
 from quorate.server.connection import Connection
@@ -65,7 +68,7 @@ UNREAD_EVENTS_BYTES_MAX = 4 * MIB
 UNREAD_BYTES_MAX = 2 * FRAME_BYTES_MAX + 32 * MIB
 RETRY_AFTER_MS = 100
 #: Machines whose commands only leaders propose.
-INTERNAL = frozenset({"cluster", "versions"})
+INTERNAL = frozenset({"cluster", "lives", "versions"})
 
 _decode = msgspec.msgpack.Decoder(ClientFrame).decode
 
@@ -96,9 +99,12 @@ def describe_members(membership: Membership) -> tuple[MemberInfo, ...]:
 class ClientService:
     """All client connections of a node."""
 
-    def __init__(self, gate: Gate, replica: Replica, operations: Operations) -> None:
+    def __init__(
+        self, gate: Gate, replica: Replica, converging: Converging, operations: Operations
+    ) -> None:
         self.gate = gate
         self.replica = replica
+        self.converging = converging
         self.operations = operations
         self._connections: dict[ClientConnection, None] = {}
         self._stopped = False
@@ -184,7 +190,7 @@ class ClientConnection:
     def __init__(self, service: ClientService) -> None:
         self._service = service
         self._tasks: dict[asyncio.Task[None], None] = {}
-        self._feeds: dict[int, Feed | None] = {}
+        self._feeds: dict[int, Feed | CrdtFeed | None] = {}
         self.outstanding = 0
         service.add(self)
 
@@ -217,6 +223,10 @@ class ClientConnection:
             self._watch(frame)  # type: ignore[arg-type]
         elif kind is Unwatch:
             self._unwatch(frame.id)  # type: ignore[union-attr]
+        elif kind is CrdtWrite:
+            self._write_crdt(frame)  # type: ignore[arg-type]
+        elif kind is CrdtRead:
+            self._read_crdt(frame)  # type: ignore[arg-type]
         else:
             raise WireFormatError("a connection says hello once")
 
@@ -245,6 +255,22 @@ class ClientConnection:
             retry_ms = getattr(error, "retry_after_ms", 0)
             self._answer(QueryFailed(query.id, error.code, str(error), retry_ms))
 
+    def _write_crdt(self, frame: CrdtWrite) -> None:
+        self.outstanding += 1
+        try:
+            self._check_outstanding()
+            self._service.converging.write(frame, self._answer)
+        except QuorateError as error:
+            self._answer(crdt_failed(frame.sequence, error, write=True))
+
+    def _read_crdt(self, frame: CrdtRead) -> None:
+        self.outstanding += 1  # before: it may be answered at once
+        try:
+            self._check_outstanding()
+            self._service.converging.read(frame, self._answer)
+        except QuorateError as error:
+            self._answer(crdt_failed(frame.id, error, write=False))
+
     def _watch(self, watch: Watch) -> None:
         replica = self._service.replica
         try:
@@ -252,10 +278,14 @@ class ClientConnection:
                 raise WireFormatError(f"there is a watch {watch.id} on this connection already")
             if len(self._feeds) >= WATCHES_MAX:
                 raise OverloadedError(f"this connection has {WATCHES_MAX} watches already")
-            if not replica.ready:
-                raise UnavailableError("this node is stopping, or loads a snapshot; ask another")
             self._feeds[watch.id] = None
-            feed = replica.feeds.open(watch, replica.applied, self._sink_of(watch.id))
+            feed: Feed | CrdtFeed | None
+            if watch.machine == CRDT_WATCH:
+                feed = self._service.converging.watchers.open(watch, self._sink_of(watch.id))
+            elif not replica.ready:
+                raise UnavailableError("this node is stopping, or loads a snapshot; ask another")
+            else:
+                feed = replica.feeds.open(watch, replica.applied, self._sink_of(watch.id))
             if watch.id in self._feeds:
                 self._feeds[watch.id] = feed
         except QuorateError as error:
@@ -276,7 +306,9 @@ class ClientConnection:
 
     def _unwatch(self, watch: int) -> None:
         feed = self._feeds.pop(watch, None)
-        if feed is not None:
+        if isinstance(feed, CrdtFeed):
+            self._service.converging.watchers.close(feed)
+        elif feed is not None:
             self._service.replica.feeds.close(feed)
 
     def _check_outstanding(self) -> None:

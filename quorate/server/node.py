@@ -11,7 +11,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -24,7 +24,6 @@ from quorate.base.frames import (
 from quorate.base.limits import MIB
 from quorate.base.types import NO_NODE, LogIndex, NodeId
 from quorate.client.database import Database
-from quorate.consensus.config import CoreConfig
 from quorate.consensus.events import Tick
 from quorate.consensus.membership import Membership
 from quorate.consensus.output import Role, RoleChange
@@ -38,14 +37,15 @@ from quorate.locks.barriers import BarrierMachine
 from quorate.locks.machine import LockMachine
 from quorate.replication.checkpoints import Checkpointer
 from quorate.replication.cluster import ClusterMachine
-from quorate.replication.disk import JobRunner, run_job
+from quorate.replication.converging.lives import LivesMachine
+from quorate.replication.converging.service import Converging, Surroundings
 from quorate.replication.kv import KvMachine
 from quorate.replication.machine import Machine
 from quorate.replication.machines import Machines
-from quorate.replication.recovery import Recovered, recover
 from quorate.replication.replica import Replica, ReplicaConfig
 from quorate.replication.snapshots import SnapshotChannel, SnapshotReceiver, SnapshotSender
 from quorate.replication.statistics import ReplicaStatistics
+from quorate.replication.transport import CrdtFrame, PeerFrame
 from quorate.server.admin import Admin
 from quorate.server.channel import FrameChannel
 from quorate.server.clients import ClientService
@@ -55,8 +55,10 @@ from quorate.server.disk_guard import DiskGuard
 from quorate.server.greeting import greet
 from quorate.server.identity import Gate, open_identity
 from quorate.server.joining import find_cluster
+from quorate.server.lifeline import Lifeline
 from quorate.server.listener import Listener, Routes
 from quorate.server.loading import load_machines
+from quorate.server.opening import Disk, open_disk
 from quorate.server.peers import PeerEvents, PeerTransport
 from quorate.server.platform import Platform
 from quorate.server.registrar import Registrar
@@ -64,7 +66,7 @@ from quorate.server.relay import Relays
 from quorate.server.status import node_status
 from quorate.server.tls import peer_context, server_context
 from quorate.server.upgrading import Upgrades
-from quorate.storage.directory import DataDirectory, Identity
+from quorate.storage.directory import DataDirectory
 from quorate.storage.interfaces import StateStore
 from quorate.storage.wal import WriteAheadLog
 
@@ -95,8 +97,15 @@ class Node:
         self._clock, self._random = self._platform.clock, self._platform.random
         self._cluster_machine = ClusterMachine()
         self.kv_machine = KvMachine()
+        self.lives_machine = LivesMachine()
         self.machines = Machines(
-            (self.kv_machine, self._cluster_machine, LockMachine(), BarrierMachine()),
+            (
+                self.kv_machine,
+                self._cluster_machine,
+                LockMachine(),
+                BarrierMachine(),
+                self.lives_machine,
+            ),
             (*load_machines(config.machines), *machines),
         )
         self.address = config.advertised  #: how others reach this node, once started
@@ -140,6 +149,7 @@ class Node:
         parts = self._parts
         self._started_s = self._clock.monotonic_s()
         parts.replica.start()
+        parts.converging.start()
         if parts.replica.core.state.membership.voters == (self.node_id,):
             # Alone, there is nobody to wait for: campaign at once.
             parts.replica.step(Tick(parts.replica.core.state.config.election_ticks_max, 0))
@@ -196,6 +206,7 @@ class Node:
     async def _shut(self, parts: _Parts) -> None:
         await parts.sender.stop()
         parts.replica.stop()  # first: a checkpoint may wait for what a stalled disk never writes
+        parts.converging.stop()
         await parts.checkpointer.stop()
         parts.clients.stop()
         parts.relays.stop()
@@ -234,11 +245,19 @@ class Node:
         gate = Gate(open_identity(directory, config, joined, self._platform))
         self._listener = listener = Listener(gate, self._routes(), inside)
         await self._bind(listener)
-        disk = await self._open_disk(directory, gate.identity)
+        disk = await open_disk(
+            directory,
+            gate.identity,
+            config,
+            self._platform,
+            self.machines,
+            self._founders(),
+            self._closers,
+        )
         peers = PeerTransport(
             gate,
             PeerEvents(
-                lambda frame: replica.receive(frame),  # noqa: PLW0108  made below
+                self._receive,
                 self.pinned,
                 self._on_peer_reached,
                 self._on_peer_lost,
@@ -265,36 +284,9 @@ class Node:
         parts = self._attach(disk, gate, peers, replica, listener, outside)
         return parts
 
-    async def _open_disk(self, directory: DataDirectory, identity: Identity) -> _Disk:
-        """Recover log, store and machines; all of it is closed by ``_close_files``."""
-        loop = asyncio.get_running_loop()
-        platform = self._platform
-        log_runner = platform.log_runner(loop)
-        store_runner, read_runner = platform.thread("store", loop), platform.thread("read", loop)
-        self._closers.extend(each.stop for each in (log_runner, store_runner, read_runner))
-        log = WriteAheadLog(
-            directory.log_path,
-            files=platform.files,
-            segment_bytes=platform.segment_bytes,
-            identity=int(identity.incarnation[:16], 16),
-            spawn=lambda job: read_runner.run(job, _ignore_result),
-        )
-        self._closers.insert(1, log.close)  # closed after the threads have ended
-        store = await run_job(store_runner, lambda: platform.open_store(directory.state_path))
-        self._closers.insert(1, store.close)
-        core_config = platform.core_config(_core_config(self.config))
-        recovered = await run_job(
-            log_runner, lambda: recover(log, store, core_config, self._random, self._founders())
-        )
-        await run_job(log_runner, directory.confirm_log)
-        for _ in self.machines.restore(store):
-            await asyncio.sleep(0)
-        await run_job(store_runner, store.release_pages)
-        return _Disk(log, store, log_runner, store_runner, read_runner, recovered)
-
     def _attach(
         self,
-        disk: _Disk,
+        disk: Disk,
         gate: Gate,
         peers: PeerTransport,
         replica: Replica,
@@ -322,6 +314,23 @@ class Node:
         )
         admin = Admin(self)
         upgrades = Upgrades(replica, peers.connected)
+        lifeline = Lifeline(self)
+        converging = Converging(
+            config.node_id,
+            disk.elements,
+            disk.element_runner,
+            self._clock,
+            self._random,
+            self.lives_machine,
+            Surroundings(
+                send=peers.send,
+                membership=lambda: replica.core.state.membership,
+                index=lambda: replica.applied,
+                begin=lifeline.begin,
+                adopt=lifeline.adopt,
+                failed=self._on_failure,
+            ),
+        )
         return _Parts(
             gate=gate,
             log=disk.log,
@@ -331,7 +340,8 @@ class Node:
             peers=peers,
             listener=listener,
             admin=admin,
-            clients=ClientService(gate, replica, admin),
+            converging=converging,
+            clients=ClientService(gate, replica, converging, admin),
             relays=Relays(self._leader_address, context),
             sender=SnapshotSender(
                 replica,
@@ -443,6 +453,12 @@ class Node:
 
     # --- events ----------------------------------------------------------------------------------
 
+    def _receive(self, frame: PeerFrame) -> None:
+        if isinstance(frame, CrdtFrame):
+            self.parts.converging.receive(frame)
+        else:
+            self.parts.replica.receive(frame)
+
     def _on_role(self, change: RoleChange) -> None:
         _logger.info(
             "node %d: %s in term %d, leader %d",
@@ -468,17 +484,21 @@ class Node:
         if parts is not None:
             parts.checkpointer.on_applied()
             parts.registrar.on_applied()
+            parts.converging.applied()
 
     def _on_peer_reached(self, node: NodeId, welcome: Welcome) -> None:
         parts = self.parts
         parts.registrar.shown(node, welcome.incarnation)
         parts.upgrades.told(node, welcome.machines)
         parts.replica.peer_reached(node)
+        parts.converging.peer_reached(node)
         parts.registrar.tend()
 
     def _on_peer_lost(self, node: NodeId) -> None:
-        if self._parts is not None:
-            self.replica.peer_lost(node)
+        parts = self._parts
+        if parts is not None:
+            parts.replica.peer_lost(node)
+            parts.converging.peer_lost(node, connected=node in parts.peers.connected())
 
     def _check_member(self, node: NodeId, incarnation: str) -> None:
         """The hello of a member: may it come in?"""
@@ -531,17 +551,6 @@ class Node:
             await asyncio.sleep(GUARD_PERIOD_S)
 
 
-class _Disk(NamedTuple):
-    """What was recovered, and the threads that serve it."""
-
-    log: WriteAheadLog
-    store: StateStore
-    log_runner: JobRunner
-    store_runner: JobRunner
-    read_runner: JobRunner
-    recovered: Recovered
-
-
 class _Parts(msgspec.Struct, frozen=True, kw_only=True):
     """What a started node is made of."""
 
@@ -549,6 +558,7 @@ class _Parts(msgspec.Struct, frozen=True, kw_only=True):
     log: WriteAheadLog
     store: StateStore
     replica: Replica
+    converging: Converging
     checkpointer: Checkpointer
     peers: PeerTransport
     listener: Listener
@@ -561,21 +571,3 @@ class _Parts(msgspec.Struct, frozen=True, kw_only=True):
     registrar: Registrar
     upgrades: Upgrades
     tls: ssl.SSLContext | None
-
-
-def _ignore_result(_result: object, _error: BaseException | None) -> None:
-    """Preparing a segment reports nothing: without it, the next append does the work."""
-
-
-def _core_config(config: NodeConfig) -> CoreConfig:
-    ticks = config.election_timeout_ms // TICK_MS
-    return CoreConfig(
-        node_id=NodeId(config.node_id),
-        election_ticks_min=ticks,
-        election_ticks_max=2 * ticks,
-        heartbeat_ticks=config.heartbeat_ms // TICK_MS,
-        lease_reads=config.lease_reads,
-        lease_ms=config.election_timeout_ms * 3 // 4,
-        tick_ms=TICK_MS,
-        fast_failover=config.fast_failover and not config.lease_reads,
-    )

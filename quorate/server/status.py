@@ -54,6 +54,7 @@ def node_status(node: Node) -> dict[str, Any]:
         "log_bytes": parts.log.size_bytes(),
         "store_bytes": parts.store.size_bytes(),
         "state_hash": machines.state_hash.hex(),
+        "crdt": parts.converging.describe(),
         "cluster_time_ms": machines.time_ms,
         "uptime_s": round(node.uptime_s, 3),
         "resident_bytes": resident_bytes(),

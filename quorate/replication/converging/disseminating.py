@@ -52,6 +52,8 @@ TELL_QUIET_S: Final = 5.0
 #: After a gap, the sender is told at once, but no more often than this.
 TELL_GAP_S: Final = 0.05
 GONE_S: Final = 1.0
+#: Records of lives that the log has not admitted here yet: it mostly does within milliseconds.
+EARLY_MAX: Final = 16
 
 #: From a delta of an earlier generation to the present one; None: it cannot be had.
 Translate = Callable[[Delta, int], "Delta | None"]
@@ -106,6 +108,7 @@ class Disseminating:
         self._translate = translate
         self._peers: dict[NodeId, _Peer] = {}
         self._expected: Frontier = {}  # by actor, the last record that was taken in or waits
+        self._early: dict[tuple[int, int], CrdtRecord] = {}  # of lives not admitted here, yet
         self._refused: Frontier = {}
         self.deaf = False  #: records are dropped: a range is being taken over
         self.bytes_sent = 0
@@ -300,13 +303,24 @@ class Disseminating:
             self.joined({(frame.sender, actor): max(has, frame.sequence)})
             return
         expected = max(has, self._expected.get(actor, 0)) + 1
-        if frame.sequence > expected:
+        if not engine.lives.is_admitted(actor):
+            self._early[actor, frame.sequence] = frame
+            if len(self._early) > EARLY_MAX:
+                self._drop(self._early.pop(next(iter(self._early))), "its life is not admitted")
+        elif frame.sequence > expected:
             self._drop(frame, "records before it are missing")
             self._tell_of_gap(frame.sender)
-        elif self.deaf or not engine.lives.is_admitted(actor):
-            self._drop(frame, "its life is not admitted, or ranges are being compared")
+        elif self.deaf:
+            self._drop(frame, "ranges are being compared")
         elif frame.sequence == expected:
             self._take(frame)
+
+    def applied(self) -> None:
+        """The log has come further: a life may have been admitted whose records are here."""
+        if self._early and any(self._engine.lives.is_admitted(actor) for actor, _ in self._early):
+            early, self._early = self._early, {}
+            for key in sorted(early):
+                self.on_record(early[key])
 
     def _take(self, frame: CrdtRecord) -> None:
         engine = self._engine

@@ -65,7 +65,7 @@ WAITING_MAX: Final = 50_000
 #: Bytes of records that wait; beyond it they are dropped, and sent again.
 ARRIVED_BYTES_MAX: Final = 32 * MIB
 #: How long the first write of a life waits for the log before it does without.
-IMPROVISE_S: Final = 1.0
+IMPROVISE_S: Final = 2.0
 #: Above all known lives by this much, and by up to 2**16 more, a life begins without the log.
 IMPROVISED_ABOVE: Final = 256
 BEGIN_AGAIN_S: Final = 1.0

@@ -40,6 +40,12 @@ WriteAnswer = CrdtWritten | CrdtFailed
 ReadAnswer = CrdtAnswer | CrdtFailed
 
 
+def crdt_failed(number: int, error: QuorateError, *, write: bool) -> CrdtFailed:
+    """The answer to a frame as a whole."""
+    retry_ms = getattr(error, "retry_after_ms", 0)
+    return CrdtFailed(number, write, error.code, str(error), retry_ms)
+
+
 class Surroundings(msgspec.Struct, frozen=True):
     """What the second tier needs of the node around it. *send*: to a member, or into nothing.
     *membership*: in force. *index*: of the last applied entry. *begin*, *adopt*: see ``Engine``.
@@ -144,6 +150,7 @@ class Converging:
 
     def applied(self) -> None:
         """The node has applied more of the log."""
+        self.disseminating.applied()
         self.levels.progressed()
 
     # --- peers --------------------------------------------------------------------------------
@@ -163,9 +170,13 @@ class Converging:
         """Frames to *node* can be sent now."""
         self.disseminating.reached(node)
 
-    def peer_lost(self, node: NodeId) -> None:
-        """A connection to or from *node* broke."""
-        self.disseminating.gone(node)
+    def peer_lost(self, node: NodeId, *, connected: bool) -> None:
+        """A connection to or from *node* broke; *connected*: frames can be sent to it all the same.
+        It may have died, and come back with less."""
+        if connected:
+            self.disseminating.reached(node)
+        else:
+            self.disseminating.gone(node)
 
     def _on_gone(self, node: NodeId) -> None:
         _logger.info("node %d has no records for this node any more", node)
@@ -186,16 +197,7 @@ class Converging:
         self.levels.check_room()
 
         def failed(error: QuorateError) -> None:
-            retry_ms = getattr(error, "retry_after_ms", 0)
-            sink(
-                CrdtFailed(
-                    frame.sequence,
-                    write=True,
-                    code=error.code,
-                    message=str(error),
-                    retry_after_ms=retry_ms,
-                )
-            )
+            sink(crdt_failed(frame.sequence, error, write=True))
 
         def done(outcome: Done | QuorateError) -> None:
             if isinstance(outcome, QuorateError):
@@ -237,7 +239,7 @@ class Converging:
         self.levels.check_room()
 
         def failed(error: QuorateError) -> None:
-            sink(CrdtFailed(frame.id, write=False, code=error.code, message=str(error)))
+            sink(crdt_failed(frame.id, error, write=False))
 
         def answer() -> None:
             engine = self.engine
