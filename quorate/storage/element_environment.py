@@ -24,7 +24,7 @@ from quorate.storage.environment import writing
 from quorate.storage.interfaces import Change
 from quorate.storage.lmdb_opening import LmdbEnvironment, lmdb_errors, open_lmdb
 
-_LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 1
 _OWN_DB: Final = b"quorate"
 _TOP: Final = b"r/"
 _DEEP: Final = b"i/"
@@ -83,7 +83,7 @@ class ElementEnvironment:
         with lmdb_errors(f"creating {self.path}"):
             self._own = self._env.open_db(_OWN_DB)
             with self.writing() as transaction:
-                self._put_own(transaction, _FORMAT_NAME, _LAYOUT_VERSION.to_bytes(4, "little"))
+                self._put_own(transaction, _FORMAT_NAME, LAYOUT_VERSION.to_bytes(4, "little"))
                 self._put_own(transaction, _LEDGER_NAME, msgspec.msgpack.encode(self.ledger))
             self.sync()
 
@@ -203,9 +203,9 @@ class ElementEnvironment:
         if names != {_FORMAT_NAME, _LEDGER_NAME}:
             raise self._damaged(f"it has records named {sorted(names)}")
         version = int.from_bytes(self._get_own(reader, _FORMAT_NAME), "little")
-        if version > _LAYOUT_VERSION:
+        if version > LAYOUT_VERSION:
             raise FormatVersionError(
-                f"{self.path} has format {version}, this quorate knows up to {_LAYOUT_VERSION}:"
+                f"{self.path} has format {version}, this quorate knows up to {LAYOUT_VERSION}:"
                 " start the newer quorate that wrote it"
             )
         try:
