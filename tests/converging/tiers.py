@@ -49,6 +49,7 @@ class Book:
         self.epochs: dict[int, int] = {}
         self.admitted: dict[int, None] = {}
         self.frontier: dict[int, int] = {}
+        self.expelled: set[int] = set()
 
     def begin(self, member: int) -> int:
         self.epochs[member] = self.epochs.get(member, 0) + 1
@@ -64,6 +65,9 @@ class Book:
 
     def is_admitted(self, actor: int) -> bool:
         return actor in self.admitted
+
+    def is_expelled(self, member: int) -> bool:
+        return member in self.expelled
 
     def epoch_known(self, member: int) -> int:
         return self.epochs.get(member, 0)

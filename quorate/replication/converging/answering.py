@@ -5,6 +5,7 @@ All questions of a frame are answered from one state; pages of one value are of 
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 import msgspec
@@ -30,11 +31,14 @@ from quorate.errors import (
     BadCommandError,
     CrdtFormatError,
     LimitExceededError,
+    MachineError,
     QuorateError,
     TypeMismatchError,
 )
 from quorate.replication.converging.committing import encode_token
 from quorate.replication.converging.view import Elements, key_after
+
+_logger = logging.getLogger("quorate.crdt")
 
 _SETS: Final = (GSet, TwoPSet, ORSet)
 #: Kinds that may have much: in a page of a map only their keys stand.
@@ -84,6 +88,10 @@ def answer_all(asked: Asked, questions: tuple[Question, ...]) -> bytes:
             results.append([_answer(asked, question)])
         except QuorateError as error:
             results.append([error.code, str(error)])
+        except Exception as error:  # a question changes nothing, and the node goes on
+            _logger.exception("a question about CRDT data failed: %.200r", question)
+            failed = f"the question failed in this node: {error!r:.200}"
+            results.append([MachineError.code, failed])
     return _encode(results)
 
 

@@ -6,6 +6,7 @@ thrown away if the store refuses it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Final
 
@@ -25,6 +26,7 @@ from quorate.errors import (
     CrdtFormatError,
     InsufficientRightsError,
     LimitExceededError,
+    MachineError,
     NotObservedError,
     QuorateError,
 )
@@ -44,6 +46,8 @@ from quorate.replication.converging.records import (
 )
 from quorate.replication.converging.view import ELEMENTS, OpenBatch
 from quorate.storage.interfaces import Change
+
+_logger = logging.getLogger("quorate.crdt")
 
 #: Deltas of one record; the next operation begins another one.
 RECORD_BYTES: Final = RECORD_BYTES_MAX // 4
@@ -126,14 +130,12 @@ class Commit:
         moment = Moment(self._own.actor, self._counter + 1, stamp)
         try:
             delta = operate(ORMap, self.view, operation, moment)
-            size = sum(part_bytes(path, part) for path, part in delta.elements.items())
-            if size > RECORD_BYTES_MAX // 2:
-                raise LimitExceededError(
-                    f"the operation changes {size} bytes at once, at most {RECORD_BYTES_MAX // 2}: "
-                    f"change some elements at a time"
-                )
+            size = _size_of(delta)
         except QuorateError as error:
             return refusal(error)
+        except Exception as error:  # nothing has changed yet, and the node goes on
+            _logger.exception("an operation on CRDT data failed: %.200r", operation)
+            return refusal(MachineError(f"the operation failed in this node: {error!r:.200}"))
         self._take_in(delta, size, moment)
         return None
 
@@ -151,8 +153,7 @@ class Commit:
             moment = Moment(self._own.actor, self._counter + 1, self._stamp)
             delta = tidy(ORMap, self.view, self._changed, moment)
             if delta is not None:
-                size = sum(part_bytes(path, part) for path, part in delta.elements.items())
-                self._take_in(delta, size, moment)
+                self._take_in(delta, _size_of(delta), moment)
         self._changed = []
 
     def _touch(self, paths: list[Path]) -> None:
@@ -212,6 +213,21 @@ class Commit:
             REQUESTS: requests,
             META: [(META_KEY, encode(own))],
         }
+
+
+def _size_of(delta: Delta) -> int:
+    """About what *delta* takes in a record.
+
+    Raises:
+        LimitExceededError: more than one operation may.
+    """
+    size = sum(part_bytes(path, part) for path, part in delta.elements.items())
+    if size > RECORD_BYTES_MAX // 2:
+        raise LimitExceededError(
+            f"the operation changes {size} bytes at once, at most {RECORD_BYTES_MAX // 2}: change "
+            f"some elements at a time"
+        )
+    return size
 
 
 def refusal(error: QuorateError) -> Refusal:

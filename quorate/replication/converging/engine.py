@@ -94,6 +94,7 @@ class Lives(Protocol):
     in order."""
 
     def is_admitted(self, actor: int) -> bool: ...
+    def is_expelled(self, member: int) -> bool: ...
     def epoch_known(self, member: int) -> int: ...
     def stable(self) -> Mapping[int, int]: ...
     def present(self) -> Iterable[int]: ...
@@ -292,6 +293,8 @@ class Engine:
         """
         if self._stopped:
             raise ClosedError("the node is stopping")
+        if self.lives.is_expelled(self.member):
+            raise UnavailableError(f"node {self.member} was removed from the cluster: ask another")
         self._check(frame)
         name = (frame.client, frame.sequence)
         waiting = self._by_name.get(name)
@@ -380,8 +383,7 @@ class Engine:
                 return
         if not self._arrived and not (self._frames and self.own.actor):
             return
-        commit = self.open()
-        joined = self._join_arrived(commit)
+        commit, joined = self._join_arrived()
         commit.tidy()
         done = self._carry_out_frames(commit) if self.own.actor else []
         self._clean(commit)
@@ -393,18 +395,30 @@ class Engine:
         wall_ms = max(self.clock.wall_ms(), 0)
         return Commit(self.own, self.frontier, view, wall_ms)
 
-    def _join_arrived(self, commit: Commit) -> dict[tuple[int, int], int]:
+    def _join_arrived(self) -> tuple[Commit, dict[tuple[int, int], int]]:
+        """A commit with the records that wait. One that cannot be joined, although it was checked,
+        is left out: it must not stop the node, nor those that it is passed on to."""
+        commit = self.open()
         joined: dict[tuple[int, int], int] = {}
+        good: list[Arrived] = []
         elements = 0
         for _ in range(min(len(self._arrived), BATCH_RECORDS)):
             record = self._arrived.popleft()
             self._arrived_bytes -= len(record.encoded)
-            commit.join(record)
+            try:
+                commit.join(record)
+            except Exception:
+                _logger.exception("record %d of %d is left out", record.sequence, record.actor)
+                commit = self.open()
+                for each in good:
+                    commit.join(each)
+                continue
+            good.append(record)
             joined[record.sender, record.actor] = commit.frontier.get(record.actor, 0)
             elements += len(record.delta.elements)
             if elements > BATCH_ELEMENTS:
                 break
-        return joined
+        return commit, joined
 
     def _carry_out_frames(self, commit: Commit) -> list[tuple[_Waiting, Done]]:
         done = []
