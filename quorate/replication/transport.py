@@ -61,13 +61,22 @@ class CrdtGone(msgspec.Struct, frozen=True, array_like=True, tag=44):
     actor: int
 
 
+class LifeRequest(msgspec.Struct, frozen=True, array_like=True, tag=48):
+    """The sender's process, which drew *nonce*, asks the leader for a life: for the next, or, with
+    *epoch*, for that one, which it has begun by itself (``converging.lives``)."""
+
+    sender: NodeId
+    nonce: int
+    epoch: int = 0
+
+
 #: What is for the second tier.
 CrdtFrame = CrdtRecord | CrdtKnown | CrdtGone
 
 #: What is for the replica.
 ReplicaFrame = Message | StateDigest | AppliedRequest
 #: What is no message of the core.
-Aside = StateDigest | AppliedRequest | CrdtFrame
+Aside = StateDigest | AppliedRequest | CrdtFrame | LifeRequest
 PeerFrame = Message | Aside
 
 

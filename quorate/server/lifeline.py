@@ -1,42 +1,130 @@
-"""How a node gets a life from the log, whoever leads."""
+"""How a node gets a life from the log, whoever leads.
+
+It asks the leader, which proposes it, and learns what came of it from the log: its own machines
+tell whether the life is there. So nothing has to be answered, and asking again does no harm: the
+number that the process drew when it began makes all its asking one. The leader takes such a request
+from the member itself only, on the connection that their nodes have.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
 
-from quorate.errors import CommandError
-from quorate.replication.converging.lives import Adopt, Begin, Begun
+import msgspec
+
+from quorate.base.frames import Run, Submit, SubmitFailed
+from quorate.base.types import NO_NODE, NodeId
+from quorate.crdt.dots import make_actor
+from quorate.errors import ClosedError, MembershipError, QuorateError
+from quorate.replication.converging.lives import LIVES_MACHINE, Adopt, Begin
+from quorate.replication.proposals import SubmitAnswer
+from quorate.replication.transport import LifeRequest
 
 if TYPE_CHECKING:
     from quorate.server.node import Node
 
+_logger = logging.getLogger("quorate.lives")
+
+#: How long the log may take before the leader, perhaps another one, is asked again.
+ASK_AGAIN_S: Final = 0.25
+
 
 class Lifeline:
-    """The log's word on the lives of *node*."""
+    """The log's word on the lives of *node*, for which this process drew a number; and, while the
+    node leads, on those of others."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._nonce = node._random.getrandbits(63)
+        # All 63 bits: of another process's number, the chance is none.
+        self._nonce = 1 + node._random.getrandbits(62)  # noqa: SLF001  the node's own part
+        self._applied = asyncio.Event()
+        self._proposed: dict[NodeId, None] = {}
+
+    # --- this node's ----------------------------------------------------------------------------
 
     async def begin(self) -> int:
-        """Begin the next life; returns its epoch.
+        """The life of this process, as the log has it: asks until it has. May be cancelled; then a
+        life may have begun that nobody uses.
 
         Raises:
-            QuorateError: the log was not reached; a life may have begun that nobody will use.
+            MembershipError: the node was removed from the cluster.
+            ClosedError: the node is stopping.
         """
-        machine = self._node.db.machine("lives", Begun)
-        begun: Begun = await machine.execute(Begin(self._node.node_id, self._nonce))
-        return begun.epoch
+        lives, me = self._node.lives_machine, self._node.node_id
+        while True:
+            epoch = lives.open_epoch(me)
+            if epoch and lives.holder(make_actor(me, epoch)) == self._nonce:
+                return epoch
+            await self._ask(0)
 
     async def adopt(self, epoch: int) -> bool:
-        """Have the log admit life *epoch*; False: it knows a later one.
+        """Have the log admit life *epoch*, which this process began without it; False: it knows a
+        later one, or the same one of somebody else. May be cancelled.
 
         Raises:
-            QuorateError: the log was not reached.
+            MembershipError, ClosedError: as ``begin``.
         """
-        machine = self._node.db.machine("lives", Begun)
+        lives, me = self._node.lives_machine, self._node.node_id
+        while True:
+            if lives.holder(make_actor(me, epoch)) == self._nonce:
+                return True
+            if lives.epoch_known(me) >= epoch:
+                return False
+            await self._ask(epoch)
+
+    async def _ask(self, epoch: int) -> None:
+        """Ask whoever leads, and wait for news: for as long as the log should take, or until more
+        of it was applied and that may have come of it."""
+        node = self._node
+        if node.lives_machine.is_expelled(node.node_id):
+            raise MembershipError(f"node {node.node_id} was removed from the cluster")
+        if node.replica.stopped:
+            raise ClosedError("the node is stopping")
+        request = LifeRequest(node.node_id, self._nonce, epoch)
+        leader = node.replica.leader
+        if node.replica.is_leader:
+            self.receive(request)
+        elif leader != NO_NODE:
+            node.parts.peers.send(leader, request)
+        known = node.lives_machine.changes
         try:
-            await machine.execute(Adopt(self._node.node_id, epoch, self._nonce))
-        except CommandError:
-            return False
-        return True
+            async with asyncio.timeout(ASK_AGAIN_S):
+                while node.lives_machine.changes == known:
+                    self._applied.clear()
+                    await self._applied.wait()
+        except TimeoutError:
+            pass
+
+    def applied(self) -> None:
+        """The node has applied more of the log."""
+        self._applied.set()
+
+    # --- those of others, while this node leads -------------------------------------------------
+
+    def receive(self, request: LifeRequest) -> None:
+        """A member asks for a life, or for its life to be adopted. Dropped, if it cannot be
+        proposed now: it will ask again."""
+        node, member = self._node, request.sender
+        replica = node.replica
+        members = replica.core.state.membership.members()
+        if not replica.is_leader or member not in members or member in self._proposed:
+            return
+        command = (
+            Adopt(member, request.epoch, request.nonce)
+            if request.epoch
+            else Begin(member, request.nonce)
+        )
+        run = Run(LIVES_MACHINE, msgspec.Raw(msgspec.msgpack.encode([command])))
+
+        def sink(answer: SubmitAnswer) -> None:
+            self._proposed.pop(member, None)
+            if isinstance(answer, SubmitFailed):
+                _logger.info("no life for node %d yet: %s", member, answer.message)
+
+        try:
+            replica.submit(Submit(0, 0, 0, (run,)), sink)
+            self._proposed[member] = None
+        except QuorateError as error:
+            _logger.info("no life for node %d yet: %s", member, error)

@@ -45,7 +45,7 @@ from quorate.replication.machines import Machines
 from quorate.replication.replica import Replica, ReplicaConfig
 from quorate.replication.snapshots import SnapshotChannel, SnapshotReceiver, SnapshotSender
 from quorate.replication.statistics import ReplicaStatistics
-from quorate.replication.transport import CrdtFrame, PeerFrame
+from quorate.replication.transport import CrdtFrame, LifeRequest, PeerFrame
 from quorate.server.admin import Admin
 from quorate.server.channel import FrameChannel
 from quorate.server.clients import ClientService
@@ -341,6 +341,7 @@ class Node:
             listener=listener,
             admin=admin,
             converging=converging,
+            lifeline=lifeline,
             clients=ClientService(gate, replica, converging, admin),
             relays=Relays(self._leader_address, context),
             sender=SnapshotSender(
@@ -456,6 +457,8 @@ class Node:
     def _receive(self, frame: PeerFrame) -> None:
         if isinstance(frame, CrdtFrame):
             self.parts.converging.receive(frame)
+        elif isinstance(frame, LifeRequest):
+            self.parts.lifeline.receive(frame)
         else:
             self.parts.replica.receive(frame)
 
@@ -484,6 +487,7 @@ class Node:
         if parts is not None:
             parts.checkpointer.on_applied()
             parts.registrar.on_applied()
+            parts.lifeline.applied()
             parts.converging.applied()
 
     def _on_peer_reached(self, node: NodeId, welcome: Welcome) -> None:
@@ -559,6 +563,7 @@ class _Parts(msgspec.Struct, frozen=True, kw_only=True):
     store: StateStore
     replica: Replica
     converging: Converging
+    lifeline: Lifeline
     checkpointer: Checkpointer
     peers: PeerTransport
     listener: Listener
