@@ -72,6 +72,22 @@ GAUGES: Final[dict[str, Gauge]] = {
     "uptime_seconds": Gauge("uptime_s", "Since the node started."),
 }
 
+#: Figures of the part "crdt" of ``Node.status``; all names begin with "quorate_crdt_".
+CRDT_GAUGES: Final[dict[str, str]] = {
+    "records": "Group commits of all lives of members that are joined here.",
+    "lives": "Lives of members that are not folded yet.",
+    "context_width": "Numbers that the causal context takes.",
+    "journal_bytes": "Records kept for members that lack them.",
+    "store_bytes": "Size of the element store.",
+    "stability_lag": "Records here that some member may lack.",
+    "watchers": "Watches of CRDT data at this node.",
+}
+CRDT_COUNTERS: Final[dict[str, str]] = {
+    "bytes_sent": "Bytes of records sent to members.",
+    "records_dropped": "Records that came and could not be joined then.",
+    "stamps_ahead": "Stamps too far ahead of this node's clock to be followed.",
+}
+
 #: Counters of ``Node.statistics``: metric and field are named alike.
 COUNTERS: Final[dict[str, str]] = {
     "proposals": "Log entries proposed by this node as leader.",
@@ -107,6 +123,7 @@ class NodeCollector:
             )
         status = self._node.status()
         yield from _gauges(status)
+        yield from _converging(status["crdt"])
         yield from _statistics(self._node.statistics())
 
     def describe(self) -> Iterator[Metric]:
@@ -133,6 +150,21 @@ def _gauges(status: dict[str, Any]) -> Iterator[Metric]:
         ("members", "Members of the cluster, learners included.", len(status["members"])),
     ):
         yield GaugeMetricFamily(f"quorate_{metric}", text, value=float(value))
+
+
+def _converging(crdt: dict[str, Any]) -> Iterator[Metric]:
+    for metric, text in CRDT_GAUGES.items():
+        yield GaugeMetricFamily(f"quorate_crdt_{metric}", text, value=crdt[metric])
+    for metric, text in CRDT_COUNTERS.items():
+        yield CounterMetricFamily(f"quorate_crdt_{metric}", text, value=crdt[metric])
+    behind = GaugeMetricFamily(
+        "quorate_crdt_peer_behind",
+        "Records here that a member has not confirmed.",
+        labels=("node",),
+    )
+    for node, records in sorted(crdt["peers_behind"].items()):
+        behind.add_metric([str(node)], records)
+    yield behind
 
 
 def _statistics(statistics: Any) -> Iterator[Metric]:  # noqa: ANN401

@@ -271,7 +271,7 @@ class Converging:
         engine, disseminating = self.engine, self.disseminating
         stable: Mapping[int, int] = engine.lives.stable()
         behind = {
-            node: sum(
+            str(node): sum(
                 sequence - disseminating.known(node).get(actor, 0)
                 for actor, sequence in engine.frontier.items()
             )
