@@ -16,7 +16,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tools import torture_kill, torture_node, torture_pages, torture_store, torture_wal
+from tools import (
+    torture_elements,
+    torture_kill,
+    torture_node,
+    torture_pages,
+    torture_store,
+    torture_wal,
+)
 
 VIOLATIONS_MAX = 20  # printed for each suite; the count goes on
 #: The counts that say what was tried, for the last line; the others say what came of it.
@@ -101,6 +108,11 @@ SUITES: tuple[Suite, ...] = (
     Suite("store: bits flipped", torture_pages.flip_bits),
     Suite("store: sectors blanked, pages lost, bytes damaged", torture_pages.damage_sectors),
     Suite("store: sound files are never refused", torture_pages.accept_sound),
+    Suite("elements: crash before every operation", torture_elements.crash_everywhere),
+    Suite("elements: power lost inside of a commit", torture_elements.crash_in_commit),
+    Suite("elements: every operation fails once", torture_elements.fail_everywhere),
+    Suite("elements: no space at every size", torture_elements.no_space),
+    Suite("elements: bits flipped, sectors blanked, pages lost", torture_elements.damage),
     Suite("node: crash between log and store", torture_node.crash_everywhere),
     Suite("node: process killed at any time", torture_kill.kill_processes),
 )

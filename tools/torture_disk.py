@@ -16,10 +16,11 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from quorate.storage.element_environment import ElementEnvironment
 from quorate.storage.environment import Environment
 from quorate.storage.files import File, OsFileSystem
 
@@ -280,11 +281,14 @@ class WatchedFileSystem(OsFileSystem):
 
 
 @contextmanager
-def lmdb_watched(disk: WatchedFileSystem) -> Iterator[None]:
+def lmdb_watched(
+    disk: WatchedFileSystem, kind: type[Environment | ElementEnvironment] = Environment
+) -> Iterator[None]:
     """Tell *disk* of LMDB's own syncs: those asked for, and the one in each durable commit."""
-    sync, writing = Environment.sync, Environment.writing
+    sync: Callable[[Any], None] = kind.sync
+    writing: Callable[[Any], AbstractContextManager[object]] = kind.writing
 
-    def watched_sync(self: Environment) -> None:
+    def watched_sync(self: Environment | ElementEnvironment) -> None:
         if not disk.holds(self.path):
             sync(self)
             return
@@ -293,7 +297,7 @@ def lmdb_watched(disk: WatchedFileSystem) -> Iterator[None]:
         disk.synced(self.path)
 
     @contextmanager
-    def watched_writing(self: Environment) -> Iterator[object]:
+    def watched_writing(self: Environment | ElementEnvironment) -> Iterator[object]:
         if not disk.holds(self.path):
             with writing(self) as transaction:
                 yield transaction
@@ -304,16 +308,16 @@ def lmdb_watched(disk: WatchedFileSystem) -> Iterator[None]:
         if _commits_are_synced(self):
             disk.synced(self.path)
 
-    Environment.sync = watched_sync  # type: ignore[method-assign]
-    Environment.writing = watched_writing  # type: ignore[method-assign]
+    setattr(kind, "sync", watched_sync)  # noqa: B010  of either kind
+    setattr(kind, "writing", watched_writing)  # noqa: B010
     try:
         yield
     finally:
-        Environment.sync = sync  # type: ignore[method-assign]
-        Environment.writing = writing  # type: ignore[method-assign]
+        setattr(kind, "sync", sync)  # noqa: B010
+        setattr(kind, "writing", writing)  # noqa: B010
 
 
-def _commits_are_synced(environment: Environment) -> bool:
+def _commits_are_synced(environment: Environment | ElementEnvironment) -> bool:
     flags: Callable[[], dict[str, object]] = environment._env.flags  # noqa: SLF001  no other way
     return bool(flags()["sync"])
 

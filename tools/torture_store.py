@@ -285,7 +285,7 @@ def crash_in_commit(effort: Effort, tally: Tally) -> None:
     for name, steps in scripts(effort):
         for before, after, held, following in commits(steps):
             rng = random.Random(f"{effort.seed} {name} {following.index}")
-            metas, pages = _changed(before, after)
+            metas, pages = changed_sectors(before, after)
             for chosen in subsets(pages, effort.samples // 4, rng):
                 for length in {len(before), len(after)}:
                     tally.count("crash points")
@@ -322,7 +322,7 @@ def commits(steps: Sequence[Step]) -> Iterator[tuple[bytes, bytes, Held, Held]]:
         store.close()
 
 
-def _changed(before: bytes, after: bytes) -> tuple[set[int], set[int]]:
+def changed_sectors(before: bytes, after: bytes) -> tuple[set[int], set[int]]:
     """The sectors that a commit changed: those of the two meta pages, and the others."""
     padded = before.ljust(len(after), b"\0")
     changed = {
@@ -444,7 +444,7 @@ def no_space(effort: Effort, tally: Tally) -> None:
                 for step in steps:
                     tally.count("tries")
                     try:
-                        with _file_size_limit(limit):
+                        with file_size_limit(limit):
                             step.perform(store)
                     except DiskFullError:
                         tally.count("disk full")
@@ -461,7 +461,8 @@ def no_space(effort: Effort, tally: Tally) -> None:
 
 
 @contextmanager
-def _file_size_limit(size: int) -> Iterator[None]:
+def file_size_limit(size: int) -> Iterator[None]:
+    """Files may not grow beyond *size*: as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

@@ -33,6 +33,11 @@ TRIED_MIN = {
     "store: bits flipped": {"bits": 1000, "refused": 200, "recovered": 500},
     "store: sectors blanked, pages lost, bytes damaged": {"damages": 200, "refused": 20},
     "store: sound files are never refused": {"commits": 40},
+    "elements: crash before every operation": {"crash points": 30, "reorderings": 40},
+    "elements: power lost inside of a commit": {"crash points": 120},
+    "elements: every operation fails once": {"reported": 10, "disk full": 10},
+    "elements: no space at every size": {"disk full": 40},
+    "elements: bits flipped, sectors blanked, pages lost": {"damages": 400, "refused": 30},
     "node: crash between log and store": {"crash points": 100, "reorderings": 200},
     "node: process killed at any time": {"kills": 2, "recovered": 2},
 }
