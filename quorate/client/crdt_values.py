@@ -25,20 +25,26 @@ def check_key(key: Any) -> Any:  # noqa: ANN401  checked here
         InvalidArgumentError: it cannot.
     """
     kind = type(key)
-    if kind is not str and kind is not bytes and kind is not int:
-        _check_tuple(key, 0)
+    if kind is not str and kind is not bytes:
+        _check_key(key, 0)
     return key
 
 
-def _check_tuple(key: object, depth: int) -> None:
+def _check_key(key: object, depth: int) -> None:
+    kind = type(key)
+    if kind is str or kind is bytes:
+        return
+    if type(key) is int:
+        if not -(2**63) <= key < 2**64:
+            raise InvalidArgumentError(f"{key} does not fit into 64 bits")
+        return
     if not isinstance(key, tuple | list) or depth >= CRDT_KEY_DEPTH_MAX:
         raise InvalidArgumentError(
             f"{key!r:.80} is neither an element nor a key: use a string, bytes, an integer or a "
             "tuple of these"
         )
     for part in key:
-        if type(part) not in (str, bytes, int):
-            _check_tuple(part, depth + 1)
+        _check_key(part, depth + 1)
 
 
 def check_name(name: object) -> str:

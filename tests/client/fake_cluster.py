@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from quorate.base.crdt_frames import CRDT_WATCH, CrdtFailed, CrdtRead, CrdtWrite
 from quorate.base.frames import (
     AdminFailed,
     AdminReply,
@@ -30,6 +31,8 @@ from quorate.base.frames import (
     Submit,
     SubmitFailed,
     SubmitReply,
+    Unwatch,
+    Watch,
     Welcome,
     encode_frame,
 )
@@ -37,6 +40,7 @@ from quorate.base.session_commands import SESSION_MACHINE
 from quorate.errors import QuorateError
 from quorate.replication.kv import KvMachine
 from quorate.replication.machine import Machine
+from tests.client.fake_crdt import FakeData
 from tests.replication.support import Node as Replica
 
 _decode = msgspec.msgpack.Decoder(ClientFrame).decode
@@ -115,6 +119,7 @@ class FakeNode:
         self.cluster = cluster
         self.number = number
         self.port = 0
+        self.data = FakeData(number)
         self.connections: set[_Served] = set()
         self.dials = 0
         self.told: tuple[int, int] | None = None  # (leader, term) if it differs from the truth
@@ -238,7 +243,18 @@ class _Served(asyncio.Protocol):
     def answer(self, frame: Any) -> Any:
         cluster = self.node.cluster
         leads = self.acting.number == cluster.leader
+        data = self.acting.data
         match frame:
+            case CrdtWrite(sequence=number, after=after) | CrdtRead(id=number, after=after):
+                write = isinstance(frame, CrdtWrite)
+                if lacking := data.lacks(after):
+                    return CrdtFailed(number, write, "unavailable", lacking, 1)
+                return data.write(frame) if isinstance(frame, CrdtWrite) else data.read(frame)
+            case Watch(machine=machine) if machine == CRDT_WATCH:
+                data.watch(self, frame)
+                return None
+            case Unwatch():
+                return None
             case Submit():
                 if not leads:
                     return SubmitFailed(frame.sequence, "not-leader", "not me")
@@ -288,6 +304,10 @@ def _refusal(frame: Any, code: str, message: str, retry_after_ms: int) -> Any:
             return QueryFailed(number, code, message, retry_after_ms)
         case AdminRequest(id=number):
             return AdminFailed(number, code, message, retry_after_ms)
+        case CrdtWrite(sequence=number):
+            return CrdtFailed(number, True, code, message, retry_after_ms)
+        case CrdtRead(id=number):
+            return CrdtFailed(number, False, code, message, retry_after_ms)
     raise AssertionError(frame)
 
 
