@@ -26,6 +26,7 @@ class Mutant(NamedTuple):
 
 WAL, RECOVERY = "quorate/storage/wal.py", "quorate/storage/wal_recovery.py"
 STORE, PAGES = "quorate/storage/store.py", "quorate/storage/lmdb_pages.py"
+ELEMENTS = "quorate/storage/lmdb_elements.py"
 TABLES, ENVIRONMENT = "quorate/storage/store_tables.py", "quorate/storage/environment.py"
 GENERATIONS, NODE = "quorate/storage/generations.py", "tools/torture_node.py"
 
@@ -208,6 +209,71 @@ MUTANTS = {
         "if False:",
         "store: no space",
     ),
+    "a new element store's file has no durable name": Mutant(
+        ELEMENTS,
+        "    files.fsync_dir(partial)\n",
+        "",
+        "elements: crash before",
+    ),
+    "a new element store has its name before it is durable": Mutant(
+        "quorate/storage/element_environment.py",
+        "            self.sync()\n",
+        "",
+        "elements: crash before",
+    ),
+    "elements are written without their ledger": Mutant(
+        "quorate/storage/element_environment.py",
+        "            self._put_own(transaction, _LEDGER_NAME, msgspec.msgpack.encode(ledger))\n"
+        "        self.ledger = ledger",
+        "        with self.writing() as transaction:\n"
+        "            self._put_own(transaction, _LEDGER_NAME, msgspec.msgpack.encode(ledger))\n"
+        "        self.ledger = ledger",
+        "elements: crash before",
+    ),
+    "the seals of elements are ignored": Mutant(
+        "quorate/storage/element_environment.py",
+        "            if found != promised:",
+        "            if False:",
+        "tests/storage/test_elements_lmdb.py::test_a_record_that_came_back",
+    ),
+    "an element's checksum is ignored when it is read by name": Mutant(
+        "quorate/storage/element_tables.py",
+        "    if crc32(stored, crc32(key, seed)) != RESIDUE:\n"
+        "        raise form.damaged_record(table.name, key)\n"
+        "    return stored[:-4]",
+        "    return stored[:-4]",
+        "tests/storage/test_elements_lmdb.py::test_one_flipped_bit",
+    ),
+    "a reader of elements outlives a commit": Mutant(
+        ELEMENTS,
+        "write(pending))\n            self._give_reader_back()",
+        "write(pending))",
+        "tests/storage/test_elements.py::test_readers_beside_a_writer",
+    ),
+    "a reader of elements outlives the map": Mutant(
+        ELEMENTS,
+        "            self._drop_reader()\n            self._environment.grow(",
+        "            self._environment.grow(",
+        "tests/storage/test_elements_lmdb.py::test_the_map_grows_beside_readers",
+    ),
+    "a failed write of elements is tried again": Mutant(
+        ELEMENTS,
+        "            self._failed = error\n",
+        "",
+        "tests/storage/test_elements_lmdb.py::test_a_failed_write_ends",
+    ),
+    "keys below a long one come before it ends": Mutant(
+        "quorate/storage/element_tables.py",
+        "end = end[PIECE_BYTES:] if end is not None and end.startswith(piece) else None",
+        "end = None",
+        "tests/storage/test_elements.py::test_every_range",
+    ),
+    "an empty space is left behind": Mutant(
+        "quorate/storage/element_tables.py",
+        "        while trail and self._is_empty(space):",
+        "        while False:",
+        "tests/storage/test_elements_lmdb.py::test_a_space_is_removed",
+    ),
     "the log is reset before the snapshot is swapped in": Mutant(
         NODE,
         "        swap()\n        self.log.reset(floor, state)",
@@ -237,7 +303,7 @@ MUTANTS = {
 
 def copy_of_the_code(folder: Path) -> None:
     skip = shutil.ignore_patterns("__pycache__", "*.pyc")
-    for part in ("quorate", "tools", "tests"):
+    for part in ("quorate", "jepsen_like", "tools", "tests"):
         shutil.copytree(ROOT / part, folder / part, ignore=skip)
     shutil.copy(ROOT / "pyproject.toml", folder)
 
