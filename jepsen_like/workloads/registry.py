@@ -13,6 +13,12 @@ from jepsen_like.workloads.barrier import BarrierWorkload
 from jepsen_like.workloads.base import Workload
 from jepsen_like.workloads.cas_register import CasRegisterWorkload
 from jepsen_like.workloads.counter import CounterWorkload
+from jepsen_like.workloads.crdt import (
+    CrdtCounterWorkload,
+    CrdtMapWorkload,
+    CrdtSetWorkload,
+    CrdtWorkload,
+)
 from jepsen_like.workloads.election import ElectionWorkload
 from jepsen_like.workloads.lease import LeaseWorkload
 from jepsen_like.workloads.levels import LevelsWorkload
@@ -38,6 +44,10 @@ WORKLOADS: Final[Mapping[str, Callable[..., Workload]]] = {
     "lease": LeaseWorkload,
     "watch": WatchWorkload,
     "levels": LevelsWorkload,
+    "crdt": CrdtWorkload,
+    "crdt-counter": CrdtCounterWorkload,
+    "crdt-set": CrdtSetWorkload,
+    "crdt-map": CrdtMapWorkload,
 }
 
 

@@ -1,0 +1,279 @@
+"""Histories of converging data, read: who did what at which node, and how far that node had come.
+
+Every answer names a *place*: by life of a member, up to which of its records the node had come
+(``marks``), and how far in the log. Places are the only clock there is: what a state holds is what
+its place covers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from jepsen_like.checkers.base import readable
+from jepsen_like.errors import HistoryError
+from jepsen_like.history import NEMESIS, Event, Operation, operations
+from quorate.client.levels import parse_token
+from quorate.errors import TokenError
+
+#: Of nodes, told by the fault injector: it does not run or stands still; its disk, or what it holds
+#: of this data, was lost or set back; it was removed; the members changed.
+AWAY, DISK_LOST, REMOVED, MEMBERS = "node-away", "disk-lost", "removed", "members"
+#: Told at the beginning: whenever a node's elements may be ahead of its place, that is told, too.
+WATCHED, AHEAD = "crdt-watched", "crdt-ahead"
+#: Faults of real processes that take the nodes away that they name.
+_TAKES_AWAY: Final = frozenset(
+    (AWAY, "kill", "pause", "rolling", "clock-rate", "clock-strobe", "disk", "membership")
+)
+
+WRITE, READ, OBSERVE, FINAL = "write", "read", "observe", "final"
+_MINE: Final = frozenset((WRITE, READ, OBSERVE, FINAL))
+#: Levels whose calls wait for other members.
+WIDE: Final = frozenset(("quorum", "strong"))
+
+#: By kind: verbs that put something in, and verbs that take out what they have seen. A verb may do
+#: both: what a register is assigned takes the place of what was seen.
+PUTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "counter": ("add",),
+    "set": ("add",),
+    "register": ("assign",),
+    "multi": ("assign",),
+    "on-flag": ("enable",),
+    "off-flag": ("disable",),
+    "map": ("add",),
+}
+TAKES: Final[Mapping[str, tuple[str, ...]]] = {
+    "counter": (),
+    "set": ("remove",),
+    "register": ("assign",),
+    "multi": ("assign",),
+    "on-flag": ("disable",),
+    "off-flag": ("enable",),
+    "map": ("drop",),
+}
+Marks = Mapping[int, int]
+"""By actor (member and epoch), a sequence."""
+
+EPOCH_BITS: Final = 32
+EPOCH_MAX: Final = 2**EPOCH_BITS - 1
+
+
+class Act(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One operation. *cell*: the part of the data that it concerns: an element of a set, a key of a
+    map, else None. *after*: what its node had come to before, for certain; *place*: what it had
+    come to afterwards, None if there is no answer. *seen*: of a removal of what was observed, where
+    that was. *wide*: the level that was confirmed, for "quorum" and "strong"."""
+
+    number: int
+    begun: int
+    ended: int
+    process: int | str
+    f: str
+    key: str
+    node: int
+    level: str
+    kind: str
+    outcome: str
+    verb: str = ""
+    cell: Any = None
+    what: Any = None
+    after: Marks = {}
+    place: Marks | None = None
+    after_index: int = 0
+    index: int = 0
+    seen: Marks | None = None
+    seen_at: int = 0
+    wide: str = ""
+    shows: Any = None
+    error: str = ""
+    begun_ns: int = 0
+    ended_ns: int = 0
+
+    @property
+    def puts(self) -> bool:
+        """Whether it puts something in."""
+        return self.verb in PUTS[self.kind]
+
+    @property
+    def takes(self) -> bool:
+        """Whether it takes out what it has seen."""
+        return self.verb in TAKES[self.kind]
+
+    def __str__(self) -> str:
+        cell = "" if self.cell is None else f" of {self.cell!r}"
+        what = f"{self.verb or self.f}{cell}" + ("" if self.what is None else f" {self.what!r}")
+        return f"the {what} by process {self.process} at node {self.node} (event {self.begun})"
+
+
+class Told(msgspec.Struct, frozen=True):
+    """The fault injector says: *node* (0: all) from event *begin* to event *end*, on the run's
+    clock from *begin_ns* to *end_ns*."""
+
+    kind: str
+    node: int
+    begin: int
+    end: int
+    begin_ns: int
+    end_ns: int
+
+
+class Story:
+    """A history, read."""
+
+    def __init__(self, name: str, history: Sequence[Event]) -> None:
+        self.last = len(history)
+        self.last_ns = history[-1].time_ns if history else 0
+        self.acts: list[Act] = []
+        self.others: list[Operation] = []  # of the log's tier
+        self.told = _told(history)
+        self.exact = any(each.kind == WATCHED for each in self.told)
+        self._ahead = _ahead(history)
+        with readable(name):
+            found = operations(history)
+            mine = [each for each in found if each.invoked.f in _MINE]
+            ends = {each.invoked.value["number"]: each.completed_at for each in mine}
+            for each in mine:
+                for answer in _answers(each):
+                    self.acts.append(_act(len(self.acts), each, answer, ends))
+            self.others += [each for each in found if each.invoked.f not in _MINE]
+        self.nodes = sorted({act.node for act in self.acts})
+
+    def between(self, kind: str, node: int, begin: int, end: int) -> bool:
+        """Whether anything of *kind* concerned *node* between two events."""
+        return any(
+            each.kind == kind and each.node in {0, node} and each.begin <= end and begin <= each.end
+            for each in self.told
+        )
+
+    def away(self, node: int, begin: int, end: int) -> bool:
+        """Whether *node* may have ended, or stood still, between two events."""
+        return self.between(AWAY, node, begin, end) or self.between(REMOVED, node, begin, end)
+
+    def lost_after(self, node: int, at: int) -> bool:
+        """Whether what *node* alone had at event *at* may be gone at the end."""
+        return self.between(DISK_LOST, node, at, self.last) or self.between(
+            REMOVED, node, 0, self.last
+        )
+
+    def ahead(self, node: int, at: int) -> Marks:
+        """What *node* may hold of at event *at*, beyond its place."""
+        found: dict[int, int] = {}
+        for begin, marks in self._ahead.get(node, ()):
+            if begin > at:
+                break
+            found = {**found, **marks}  # each holds those before
+        return found
+
+
+def life_of(actor: int) -> tuple[int, int]:
+    """Member and epoch."""
+    return actor >> EPOCH_BITS, actor & EPOCH_MAX
+
+
+def parse_place(token: str) -> tuple[int, dict[int, int]]:
+    """Index and marks of a token.
+
+    Raises:
+        HistoryError: it is none.
+    """
+    try:
+        _cluster, position = parse_token(token)
+    except TokenError as error:
+        raise HistoryError(str(error)) from error
+    marks = {each.member << EPOCH_BITS | each.epoch: each.sequence for each in position.marks}
+    return position.index, marks
+
+
+def _answers(each: Operation) -> list[dict[str, Any] | None]:
+    """What it was answered: at the end by several nodes; None: nothing."""
+    completed = each.completed
+    if completed is None or each.outcome != "ok":
+        return [None]
+    found: Any = completed.value
+    return found if each.invoked.f == FINAL else [found]
+
+
+def _act(
+    number: int, each: Operation, answer: dict[str, Any] | None, ends: Mapping[int, int]
+) -> Act:
+    asked, completed = each.invoked.value, each.completed
+    after_index, index, wide, shows = 0, 0, "", None
+    after: dict[int, int] = {}
+    place: dict[int, int] | None = None
+    if answer is not None:
+        after_index, after = parse_place(answer["after"])
+        index, place = parse_place(answer["place"])
+        shows = answer.get("shows")
+        if asked["level"] in WIDE and not answer.get("unconfirmed"):
+            wide = asked["level"]
+    seen = asked.get("seen")
+    return Act(
+        number=number,
+        begun=each.invoked_at,
+        ended=each.completed_at,
+        process=each.invoked.process,
+        f=each.invoked.f,
+        key=each.invoked.key,
+        node=asked["node"] if answer is None else answer.get("node", asked["node"]),
+        level=asked["level"],
+        kind=asked["kind"],
+        outcome=each.outcome,
+        verb=asked.get("verb", ""),
+        cell=asked.get("cell"),
+        what=asked.get("what"),
+        after=after,
+        place=place,
+        after_index=after_index,
+        index=index,
+        seen=None if seen is None else parse_place(seen["place"])[1],
+        seen_at=0 if seen is None else ends[seen["read"]],
+        wide=wide,
+        shows=shows,
+        error="" if completed is None else completed.error or "",
+        begun_ns=each.invoked.time_ns,
+        ended_ns=each.invoked.time_ns if completed is None else completed.time_ns,
+    )
+
+
+def _told(history: Sequence[Event]) -> list[Told]:
+    """What was told of nodes, in the order of beginning."""
+    found: list[Told] = []
+    begun: dict[tuple[str, int, int], tuple[int, int]] = {}
+    last, last_ns = len(history), history[-1].time_ns if history else 0
+    for at, event in enumerate(history):
+        if event.process != NEMESIS or not isinstance(event.value, dict):
+            continue
+        value = event.value
+        kind = AWAY if event.f in _TAKES_AWAY else event.f
+        nodes = value.get("nodes", [0] if kind in {MEMBERS, WATCHED} else [])
+        for node in nodes:
+            place = (event.f, value.get("id", 0), node)
+            if value.get("do") == "begin":
+                begun[place] = (at, event.time_ns)
+            elif place in begun:
+                begin, begin_ns = begun.pop(place)
+                found.append(Told(kind, node, begin, at, begin_ns, event.time_ns))
+            else:
+                found.append(Told(kind, node, at, at, event.time_ns, event.time_ns))
+    for (f, _number, node), (begin, begin_ns) in begun.items():
+        kind = AWAY if f in _TAKES_AWAY else f
+        found.append(Told(kind, node, begin, last, begin_ns, last_ns))
+    return sorted(found, key=lambda each: each.begin)
+
+
+def _ahead(history: Sequence[Event]) -> dict[int, list[tuple[int, dict[int, int]]]]:
+    """By node: from which event on it may hold what beyond its place; each entry holds those
+    before it."""
+    found: dict[int, list[tuple[int, dict[int, int]]]] = {}
+    for at, event in enumerate(history):
+        if event.process != NEMESIS or event.f != AHEAD:
+            continue
+        node = event.value["nodes"][0]
+        entries = found.setdefault(node, [])
+        marks = dict(entries[-1][1]) if entries else {}
+        for actor, sequence in event.value["marks"]:
+            marks[actor] = max(marks.get(actor, 0), sequence)
+        entries.append((at, marks))
+    return found

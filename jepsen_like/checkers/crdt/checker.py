@@ -1,0 +1,241 @@
+"""Converging data: nothing acknowledged is lost, reads show what the updates say that they hold,
+each level keeps its promise, and nodes that are cut off go on taking writes."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from jepsen_like.checkers.base import Findings, show
+from jepsen_like.checkers.crdt.acts import (
+    AWAY,
+    DISK_LOST,
+    FINAL,
+    MEMBERS,
+    READ,
+    REMOVED,
+    WRITE,
+    Act,
+    Marks,
+    Story,
+    life_of,
+    parse_place,
+)
+from jepsen_like.checkers.crdt.values import Values
+from jepsen_like.checkers.crdt.visibility import Seen, Visibility
+from jepsen_like.checkers.levels import LevelsChecker
+from jepsen_like.history import Event
+from jepsen_like.verdict import Verdict, merge
+
+#: A node that was away takes writes again after so long; its first write may wait for the log.
+SETTLE_S: Final = 3.0
+#: What a client that was killed in the middle of a call says.
+CLIENT_CRASHED: Final = "the client crashed"
+#: Refusals that say something of the operation, and nothing of the node.
+_REFUSALS: Final = ("not-observed", "type-mismatch", "insufficient-rights")
+_KV: Final = {"kv-write": "write", "kv-read": "read"}
+
+
+class CrdtChecker:
+    """For histories with these operations, the name of the data as their key. An invocation has
+    {"number": its own, "node", "level", "kind"} and a write also {"verb", "cell", "what"}; see
+    ``acts.PUTS`` and ``acts.TAKES``. A removal of what was observed says in "seen" where that was:
+    {"place": a token, "read": the number of that call}. The answer has {"after": the token of what
+    the node was told to wait for, "place": the token of what it had come to}, a read {"shows"} too,
+    and a write {"unconfirmed": True} if fewer members than the level asks for have confirmed it.
+
+    =========  ======================================================================
+    write      one update
+    read       shows a number, a list of elements, a value, a list of values, a bool, or
+               a map of numbers, by kind
+    final      a read at the end, when all nodes have come to the same
+    kv-write   of the log's tier, as ``LevelsChecker`` has it
+    kv-read    likewise
+    =========  ======================================================================
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def check(self, history: Sequence[Event]) -> Verdict:
+        """Unknown if nothing was written and read."""
+        story = Story(self.name, history)
+        findings = Findings()
+        visibility = Visibility(story)
+        facts: dict[str, Any] = dict.fromkeys(
+            ("writes", "unknown_writes", "reads", "finals", "decided", "cut_off_writes"), 0
+        )
+        by_key: dict[str, list[Act]] = {}
+        for act in story.acts:
+            by_key.setdefault(act.key, []).append(act)
+            facts["writes"] += act.f == WRITE
+            facts["unknown_writes"] += act.f == WRITE and act.outcome == "info"
+            facts["reads"] += act.f == READ and act.place is not None
+            facts["finals"] += act.f == FINAL and act.place is not None
+        for acts in by_key.values():
+            values = Values(findings, visibility, acts)
+            values.check()
+            facts["decided"] += values.decided
+            _check_kept(findings, story, visibility, acts)
+            _check_fresh(findings, story, visibility, acts)
+        _check_places(findings, story)
+        _check_finals(findings, story)
+        Availability(findings, story).check()
+        proves = facts["reads"] + facts["finals"] > 0 and facts["writes"] > facts["unknown_writes"]
+        mine = findings.verdict(self.name, proves=proves, **facts)
+        if not any(each.invoked.f in _KV for each in story.others):
+            return mine
+        return merge(self.name, [mine, LevelsChecker().check(_kv_history(history))])
+
+
+# --- nothing is lost ------------------------------------------------------------------------------
+
+
+def _check_kept(findings: Findings, story: Story, visibility: Visibility, acts: list[Act]) -> None:
+    """Every final state covers every acknowledged write, but for what only a lost disk had."""
+    writes = [act for act in acts if act.f == WRITE and act.outcome == "ok"]
+    for final in (act for act in acts if act.f == FINAL and act.place is not None):
+        for write in writes:
+            lost = story.lost_after(write.node, write.begun)
+            if lost and not write.wide:
+                continue
+            if _lacks(visibility, write, final, whole=not lost):
+                level = write.wide or "durable at its node"
+                findings.add(f"{write}, acknowledged ({level}), is lost: {final} does not cover it")
+
+
+def _lacks(visibility: Visibility, write: Act, final: Act, *, whole: bool) -> bool:
+    """Whether *final* surely does not cover *write*, which may have been folded away. *whole*:
+    nor what its node told beside it."""
+    marks = final.place or {}
+    if visibility.covered(write, marks, final.ended) is Seen.NO:
+        return True
+    bounds = visibility.bounds(write)
+    if bounds is None or not whole:
+        return False
+    return any(actor in marks and marks[actor] < high for actor, high in bounds.high.items())
+
+
+# --- levels ---------------------------------------------------------------------------------------
+
+
+def _check_fresh(findings: Findings, story: Story, visibility: Visibility, acts: list[Act]) -> None:
+    """Reads at quorum and strong cover all that was acknowledged so before they began; and what was
+    acknowledged as strong is everywhere."""
+    confirmed = [act for act in acts if act.f == WRITE and act.wide]
+    for read in acts:
+        if read.f not in {READ, FINAL} or read.place is None:
+            continue
+        for write in confirmed:
+            if write.ended > read.begun or not _promised(story, write, read):
+                continue
+            if visibility.covered(write, read.place, read.ended) is Seen.NO:
+                findings.add(
+                    f"{read} at {read.level} does not see {write}, acknowledged at {write.wide} "
+                    "before it began: a stale read"
+                )
+
+
+def _promised(story: Story, write: Act, read: Act) -> bool:
+    """Whether *read* has to see *write*, which was acknowledged widely before."""
+    if any(story.between(DISK_LOST, node, write.begun, read.ended) for node in story.nodes):
+        return False
+    if read.wide in {"quorum", "strong"}:
+        return True
+    return write.wide == "strong" and not story.between(MEMBERS, 0, 0, read.ended)
+
+
+def _check_places(findings: Findings, story: Story) -> None:
+    """Whoever brings a token is answered by a state that has come so far."""
+    for act in story.acts:
+        if act.place is None or act.level == "eventual":
+            continue
+        lacking = [
+            actor
+            for actor, sequence in act.after.items()
+            if act.place.get(actor, 0) < sequence
+            and (actor in act.place or not story.away(life_of(actor)[0], 0, act.ended))
+        ]
+        if lacking or act.index < act.after_index:
+            findings.add(
+                f"{act} was answered at {_marks(act.place)}, log {act.index}, although its session "
+                f"had seen {_marks(act.after)}, log {act.after_index}"
+            )
+
+
+def _check_finals(findings: Findings, story: Story) -> None:
+    """At the end all nodes show the same."""
+    first: dict[str, Act] = {}
+    for final in (act for act in story.acts if act.f == FINAL and act.place is not None):
+        other = first.setdefault(final.key, final)
+        if other.shows != final.shows:
+            findings.add(
+                f"nodes {other.node} and {final.node} show {show(other.shows)} and "
+                f"{show(final.shows)} for {final.key!r} at the end"
+            )
+
+
+# --- availability ---------------------------------------------------------------------------------
+
+
+class Availability:
+    """Nodes that run take writes and answer reads at "eventual", whoever else is in reach."""
+
+    def __init__(self, findings: Findings, story: Story) -> None:
+        self._findings = findings
+        self._story = story
+        self._back: dict[int, list[int]] = {}  # by node: when it ended to be away, in ns
+        self._answered: dict[int, list[int]] = {}  # by node: when it answered
+        for told in story.told:
+            if told.kind in {AWAY, REMOVED}:
+                insort(self._back.setdefault(told.node, []), told.end_ns)
+        for act in story.acts:
+            if act.place is not None:
+                insort(self._answered.setdefault(act.node, []), act.ended_ns)
+
+    def check(self) -> None:
+        """Every operation at "eventual" that was not answered."""
+        for act in self._story.acts:
+            if act.level != "eventual" or act.f == FINAL or act.outcome == "ok":
+                continue
+            if act.error == CLIENT_CRASHED or act.error.startswith(_REFUSALS):
+                continue
+            if self._surely_up(act):
+                self._findings.add(
+                    f"{act} at eventual was not taken by a node that ran all the time: {act.error}"
+                )
+
+    def _surely_up(self, act: Act) -> bool:
+        story = self._story
+        since_ns = act.begun_ns - int(SETTLE_S * 1e9)
+        for told in story.told:
+            if told.kind not in {AWAY, REMOVED} or told.node != act.node:
+                continue
+            if told.begin_ns <= act.ended_ns and since_ns <= told.end_ns:
+                return False
+        # It has answered since it was back.
+        backs = self._back.get(act.node, [])
+        back_ns = backs[bisect_left(backs, act.begun_ns) - 1] if backs else 0
+        answers = self._answered.get(act.node, [])
+        at = bisect_left(answers, back_ns)
+        return at < len(answers) and answers[at] < act.begun_ns
+
+
+def _kv_history(history: Sequence[Event]) -> list[Event]:
+    """The operations of the log's tier alone."""
+    return [_kv_event(event) for event in history if event.f in _KV]
+
+
+def _kv_event(event: Event) -> Event:
+    value = event.value
+    if event.type == "invoke":
+        value = {**value, "token": parse_place(value["header"])[0]}
+    return replace(event, f=_KV[event.f], value=value)
+
+
+def _marks(marks: Marks) -> str:
+    lives = [(life_of(actor), marks[actor]) for actor in sorted(marks)]
+    return ", ".join(f"{member}.{epoch}:{count}" for (member, epoch), count in lives) or "nothing"

@@ -1,0 +1,183 @@
+"""What was visible to what, as far as places and the order of events prove it.
+
+Three-valued: yes, no, or nobody knows. A write's own record is not named by its answer, but the
+place of the answer holds it, and it was made after the call began: it lies between what its node
+had told before and what it told then. A node's place may be too small for what it holds (it takes
+over ranges of elements before it may account for them), and never too large.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import NamedTuple
+
+from jepsen_like.checkers.crdt.acts import DISK_LOST, Act, Marks, Story, life_of
+
+
+class Seen(IntEnum):
+    """Whether something was visible."""
+
+    NO = 0
+    MAYBE = 1
+    YES = 2
+
+
+class _Answer(NamedTuple):
+    """A node told at event *at* that it had come to *marks*, and to all that it had told before in
+    that life."""
+
+    at: int
+    marks: Marks
+
+
+class _Bounds(NamedTuple):
+    """The record of a write is in one of these lives, behind *low* and up to *high*."""
+
+    low: Mapping[int, int]
+    high: Mapping[int, int]
+
+
+class Visibility:
+    """Of the operations of *story*."""
+
+    def __init__(self, story: Story) -> None:
+        self._story = story
+        self._answers = _answers(story)
+        self._bounds: dict[int, _Bounds | None] = {}
+        self._knew: dict[int, Marks] = {}
+        self._saw: dict[tuple[int, int], Seen] = {}
+
+    # --- writes and places ------------------------------------------------------------------------
+
+    def bounds(self, write: Act) -> _Bounds | None:
+        """Where its record is; None: nobody knows."""
+        if write.number not in self._bounds:
+            self._bounds[write.number] = self._find_bounds(write)
+        return self._bounds[write.number]
+
+    def _find_bounds(self, write: Act) -> _Bounds | None:
+        if write.place is None:
+            return None
+        lives = sorted(actor for actor in write.place if life_of(actor)[0] == write.node)
+        told = {actor: self._told(actor, write.begun) for actor in lives}
+        begun = max((actor for actor in lives if told[actor]), default=0)
+        possible = [actor for actor in lives if actor >= begun]
+        if not possible:
+            return None
+        return _Bounds(
+            {actor: told[actor] for actor in possible},
+            {actor: write.place[actor] for actor in possible},
+        )
+
+    def _told(self, actor: int, at: int) -> int:
+        """The last record of that life that its own node had told of before event *at*."""
+        answer = self._last(actor, at)
+        return 0 if answer is None else answer.marks.get(actor, 0)
+
+    def _last(self, actor: int, at: int) -> _Answer | None:
+        answers = self._answers.get(actor, [])
+        place = bisect_left(answers, at, key=lambda answer: answer.at)
+        return answers[place - 1] if place else None
+
+    def covered(self, write: Act, marks: Marks, at: int) -> Seen:
+        """Whether a place with *marks*, told at event *at*, covers the record of *write*."""
+        bounds = self.bounds(write)
+        if bounds is None:
+            return Seen.MAYBE
+        folded = [
+            actor
+            for actor in bounds.high
+            if actor not in marks and self._story.away(life_of(actor)[0], write.begun, at)
+        ]
+        if all(marks.get(actor, 0) >= high for actor, high in bounds.high.items()):
+            return Seen.YES
+        if not folded and all(marks.get(actor, 0) <= low for actor, low in bounds.low.items()):
+            return Seen.NO
+        return Seen.MAYBE
+
+    def holds(self, write: Act, marks: Marks, node: int, at: int) -> Seen:
+        """Whether *node*, which told *marks* at event *at*, held *write* then."""
+        if write.outcome == "fail" or write.begun > at:
+            return Seen.NO
+        covered = self.covered(write, marks, at)
+        if covered is not Seen.NO:
+            return covered
+        if not self._story.exact:
+            return Seen.MAYBE
+        ahead = self._story.ahead(node, at)
+        if ahead and self.covered(write, _joined(marks, ahead), at) is not Seen.NO:
+            return Seen.MAYBE
+        return Seen.NO
+
+    def exact(self, read: Act) -> bool:
+        """Whether its node held nothing beyond the place that it told."""
+        if not self._story.exact or read.place is None:
+            return False
+        ahead = self._story.ahead(read.node, read.ended)
+        return all(sequence <= read.place.get(actor, 0) for actor, sequence in ahead.items())
+
+    # --- writes and writes ------------------------------------------------------------------------
+
+    def saw(self, later: Act, earlier: Act) -> Seen:
+        """Whether *later* was carried out where *earlier* was visible (if both took place)."""
+        pair = (later.number, earlier.number)
+        if pair not in self._saw:
+            self._saw[pair] = self._find_saw(later, earlier)
+        return self._saw[pair]
+
+    def _find_saw(self, later: Act, earlier: Act) -> Seen:
+        if earlier.outcome == "fail":
+            return Seen.NO
+        if later.seen is not None:
+            if earlier.begun > later.seen_at:
+                return Seen.NO
+            return self.holds(earlier, later.seen, later.node, later.seen_at)
+        if later.outcome == "ok" and earlier.begun > later.ended:
+            return Seen.NO
+        if self.covered(earlier, self.knew(later), later.begun) is Seen.YES:
+            return Seen.YES
+        if later.place is None:
+            return Seen.MAYBE
+        held = self.holds(earlier, later.place, later.node, later.ended)
+        return Seen.NO if held is Seen.NO else Seen.MAYBE
+
+    def knew(self, act: Act) -> Marks:
+        """What the node of *act* had come to before, for certain."""
+        if act.number not in self._knew:
+            self._knew[act.number] = self._find_knew(act)
+        return self._knew[act.number]
+
+    def _find_knew(self, act: Act) -> Marks:
+        lives = [actor for actor in act.place or () if life_of(actor)[0] == act.node]
+        if not lives:
+            return act.after
+        answer = self._last(max(lives), act.begun)
+        if answer is None or self._story.between(DISK_LOST, act.node, answer.at, act.ended):
+            return act.after
+        return _joined(answer.marks, act.after)
+
+
+def _answers(story: Story) -> dict[int, list[_Answer]]:
+    """By life, what its own node told while that life was its latest, in the order of time."""
+    found: dict[int, list[_Answer]] = {}
+    done = [act for act in story.acts if act.place is not None]
+    for act in sorted(done, key=lambda act: act.ended):
+        lives = [actor for actor in act.place or () if life_of(actor)[0] == act.node]
+        if not lives:
+            continue
+        told = found.setdefault(max(lives), [])
+        marks = act.place or {}
+        if told and not story.between(DISK_LOST, act.node, told[-1].at, act.ended):
+            marks = _joined(told[-1].marks, marks)
+        told.append(_Answer(act.ended, marks))
+    return found
+
+
+def _joined(one: Marks, other: Marks) -> Marks:
+    joined = dict(one)
+    for actor, sequence in other.items():
+        if sequence > joined.get(actor, 0):
+            joined[actor] = sequence
+    return joined
