@@ -13,7 +13,8 @@ from jepsen_like.simulation.disk import DiskSettings, SimulatedDisk
 from jepsen_like.simulation.hosts import Host, HostClock
 from jepsen_like.simulation.loop import VirtualLoop
 from jepsen_like.simulation.members import ClusterSettings
-from quorate.errors import LogCorruptionError, QuorateError, StorageError
+from quorate.errors import DiskFullError, LogCorruptionError, QuorateError, StorageError
+from quorate.storage.elements import ElementStore
 
 
 class Machine:
@@ -148,6 +149,78 @@ def test_a_lying_disk_keeps_what_was_written_back() -> None:
     machine.disk.crash(kept="nothing")
     assert machine.disk.files.content("/d/f") == b"kept"
     machine.loop.finish([machine.process])
+
+
+def test_a_crash_keeps_whole_writes_of_elements_and_a_lying_disk_older_ones(
+    machine: Machine,
+) -> None:
+    disk = machine.disk
+    store = disk.open_elements("/d/crdt")
+    store.write({"t": [(b"k", b"1")]})
+    backup = disk.backup()
+    store.write({"t": [(b"k", b"2")]})
+    disk.crash(kept="nothing")
+    store.write({"t": [(b"k", b"of a dead process")]})
+    assert disk.open_elements("/d/crdt").get("t", b"k") == b"2"
+    disk.restore(backup)
+    assert disk.open_elements("/d/crdt").get("t", b"k") == b"1"
+    disk.wipe()
+    assert disk.open_elements("/d/crdt").get("t", b"k") is None
+
+    lying = Machine(honest_fsync=False)
+    store = lying.disk.open_elements("/d/crdt")
+    store.write({"t": [(b"k", b"1")]})
+    lying.disk.write_back()
+    store.write({"t": [(b"k", b"2")]})
+    lying.disk.crash()
+    assert lying.disk.open_elements("/d/crdt").get("t", b"k") == b"1"
+    lying.loop.finish([lying.process])
+
+
+def test_a_failing_disk_fails_elements(machine: Machine) -> None:
+    disk = machine.disk
+    store = disk.open_elements("/d/crdt")
+    disk.fill()
+    with pytest.raises(DiskFullError):
+        store.write({"t": [(b"k", b"v")]})
+    disk.mend()
+    store.write({"t": [(b"k", b"v")]})
+    disk.fail("read", count=1)
+    with pytest.raises(StorageError, match="reading elements"):
+        store.get("t", b"k")
+    seen = set()
+    for number in range(20):
+        disk.fail("sync", count=1)
+        with pytest.raises(StorageError, match="syncing elements"):
+            store.write({"t": [(b"k", b"%d" % number)]})
+        with pytest.raises(StorageError, match="not used again until"):
+            store.get("t", b"k")
+        disk.crash()
+        store = disk.open_elements("/d/crdt")
+        seen.add(store.get("t", b"k") == b"%d" % number)
+    assert seen == {True, False}, "what a failed sync leaves is not known"
+    disk.fail("write", count=1)
+    with pytest.raises(StorageError, match="writing elements"):
+        store.write({"t": [(b"k", b"x")]})
+
+
+def test_a_crash_meets_a_write_of_elements_before_or_after(machine: Machine) -> None:
+    seen = set()
+    for number in range(30):
+        store = machine.disk.open_elements("/d/crdt")
+        runner = machine.disk.runner(machine.process, "crdt")
+
+        def write(store: ElementStore = store, number: int = number) -> None:
+            store.write({"t": [(b"a", b"%d" % number), (b"b", b"%d" % number)]})
+
+        runner.run(write, lambda *_: None)
+        machine.disk.crash()
+        after = machine.disk.open_elements("/d/crdt")
+        values = after.page("t", b"", None, 9)
+        assert len({value for _, value in values}) <= 1, "whole, or not at all"
+        seen.add(after.get("t", b"a") == b"%d" % number)
+        after.close()
+    assert seen == {True, False}
 
 
 # --- under a node ---------------------------------------------------------------------------------
