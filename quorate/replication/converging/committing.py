@@ -7,7 +7,7 @@ thrown away if the store refuses it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -16,8 +16,9 @@ from quorate.base.crdt_frames import CrdtWrite, Refusal
 from quorate.base.crdt_operations import Clear, Operation, Remove, Update
 from quorate.crdt.clock import Stamp, observe, tick
 from quorate.crdt.codec import encode_context, encode_delta
+from quorate.crdt.context import CausalContext
 from quorate.crdt.delta import Delta, merge_all, part_bytes
-from quorate.crdt.dots import Path
+from quorate.crdt.dots import Leaf, Part, Path, dots_of, epoch_of, join_leaves, member_of
 from quorate.crdt.kind import Moment, operate, tidy
 from quorate.crdt.kinds import ORMap
 from quorate.crdt.registers import newest_stamp
@@ -43,6 +44,7 @@ from quorate.replication.converging.records import (
     Requests,
     encode,
     journal_key,
+    raise_to,
 )
 from quorate.replication.converging.view import ELEMENTS, OpenBatch
 from quorate.storage.interfaces import Change
@@ -85,6 +87,10 @@ class Commit:
         self._journal_bytes = own.journal_bytes
         self._requests: dict[bytes, Requests] = {}
         self._changed: list[Path] = []
+        self._ahead = own.ahead
+        self._floors = own.floors
+        #: Told that all of it is durable, or why nothing of it is.
+        self.ended: Callable[[QuorateError | None], None] | None = None
 
     # --- what goes in -------------------------------------------------------------------------
 
@@ -92,17 +98,70 @@ class Commit:
         """Take a record in, if it is the next of its life."""
         if arrived.sequence != self.frontier.get(arrived.actor, 0) + 1:
             return False
-        stamp = newest_stamp(arrived.delta)
-        try:
-            self._stamp = observe(self._stamp, stamp, self.wall_ms)
-        except ClockDriftError:
-            self.drift_count += 1
+        self._observe(newest_stamp(arrived.delta))
         changed = self.view.join(arrived.delta)
         self._changed += changed
         self._touch(changed)
         self.frontier[arrived.actor] = arrived.sequence
         self._write_journal(arrived.actor, arrived.sequence, arrived.encoded)
         return True
+
+    def join_elements(
+        self, elements: Iterable[tuple[Path, Leaf]], sees: Callable[[int, int], bool]
+    ) -> int:
+        """Take over what another replica holds in each of these elements, () where it holds
+        nothing. *sees*: what it had accounted for, at that time or before. Returns how many
+        elements changed.
+
+        What the other has accounted for is not accounted for here, before all of it can be: see
+        ``complete``. An element may so hold dots that are not in the context. They count as
+        accounted for all the same, being found there by whatever speaks of them.
+        """
+        view = self.view
+        parts: dict[Path, Part] = {}
+        for path, theirs in elements:
+            mine = view.leaf(path)
+            joined = mine if mine == theirs else join_leaves(mine, theirs, view.sees, sees)
+            view.account_for(dot for dot in dots_of(theirs) if not sees(*dot))
+            if joined == mine:
+                continue
+            alive = dots_of(joined)
+            view.account_for(dot for dot in dots_of(mine) if dot not in alive)
+            view.put(path, joined)
+            parts[path] = (joined, ())
+        self._observe(newest_stamp(Delta(ORMap.tag, parts)))
+        self._changed += parts
+        self._touch(list(parts))
+        return len(parts)
+
+    def show(self, frontier: Mapping[int, int]) -> None:
+        """The elements that were joined may show what all these records did."""
+        self._ahead = dict(self._ahead)
+        raise_to(self._ahead, frontier)
+
+    def begin_at(self, generation: int) -> None:
+        """Nothing stands here yet that a fold would change: begin behind the last one."""
+        self._own = msgspec.structs.replace(self._own, generation=generation)
+
+    def complete(
+        self, context: CausalContext, frontier: Mapping[int, int], retired: Mapping[int, int]
+    ) -> None:
+        """Account for all that another replica once had, having since joined every element that
+        it holds: its *context*, all records up to its *frontier*, and what it had *retired*."""
+        retired = {**self._own.retired, **retired}
+        for member, epoch in self._own.retired.items():
+            retired[member] = max(retired[member], epoch)
+        self._own = msgspec.structs.replace(self._own, retired=retired)
+        self.view.account_for_all(context, retired)
+        self._floors = dict(self._floors)
+        for actor, sequence in frontier.items():
+            if sequence > self.frontier.get(actor, 0) and actor != self._own.actor:
+                self.frontier[actor] = self._floors[actor] = sequence
+        for actor in [each for each in self.frontier if self._is_retired(each)]:
+            self._floors[actor] = self.frontier.pop(actor)
+
+    def _is_retired(self, actor: int) -> bool:
+        return epoch_of(actor) <= self._own.retired.get(member_of(actor), 0)
 
     def carry_out(self, frame: CrdtWrite, known: Requests) -> tuple[int, Results]:
         """Every operation of *frame*, or why not; returns the sequence of the record that holds
@@ -156,6 +215,12 @@ class Commit:
                 self._take_in(delta, _size_of(delta), moment)
         self._changed = []
 
+    def _observe(self, stamp: Stamp) -> None:
+        try:
+            self._stamp = observe(self._stamp, stamp, self.wall_ms)
+        except ClockDriftError:
+            self.drift_count += 1
+
     def _touch(self, paths: list[Path]) -> None:
         for path in paths:
             self.touched[path[0]] = None
@@ -184,6 +249,10 @@ class Commit:
             self._journal.append((key, None))
             self._journal_bytes -= len(row)
 
+    def journal_begins(self, actor: int) -> None:
+        """Nothing is left in the journal from before its floor."""
+        self._floors = {each: floor for each, floor in self._floors.items() if each != actor}
+
     def drop_requests(self, clients: list[bytes]) -> None:
         """Nobody retries for these any more."""
         for client in clients:
@@ -192,6 +261,12 @@ class Commit:
     def finish(self) -> tuple[Own, Mapping[str, list[Change]]]:
         """What this node knows of itself once all of it is durable, and what makes it so."""
         self._close_record()
+        if self._ahead:
+            self._ahead = {
+                actor: sequence
+                for actor, sequence in self._ahead.items()
+                if sequence > self.frontier.get(actor, 0) and not self._is_retired(actor)
+            }
         own = msgspec.structs.replace(
             self._own,
             version=FORMAT,
@@ -202,6 +277,8 @@ class Commit:
             context=encode_context(self.view.context),
             frontier=self.frontier,
             journal_bytes=self._journal_bytes,
+            ahead=self._ahead,
+            floors=self._floors,
         )
         requests: list[Change] = [
             (client, encode(row) if row.wall_ms else None)

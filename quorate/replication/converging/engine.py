@@ -48,6 +48,7 @@ from quorate.replication.converging.records import (
     decode_requests,
     journal_key,
     position_of,
+    raise_to,
 )
 from quorate.replication.converging.view import Elements, OpenBatch
 from quorate.replication.disk import JobRunner
@@ -169,7 +170,7 @@ class Engine:
         self._arrived_bytes = 0
         self._alone: deque[Alone] = deque()
         self._when_idle: list[Callable[[], None]] = []
-        self._busy = self._planned = self._stopped = False
+        self._busy = self._planned = self._stopped = self._was_alone = False
         self._life: asyncio.Task[None] | None = None
         self._improvise: asyncio.TimerHandle | None = None
         self._sweep_at_s = clock.monotonic_s() + SWEEP_S
@@ -207,7 +208,11 @@ class Engine:
     @property
     def position(self) -> Position:
         """What a reader has seen who reads now."""
-        return position_of(self.frontier, self._index())
+        if not self.own.ahead:
+            return position_of(self.frontier, self._index())
+        seen = dict(self.frontier)
+        raise_to(seen, self.own.ahead)
+        return position_of(seen, self._index())
 
     @property
     def waiting_count(self) -> int:
@@ -343,8 +348,14 @@ class Engine:
         self._plan()
         return True
 
+    def forget_arrived(self) -> None:
+        """Drop all records that wait: they are to come again."""
+        self._arrived.clear()
+        self._arrived_bytes = 0
+        self._events.dropped()
+
     def alone(self, work: Alone) -> None:
-        """Run *work* before the next commit, when none is under way."""
+        """Run *work* between two commits; if more than one waits, clients have turns as well."""
         self._alone.append(work)
         self._plan()
 
@@ -376,12 +387,15 @@ class Engine:
             self._fail(error)
 
     def _take_next(self) -> None:
-        while self._alone:
+        waiting = bool(self._arrived or (self._frames and self.own.actor))
+        while self._alone and not (self._was_alone and waiting):
             commit = self._alone.popleft()(self)
             if commit is not None:
+                self._was_alone = True
                 self._write(commit, [], {})
                 return
-        if not self._arrived and not (self._frames and self.own.actor):
+        self._was_alone = False
+        if not waiting:
             return
         commit, joined = self._join_arrived()
         commit.tidy()
@@ -435,6 +449,13 @@ class Engine:
 
     def _clean(self, commit: Commit) -> None:
         """Let go of a few records that everybody has, or that there is no room for."""
+        for actor, floor in self.own.floors.items():
+            first, end = journal_key(actor, 0), journal_key(actor, floor + 1)
+            rows = self.store.page(JOURNAL, first, end, DROPPED_ROWS, MIB)
+            commit.drop_journal(rows)
+            if not rows:
+                commit.journal_begins(actor)
+            return
         stable = self.lives.stable()
         for actor, sequence in sorted(self.frontier.items()):
             floor = self.floor(actor)
@@ -461,7 +482,8 @@ class Engine:
         """The record of *actor* behind which the journal begins."""
         known = self._floors.get(actor)
         if known is None:
-            first, end = journal_key(actor, 0), journal_key(actor + 1, 0)
+            first = journal_key(actor, self.own.floors.get(actor, -1) + 1)
+            end = journal_key(actor + 1, 0)
             page = self.store.page(JOURNAL, first, end, 1, MIB)
             at = self.frontier.get(actor, 0)
             known = int.from_bytes(page[0][0][8:], "big") - 1 if page else at
@@ -487,11 +509,11 @@ class Engine:
             if isinstance(error, DiskFullError):
                 refusal = ReadOnlyError(f"the disk of this node is full: {error}")
                 self._floors.clear()
-                self._arrived.clear()
-                self._arrived_bytes = 0
-                self._events.dropped()
+                self.forget_arrived()
                 for waiting, _done in done:
                     self._answer(waiting, refusal)
+                if commit.ended is not None:
+                    commit.ended(refusal)
             elif error is not None:
                 self._fail(error)
                 return
@@ -512,6 +534,8 @@ class Engine:
     ) -> None:
         if self.own.actor != own.actor:  # a life begun meanwhile
             own = msgspec.structs.replace(own, actor=self.own.actor, counter=0, sequence=0)
+        if own.floors is not self.own.floors:
+            self._floors.clear()
         self.own = own
         self.frontier = commit.frontier
         self.view.context = commit.view.context
@@ -526,6 +550,8 @@ class Engine:
         if commit.touched:
             self.change_count += 1
             self._events.changed(commit.touched)
+        if commit.ended is not None:
+            commit.ended(None)
         self._events.progress()
 
     def _answer(self, waiting: _Waiting, outcome: Done | QuorateError) -> None:

@@ -53,7 +53,9 @@ class Requests(msgspec.Struct, frozen=True, array_like=True):
 
 class Own(msgspec.Struct, frozen=True, array_like=True):
     """What a node knows of itself, written with every batch. *actor* 0: it never took a write.
-    *retired*: by member, the last life that was folded away."""
+    *retired*: by member, the last life that was folded away. *ahead*: elements here may show what
+    these records did, beyond the frontier. *floors*: by actor, the journal is of use only behind
+    that record; what is left before it is to be deleted."""
 
     version: int
     actor: int
@@ -66,6 +68,8 @@ class Own(msgspec.Struct, frozen=True, array_like=True):
     context: bytes
     frontier: dict[int, int]
     journal_bytes: int = 0
+    ahead: dict[int, int] = {}
+    floors: dict[int, int] = {}
 
 
 NEW: Final = Own(FORMAT, 0, 0, 0, 0, 0, 0, {}, encode_context(CausalContext()), {})

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from quorate.base.limits import MIB
 from quorate.crdt.codec import decode_leaf, encode_leaf
 from quorate.crdt.context import CausalContext
 from quorate.crdt.delta import Delta, join_element, path_key, path_of
-from quorate.crdt.dots import NUMBER_MAX, Leaf, Path
+from quorate.crdt.dots import NUMBER_MAX, Dot, Leaf, Path
 from quorate.errors import LimitExceededError
 from quorate.storage.elements import ElementStore
 from quorate.storage.interfaces import Change
@@ -217,6 +217,19 @@ class OpenBatch(Elements):
                     context.add(actor, counter)
         if delta.rest:
             context.update(delta.rest.without(self._retired_in(delta.rest)))
+
+    def account_for(self, dots: Iterable[Dot]) -> None:
+        """Account for these dots."""
+        context, retired = self.context, self.retired
+        for actor, counter in dots:
+            if not retired or actor & NUMBER_MAX > retired.get(actor >> 32, 0):
+                context.add(actor, counter)
+
+    def account_for_all(self, context: CausalContext, retired: Mapping[int, int]) -> None:
+        """Account for all dots of *context*, and for those of all lives that are *retired*."""
+        self.retired = retired
+        self.context.update(context)
+        self.context = self.context.without(self._retired_in(self.context))
 
     def _retired_in(self, context: CausalContext) -> list[int]:
         retired = self.retired
