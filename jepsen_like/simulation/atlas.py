@@ -1,7 +1,8 @@
 """What may be lost without asking for the impossible.
 
 Raft keeps what a quorum of disks holds. So a disk may be lost, or set back, only while a quorum
-of the others holds the whole log of the leader, and nobody campaigns whom it may have voted for:
+of the others holds the whole log of the leader, all others hold the same converging data (what
+some of them have confirmed must outlive it), and nobody campaigns whom it may have voted for:
 then what it forgot is known elsewhere. A second one may be lost only after the first was replaced,
 and while one is lost no other voter is removed: a majority of what is left may include it.
 """
@@ -30,6 +31,7 @@ class Atlas:
     def lost(self, node: int, *, damaged: bool = False) -> None:
         """The disk of *node* is about to be tampered with; *damaged*: so that it must notice."""
         self._lost[node] = None
+        self._stage.disks_lost.append(node)
         self._invariants.tampered(node, damaged=damaged)
 
     def replaced(self, node: int) -> None:
@@ -56,7 +58,7 @@ class Atlas:
         if membership.joint or any(each in self._lost for each in membership.members()):
             return False
         if not membership.is_voter(node):  # type: ignore[arg-type]
-            return node in membership.learners
+            return node in membership.learners and self._stage.alike_without(node)
         others = [each for each in membership.voters if each != node]
         for each in others:
             disk = self._invariants.disks.get(each)
@@ -70,6 +72,8 @@ class Atlas:
                 return False
         last, term = int(state.log.last_index), int(state.log.last_term)
         holders = [each for each in others if self._invariants.disks[each].holds(last, term)]
+        if not self._stage.alike_without(node):
+            return False
         return majority(membership.voters, others) and quorum(membership, holders)
 
     def may_wipe(self, node: int) -> bool:

@@ -181,6 +181,13 @@ class SimulatedDisk:
         """Whether nothing more fits."""
         return self._loop.now_s < self._full_until_s
 
+    @property
+    def is_sick(self) -> bool:
+        """Whether jobs fail, or wait, as long as some fault lasts."""
+        now_s = self._loop.now_s
+        failing = any(fault.left > 0 and now_s < fault.until_s for fault in self._faults)
+        return failing or self.is_full or now_s < self._stalled_until_s
+
     def stall(self, for_s: float) -> None:
         """No job ends for so long."""
         self._stalled_until_s = max(self._stalled_until_s, self._loop.now_s + for_s)

@@ -166,15 +166,24 @@ class Load:
     def tell(self, kind: str, number: int, do: str, what: str) -> None:
         """Write a fault into all histories: what a holder believes depends on it. *number*: the
         same when it begins and when it ends."""
-        event = Event(
-            process=NEMESIS,
-            type="info",
-            f=kind,
-            value={"id": number, "do": do, "what": what},
-            time_ns=round(asyncio.get_running_loop().time() * 1e9),
+        value = {"id": number, "do": do, "what": what}
+        self._tell(kind, value, asyncio.get_running_loop().time(), list(self.histories))
+
+    def tell_of_nodes(self, kind: str, value: dict[str, Any], now_s: float) -> None:
+        """The same, into the histories of workloads that follow what becomes of nodes."""
+        self._tell(
+            kind, value, now_s, [name for name in self.histories if self.follows_nodes(name)]
         )
-        for history in self.histories.values():
-            history.append(event)
+
+    def follows_nodes(self, name: str) -> bool:
+        """Whether that workload is told what becomes of nodes."""
+        return bool(getattr(self.workloads[name], "follows_nodes", False))
+
+    def _tell(self, kind: str, value: dict[str, Any], now_s: float, names: list[str]) -> None:
+        time_ns = round(now_s * 1e9)
+        event = Event(process=NEMESIS, type="info", f=kind, value=value, time_ns=time_ns)
+        for name in names:
+            self.histories[name].append(event)
 
     # --- one operation --------------------------------------------------------------------------
 

@@ -28,6 +28,8 @@ class Keeper:
         self._atlas = atlas
         self._database: Database | None = None
         self._retired: dict[int, None] = {}
+        #: All that were ever to be removed: perhaps they are, though nobody heard of it.
+        self.leaving: dict[int, None] = {}
         self._busy = asyncio.Lock()
 
     def retired(self, node: int) -> bool:
@@ -86,6 +88,7 @@ class Keeper:
             return self._atlas.whole and await self._remove(node)
 
     async def _remove(self, node: int) -> bool:
+        self.leaving[node] = None
         done = await self._call(lambda each: each.remove_member(node))
         if not done and (not self._members("voters") or node in self._everybody()):
             return False  # the answer to an earlier call may have been lost

@@ -22,6 +22,7 @@ from jepsen_like.simulation.observing import observe
 from jepsen_like.simulation.plan import Plan, Settings, stream
 from jepsen_like.systems.quorate_client import QuorateClient
 from quorate.client.database import Database
+from quorate.crdt.codec import encode_context
 from quorate.errors import (
     FormatVersionError,
     LogCorruptionError,
@@ -31,6 +32,7 @@ from quorate.errors import (
     UnavailableError,
 )
 from quorate.replication import kv_history
+from quorate.replication.converging.view import ELEMENTS
 from quorate.replication.machine import Machine
 from quorate.server.node import Node
 
@@ -56,6 +58,7 @@ class Stage:
         self._problems_seen = 0
         self._sick: dict[int, None] = {}  # nodes whose disks were ever made to fail
         self._retired: dict[int, None] = {}
+        self.disks_lost: list[int] = []  #: nodes whose disk, or part of it, was lost or set back
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._usual_disk = _disk_settings(plan.settings)
         self.cluster.on_node = self._observe
@@ -336,6 +339,53 @@ class Stage:
 
     # --- the whole ------------------------------------------------------------------------------
 
+    def undisturbed(self, number: int) -> bool:
+        """Whether the node serves, moves on, and has a disk that works."""
+        member = self.cluster.members[number]
+        return self.runs(number) and not member.paused and not member.disk.is_sick
+
+    def voters(self) -> list[int]:
+        """Who has a vote, half of the way to another configuration included; [] if nobody leads."""
+        leader = self.leader()
+        if leader is None:
+            return []
+        membership = self.node(leader).replica.core.state.membership
+        return sorted({*map(int, membership.voters), *map(int, membership.voters_old)})
+
+    def alike_without(self, number: int) -> bool:
+        """Whether all members but *number* run, and hold the same converging data."""
+        leader = self.leader()
+        if leader is None:
+            return False
+        members = self.node(leader).replica.core.state.membership.members()
+        others = [int(each) for each in members if each != number]
+        return all(map(self.runs, others)) and self._alike(others)
+
+    def _alike(self, numbers: list[int]) -> bool:
+        engines = [self.node(each).parts.converging.engine for each in numbers]
+        return all(engine.frontier == engines[0].frontier for engine in engines)
+
+    def converged(self) -> bool:
+        """Every member holds the same converging data, and nothing of it is under way."""
+        return self.alike_without(0)
+
+    def compare_converging(self) -> None:
+        """Every element is the same on all members, and so is what they account for."""
+        leader = self.leader()
+        if leader is None:
+            return
+        members = self.node(leader).replica.core.state.membership.members()
+        first = _converging(self.node(leader))
+        for node in map(int, members):
+            other = _converging(self.node(node))
+            different = [key for key in {**first, **other} if first.get(key) != other.get(key)]
+            self._invariants.claim(
+                not different,
+                "converging-differs",
+                f"converging data of nodes {leader} and {node} differs at the same frontier",
+                keys=different[:5],
+            )
+
     def settled(self) -> bool:
         """One leader, its whole log committed, and every member has applied it."""
         leader = self.leader()
@@ -391,6 +441,14 @@ async def _checkpoint(node: Node) -> None:
         await node.checkpoint()
     except QuorateError:
         return
+
+
+def _converging(node: Node) -> dict[tuple[str, bytes], bytes]:
+    """What a node holds of converging data, by table and key."""
+    engine = node.parts.converging.engine
+    elements = engine.store.page(ELEMENTS, b"", None, 2**31, 2**62)
+    found = {("elements", key): value for key, value in elements}
+    return {**found, ("context", b""): encode_context(engine.view.context)}
 
 
 def _records(node: Node) -> dict[tuple[str, bytes], bytes]:

@@ -20,6 +20,7 @@ from jepsen_like.simulation.invariants import Invariants, Violation
 from jepsen_like.simulation.load import Load
 from jepsen_like.simulation.loop import StuckError
 from jepsen_like.simulation.membership import Keeper
+from jepsen_like.simulation.news import NodeNews
 from jepsen_like.simulation.outcome import Outcome
 from jepsen_like.simulation.plan import Plan, draw, replace_settings, stream
 from jepsen_like.simulation.stage import Stage
@@ -90,6 +91,7 @@ class Run:
             operations_max=settings.operations_max,
         )
         self.nemesis = Nemesis(self.stage, self.atlas, self.keeper, self.load)
+        self.news = NodeNews(self.stage, self.keeper, self.load)
         self.settled_s = 0.0
         self.verdicts: dict[str, str] = {}
         self.stage.watch(self._look)
@@ -115,6 +117,7 @@ class Run:
         """Between two instants."""
         if self.invariants.found:
             raise OverError
+        self.news.look()
         if self.stage.steps > STEPS_MAX:
             raise StuckError(f"{STEPS_MAX} steps, and no end")
         self._check_failures()
@@ -221,6 +224,8 @@ class Run:
         """All members at the same applied index, with the same state, record by record."""
         await self._within(f"members do not agree {when}", self.stage.settled)
         self.stage.compare_states()
+        await self._within(f"converging data is not the same {when}", self.stage.converged)
+        self.stage.compare_converging()
 
     # --- the end ----------------------------------------------------------------------------------
 

@@ -130,6 +130,11 @@ class Story:
         self.told = _told(history)
         self.exact = any(each.kind == WATCHED for each in self.told)
         self._ahead = _ahead(history)
+        self._voters = [
+            (at, event.value["voters"])
+            for at, event in enumerate(history)
+            if event.process == NEMESIS and event.f == MEMBERS
+        ]
         with readable(name):
             found = operations(history)
             mine = [each for each in found if each.invoked.f in _MINE]
@@ -146,6 +151,11 @@ class Story:
             each.kind == kind and each.node in {0, node} and each.begin <= end and begin <= each.end
             for each in self.told
         )
+
+    def voters(self, at: int) -> Sequence[int]:
+        """Who had a vote at event *at*; if nobody told, all nodes ever used."""
+        told = [voters for begin, voters in self._voters if begin <= at]
+        return told[-1] if told else self.nodes
 
     def away(self, node: int, begin: int, end: int) -> bool:
         """Whether *node* may have ended, or stood still, between two events."""

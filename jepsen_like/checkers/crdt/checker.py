@@ -145,7 +145,8 @@ def _promised(story: Story, write: Act, read: Act) -> bool:
         return False
     if read.wide in {"quorum", "strong"}:
         return True
-    return write.wide == "strong" and not story.between(MEMBERS, 0, 0, read.ended)
+    changed = story.between(MEMBERS, 0, write.begun, read.ended)
+    return write.wide == "strong" and not changed and read.node in story.voters(write.begun)
 
 
 def _check_places(findings: Findings, story: Story) -> None:
