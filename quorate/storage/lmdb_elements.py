@@ -29,10 +29,11 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from quorate.base.limits import MIB
+from quorate.base.limits import KIB, MIB
 from quorate.errors import ClosedError, DiskFullError, StorageError
 from quorate.storage import element_tables as tables
 from quorate.storage import store_format as form
+from quorate.storage.allocator import mapped_bytes
 from quorate.storage.directory import DirectoryLock
 from quorate.storage.durable import disk_errors
 from quorate.storage.element_environment import ElementEnvironment
@@ -57,10 +58,12 @@ from quorate.storage.lmdb_pages import check_data_file
 
 T = TypeVar("T")
 
-#: After so many bytes of records in pages, the memory that the file's own pages took meanwhile is
-#: given back: it counts as this process's although the system could take it at any time. Costs
-#: some 2 ms, against 100 ms for the reading.
-PAGED_BYTES_MAX: Final = 8 * MIB
+#: Memory that mapped pages of the file may take when the store is read through, before it is given
+#: back: the system could take it at any time, but it counts as this process's. Where the records of
+#: one page are followed by those of a far one, reading more than that takes up to half longer.
+MAPPED_BYTES_MAX: Final = 32 * MIB
+#: How many bytes of records are read in pages before the next look at that.
+PAGED_BYTES: Final = 256 * KIB
 
 
 class ElementStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +120,7 @@ class LmdbElementStore:
             self._directory_lock.release()
             raise
         self._tables = self._environment.tables
+        self._mapped_bytes = mapped_bytes()
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """As the protocol says."""
@@ -151,7 +155,7 @@ class LmdbElementStore:
             except LmdbError as error:
                 raise translated(error, f"reading table {table!r}") from error
             self._paged_bytes += bytes_max - page.left_bytes
-            if self._paged_bytes > PAGED_BYTES_MAX:
+            if self._paged_bytes > PAGED_BYTES:
                 self._give_memory_back()
         return page.records
 
@@ -239,12 +243,16 @@ class LmdbElementStore:
             reader.abort()
 
     def _give_memory_back(self) -> None:
-        """Unless a write is under way: then the next page tries again. The lock is held."""
-        if self._writing.acquire(blocking=False):
+        """If it is much, and unless a write is under way: then the next page tries again. The lock
+        is held."""
+        if mapped_bytes() - self._mapped_bytes <= MAPPED_BYTES_MAX:
+            self._paged_bytes = 0
+        elif self._writing.acquire(blocking=False):
             try:
                 self._drop_reader()
                 with self._stopping_if_failed():
                     self._environment.renew()
+                self._mapped_bytes = mapped_bytes()
                 self._paged_bytes = 0
             finally:
                 self._writing.release()

@@ -87,7 +87,8 @@ def test_the_map_grows_beside_readers(folder: Path, store: LmdbElementStore) -> 
 def test_paging_gives_the_memory_of_the_files_pages_back(
     store: LmdbElementStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lmdb_elements, "PAGED_BYTES_MAX", 5000)
+    monkeypatch.setattr(lmdb_elements, "PAGED_BYTES", 5000)
+    monkeypatch.setattr(lmdb_elements, "MAPPED_BYTES_MAX", -(1 << 40))
     renewed = 0
     renew = ElementEnvironment.renew
 
@@ -110,6 +111,10 @@ def test_paging_gives_the_memory_of_the_files_pages_back(
         assert renewed == 10, "not while a write is under way"
     store.page("t", b"", None, 10)
     assert renewed == 11
+    monkeypatch.setattr(lmdb_elements, "MAPPED_BYTES_MAX", 1 << 40)
+    for _ in range(10):
+        store.page("t", b"", None, 10)
+    assert renewed == 11, "not as long as they take little"
     store.write({"t": [(b"k", b"v")]})
     assert store.last("t") == (b"k", b"v")
 
