@@ -40,6 +40,7 @@ from quorate.errors import (
     OutcomeUnknownError,
     TransferError,
     TransferRefusedError,
+    UnavailableError,
 )
 from quorate.server.clients import describe_members
 
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 #: it has not finished (it may still).
 CHANGE_TIMEOUT_S: Final = 60.0
 TRANSFER_TIMEOUT_S: Final = 5.0
+#: How long those who are to vote may take to catch up with the CRDT data of those who do.
+HAND_OVER_TIMEOUT_S: Final = 10.0
 POLL_S: Final = 0.01
 
 #: Refusals that pass by themselves in a moment.
@@ -131,10 +134,32 @@ class Admin:
         change = MemberChange(kind, node, address)
         deadline_s = asyncio.get_running_loop().time() + CHANGE_TIMEOUT_S
         again = given.get("again") is True
+        await self._hand_over(change)
         proposed = await self._propose_change(change, deadline_s, again=again)
         if proposed is not None:
             await self._committed(*proposed, deadline_s)
         return self._member_list()
+
+    async def _hand_over(self, change: MemberChange) -> None:
+        """Before others vote, let them have the CRDT data that a majority has: see ``Levels``.
+
+        Raises:
+            MembershipError: they did not get it in time; nothing was changed.
+        """
+        replica = self._node.replica
+        membership = replica.core.state.membership
+        voters = set(membership.voters)
+        if change.kind is ChangeKind.PROMOTE:
+            voters.add(change.node)
+        elif change.kind in (ChangeKind.DEMOTE, ChangeKind.REMOVE):
+            voters.discard(change.node)
+        if not replica.is_leader or voters == set(membership.voters) or not voters:
+            return
+        levels = self._node.parts.converging.levels
+        try:
+            await levels.hand_over(sorted(voters), HAND_OVER_TIMEOUT_S)
+        except UnavailableError as error:
+            raise MembershipError(f"the change was not made: {error}") from error
 
     def _is_so(self, kind: ChangeKind, node: NodeId, address: str) -> bool:
         """Whether a change that is asked for again, because its answer was lost, was made."""

@@ -32,6 +32,7 @@ from quorate.base.crdt_operations import (
     Update,
 )
 from quorate.base.frames import Happened, Watch
+from quorate.consensus.membership import Membership
 from quorate.crdt.dots import epoch_of
 from quorate.errors import (
     InsufficientRightsError,
@@ -147,6 +148,27 @@ def test_who_is_asked_is_what_the_membership_says_now() -> None:
         assert (await one.write("c", COUNTER, Increment(), level="quorum")).unconfirmed == ()
 
     World().run(story)
+
+
+def test_before_others_vote_they_have_what_a_majority_confirmed() -> None:
+    async def story(world: World) -> None:
+        one, two, three, four = world.nodes.values()
+        world.membership = Membership((1, 2, 3), learners=(4,))
+        await four.write("s", SET, Add("begin a life"))
+        await world.converged()
+        world.separate((1, 2), (3, 4))
+        written = await one.write("c", COUNTER, Increment(), level="quorum")
+        assert written.unconfirmed == ()
+        with pytest.raises(UnavailableError, match=r"\[3, 4\], who are to vote"):
+            await two.tier.levels.hand_over((2, 3, 4), 1.0)  # else 3 and 4 were a quorum
+        await two.tier.levels.hand_over((1, 2, 3), 1.0)
+        world.heal()
+        await two.tier.levels.hand_over((2, 3, 4), 2.0)
+        world.separate((1, 2), (3, 4))
+        world.membership = Membership((2, 3, 4))
+        assert await three.value("c", COUNTER, level="quorum") == 1
+
+    World(4).run(story)
 
 
 def test_a_quorum_read_sees_what_a_quorum_write_left_elsewhere() -> None:

@@ -6,17 +6,18 @@ the configuration is joint. A member confirms a record when it is joined and on 
 
 from __future__ import annotations
 
+import asyncio
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
-from quorate.base.crdt_frames import Position
+from quorate.base.crdt_frames import NOWHERE, Position
 from quorate.base.levels import LEVELS, QUORUM, STRONG, Level
 from quorate.base.types import NodeId
 from quorate.consensus.membership import Membership
-from quorate.consensus.quorum import has_quorum, quorum_value
+from quorate.consensus.quorum import has_quorum, quorum_size, quorum_value
 from quorate.errors import BadCommandError, OverloadedError, QuorateError, UnavailableError
 from quorate.replication.clock import Clock
 from quorate.replication.converging.disseminating import Disseminating
@@ -30,6 +31,7 @@ CONFIRM_S: Final = 2.0
 READ_S: Final = 2.0
 #: Members are asked again while a read waits.
 ASK_AGAIN_S: Final = 0.25
+POLL_S: Final = 0.01
 WAITING_MAX: Final = 20_000
 RETRY_AFTER_MS: Final = 100
 
@@ -213,6 +215,53 @@ class Levels:
         if self._reads:
             reads, self._reads = self._reads, []
             self._reads = [read for read in reads if not self._serve(read)] + self._reads
+
+    # --- changes of the voters ----------------------------------------------------------------
+
+    async def hand_over(self, voters: Sequence[NodeId], timeout_s: float) -> None:
+        """Wait until so many of *voters*, who are to be the next, have all that a majority of the
+        present ones has confirmed, that every majority of them holds one who does. A quorum write
+        acknowledged before this was called is then seen by quorum reads after the change; one
+        that is acknowledged while the change is made may not be, until it has spread.
+
+        Raises:
+            UnavailableError: that took too long.
+        """
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + timeout_s
+        if not self._engine.frontier and not any(map(self._disseminating.known, voters)):
+            return
+        gathered: asyncio.Future[None] = loop.create_future()
+
+        def ready() -> None:
+            if not gathered.done():
+                gathered.set_result(None)
+
+        def failed(error: QuorateError) -> None:
+            if not gathered.done():
+                gathered.set_exception(error)
+
+        self.reach(QUORUM, NOWHERE, ready, failed)
+        await gathered
+        marks = dict(self._engine.frontier)
+        needed = len(voters) - quorum_size(len(voters)) + 1
+        while sum(self._has(node, marks) for node in voters) < needed:
+            if loop.time() > end_s:
+                lacking = [node for node in voters if not self._has(node, marks)]
+                raise UnavailableError(
+                    f"members {lacking}, who are to vote, do not have all CRDT data of those who "
+                    f"vote now: try again when they have caught up"
+                )
+            await asyncio.sleep(POLL_S)
+
+    def _has(self, node: NodeId, marks: Mapping[int, int]) -> bool:
+        if node == self._engine.member:
+            return self._engine.covers(marks)
+        known = self._disseminating.known(node)
+        return all(
+            sequence <= known.get(actor, 0) or self._engine.is_retired(actor)
+            for actor, sequence in marks.items()
+        )
 
     # --- what happens -------------------------------------------------------------------------
 
