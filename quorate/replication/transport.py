@@ -127,7 +127,8 @@ class CrdtFetch(msgspec.Struct, frozen=True, array_like=True, tag=50):
 
 
 class CrdtSketch(msgspec.Struct, frozen=True, array_like=True, tag=51):
-    """The elements of a range: how many, the sum of their digests, and their ``crdt.sketch``."""
+    """The elements of a range: how many, the sum of their digests, and their ``crdt.sketch``; b"":
+    they have become too many for that."""
 
     sender: NodeId
     session: int

@@ -176,6 +176,10 @@ class Node:
             if other.tier is not None:
                 other.tier.peer_lost(NodeId(self.number), connected=False)
 
+    def wipe(self) -> None:
+        """The disk is replaced by an empty one."""
+        self.image = ElementImage()
+
     # --- calls ----------------------------------------------------------------------------------
 
     async def write(

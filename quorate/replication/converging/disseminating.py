@@ -97,7 +97,7 @@ class Disseminating:
         send: Callable[[NodeId, CrdtFrame], None],
         *,
         on_known: Callable[[CrdtKnown], None],
-        on_gone: Callable[[NodeId], None],
+        on_gone: Callable[[CrdtGone], None],
         translate: Translate,
     ) -> None:
         self._engine = engine
@@ -176,7 +176,7 @@ class Disseminating:
                 peer.lacks.pop(actor, None)
                 continue
             if member_of(actor) == self._engine.member or relay or self._stuck(peer, actor, now_s):
-                self._pump_actor(node, peer, actor, sequence, now_s)
+                self._pump_actor(node, peer, actor, sequence)
 
     def _stuck(self, peer: _Peer, actor: int, now_s: float) -> bool:
         """Whether the peer has come no further with *actor* for ``RELAY_S``."""
@@ -187,7 +187,7 @@ class Disseminating:
             return False
         return now_s - since_s >= RELAY_S
 
-    def _pump_actor(self, node: NodeId, peer: _Peer, actor: int, last: int, now_s: float) -> None:
+    def _pump_actor(self, node: NodeId, peer: _Peer, actor: int, last: int) -> None:
         store = self._engine.store
         while peer.under_way_bytes < WINDOW_BYTES:
             at = max(peer.sent.get(actor, 0), peer.known.get(actor, 0)) + 1
@@ -195,22 +195,29 @@ class Disseminating:
                 return
             first, end = journal_key(actor, at), journal_key(actor, last + 1)
             page = store.page(JOURNAL, first, end, 64, WINDOW_BYTES)
-            if not page or parse_journal_key(page[0][0])[1] != at:
-                if now_s - peer.gone_s >= GONE_S:
-                    peer.gone_s = now_s
-                    self._send(node, CrdtGone(NodeId(self._engine.member), actor))
+            too_early = at <= self._engine.floor(actor)
+            if too_early or not page or parse_journal_key(page[0][0])[1] != at:
+                self._tell_gone(node, peer, actor, at)
                 return
             for key, row in page:
                 if peer.under_way_bytes >= WINDOW_BYTES:
                     return
                 record = decode_record(row)
+                _, sequence = parse_journal_key(key)
                 delta = self._present(record)
                 if delta is None:
+                    self._tell_gone(node, peer, actor, sequence)
                     return
-                _, sequence = parse_journal_key(key)
                 generation = self._engine.own.generation
                 sender = NodeId(self._engine.member)
                 self._push(node, peer, CrdtRecord(sender, generation, actor, sequence, delta))
+
+    def _tell_gone(self, node: NodeId, peer: _Peer, actor: int, sequence: int) -> None:
+        """Tell *node* that this record cannot be had here any more."""
+        now_s = self._clock.monotonic_s()
+        if now_s - peer.gone_s >= GONE_S:
+            peer.gone_s = now_s
+            self._send(node, CrdtGone(NodeId(self._engine.member), actor, sequence))
 
     def _present(self, record: Record) -> bytes | None:
         """The delta of a record as it reads in the present generation."""
@@ -236,6 +243,7 @@ class Disseminating:
             whole=True,
             asks=asks,
             answers=answers,
+            deaf=self.deaf,
         )
 
     def joined(self, joined: Mapping[tuple[int, int], int]) -> None:
@@ -279,7 +287,10 @@ class Disseminating:
                 if told.get(actor, 0) < sequence:  # it forgot: its disk was set back, or it folded
                     peer.sent.pop(actor, None)
             peer.known = told
-            if not peer.heard:
+            if frame.deaf:
+                peer.heard = False  # what is sent would be dropped; it tells when that is over
+                peer.forget_sent()
+            elif not peer.heard:
                 peer.heard = True
                 peer.lacks.clear()
         else:
@@ -388,4 +399,13 @@ class Disseminating:
 
     def on_gone(self, frame: CrdtGone) -> None:
         """A peer cannot send what comes next here."""
-        self._on_gone(frame.sender)
+        if frame.sequence > self._engine.frontier.get(frame.actor, 0):
+            self._on_gone(frame)
+
+    def deafen(self, *, deaf: bool) -> None:
+        """From now on, drop all records, those that wait already too; or take them again."""
+        self.deaf = deaf
+        if deaf:
+            self._engine.forget_arrived()
+        for node in self.connected():
+            self.tell(node)

@@ -27,6 +27,8 @@ from quorate.replication.converging.answering import Asked, answer_all
 from quorate.replication.converging.disseminating import Disseminating
 from quorate.replication.converging.engine import Done, Engine, Events, Lives
 from quorate.replication.converging.levels import Levels
+from quorate.replication.converging.reconciling import Reconciling
+from quorate.replication.converging.scanning import digest_of
 from quorate.replication.converging.watching import Watchers
 from quorate.replication.disk import JobRunner
 from quorate.replication.transport import CrdtFrame, CrdtGone, CrdtKnown, CrdtRecord
@@ -100,8 +102,8 @@ class Converging:
             self.engine,
             clock,
             surroundings.send,
-            on_known=lambda frame: self.levels.on_known(frame),  # noqa: PLW0108  made below
-            on_gone=self._on_gone,
+            on_known=self._on_known,
+            on_gone=lambda frame: self.reconciling.on_gone(frame),  # noqa: PLW0108  made below
             translate=self._translate,
         )
         self.levels = Levels(
@@ -110,6 +112,9 @@ class Converging:
             clock,
             surroundings.membership,
             surroundings.index,
+        )
+        self.reconciling = Reconciling(
+            self.engine, self.disseminating, clock, random, surroundings.send, surroundings.failed
         )
         self.watchers = Watchers(lambda: self.engine.change_count, self._loop.call_later)
 
@@ -128,6 +133,7 @@ class Converging:
         if self._ticker is not None:
             self._ticker.cancel()
         reason = error or ClosedError("the node is stopping")
+        self.reconciling.stop()
         self.engine.stop(reason)
         self.levels.stop(reason)
         self.watchers.stop(UnavailableError(str(reason)))
@@ -140,6 +146,7 @@ class Converging:
         try:
             self.disseminating.on_tick(now_s)
             self.levels.on_tick(now_s)
+            self.reconciling.on_tick(now_s)
         except Exception as error:
             _logger.exception("the second tier fails")
             self._surroundings.failed(error)
@@ -165,6 +172,8 @@ class Converging:
             self.disseminating.on_known(frame)
         elif isinstance(frame, CrdtGone):
             self.disseminating.on_gone(frame)
+        else:
+            self.reconciling.receive(frame)
 
     def peer_reached(self, node: NodeId) -> None:
         """Frames to *node* can be sent now."""
@@ -177,9 +186,27 @@ class Converging:
             self.disseminating.reached(node)
         else:
             self.disseminating.gone(node)
+            self.reconciling.lost(node)
 
-    def _on_gone(self, node: NodeId) -> None:
-        _logger.info("node %d has no records for this node any more", node)
+    def _on_known(self, frame: CrdtKnown) -> None:
+        self.levels.on_known(frame)
+        self.reconciling.on_known(frame)
+
+    async def pull(self, node: NodeId) -> None:
+        """Take over all that *node* has now, although nothing may seem to be missing here.
+
+        Raises:
+            UnavailableError: it cannot be done now.
+        """
+        await self.reconciling.pull(node)
+
+    async def digest(self) -> str:
+        """A digest of all data: equal on nodes that have the same records.
+
+        Raises:
+            UnavailableError: the data keeps changing.
+        """
+        return await digest_of(self.engine)
 
     def _translate(self, delta: Delta, generation: int) -> Delta | None:
         del delta, generation
@@ -293,6 +320,7 @@ class Converging:
             "bytes_sent": disseminating.bytes_sent,
             "records_dropped": disseminating.records_dropped,
             "stamps_ahead": engine.drift_count,
+            "reconciling": self.reconciling.describe(),
             "watchers": len(self.watchers),
             "problem": engine.problem,
         }
