@@ -15,6 +15,7 @@ from typing import Final
 
 from jepsen_like.processes.shapes import SHAPES, Links
 from jepsen_like.simulation.atlas import Atlas
+from jepsen_like.simulation.converging_faults import ConvergingFaults
 from jepsen_like.simulation.links import LinkSettings
 from jepsen_like.simulation.load import Load
 from jepsen_like.simulation.membership import Keeper
@@ -91,7 +92,8 @@ class Nemesis:
             "client-drift": self._client_drift,
             "client-clock": self._client_clock,
         }
-        self._kinds = kinds
+        more = ConvergingFaults(stage, atlas, keeper, self._cut, self._heal)
+        self._kinds = kinds | more.kinds
 
     async def run(self, faults: tuple[Fault, ...], begin_s: float, seconds: float) -> None:
         """Do those that come within *seconds* after *begin_s*, each at its time after that."""

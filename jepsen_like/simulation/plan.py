@@ -69,8 +69,34 @@ HOLDERS: Final[Mapping[str, float]] = {
     "checkpoint": 0.5,
 }
 
+#: For converging data: what only it can bear, and what it shares with the log.
+CONVERGERS: Final[Mapping[str, float]] = {
+    "cut-off": 3.0,
+    "halves": 1.0,
+    "wall-hour": 1.0,
+    "elements-lost": 1.0,
+    "elements-back": 1.0,
+    "return": 0.7,
+    "crash-one": 1.5,
+    "crash-all": 0.5,
+    "restart-storm": 0.7,
+    "pause-one": 0.5,
+    "replay": 0.7,
+    "delay": 0.5,
+    "reset": 0.5,
+    "disk-stall": 0.3,
+    "eio-fsync": 0.3,
+    "add": 0.7,
+    "remove": 0.7,
+    "replace": 0.7,
+    "promote": 0.5,
+    "demote": 0.3,
+    "client-crash": 0.5,
+    "client-twin": 0.3,
+}
+
 KINDS: Final[tuple[str, ...]] = tuple(
-    dict.fromkeys((*(kind for group in GROUPS.values() for kind in group), *HOLDERS))
+    dict.fromkeys((*(kind for group in GROUPS.values() for kind in group), *HOLDERS, *CONVERGERS))
 )
 
 WORKLOADS: Final = ("register", "cas-register", "set", "counter", "bank", "append")
@@ -79,6 +105,9 @@ COORDINATION: Final = (
     *("lock", "semaphore", "election", "lease", "watch", "levels"),
     *("barrier", "proclaim"),
 )
+
+#: Of data that converges.
+CONVERGING: Final = ("crdt", "crdt-counter", "crdt-set", "crdt-map")
 
 #: How many seeds have one of these beside their other workloads.
 COORDINATION_CHANCE: Final = 0.5
@@ -154,9 +183,27 @@ def draw(seed: int, workloads: Sequence[str] = ()) -> Plan:
     elif random.random() < COORDINATION_CHANCE:
         name = random.choice(COORDINATION)
         settings = replace(settings, workloads={**settings.workloads, name: 2.0})
-    if not set(settings.workloads) & set(COORDINATION):
-        return replace(plan, settings=settings)
-    if workloads:  # what lasts for a while needs a while
+    plan = replace(plan, settings=settings)
+    if set(settings.workloads) & set(COORDINATION):
+        plan = _with_more(plan, random, HOLDERS, (0.5, 1.0, 2.0), longer=bool(workloads))
+    if set(settings.workloads) & set(CONVERGING):
+        random = stream(seed, "converging")
+        plan = _with_more(plan, random, CONVERGERS, (1.0, 2.0), longer=bool(workloads))
+    return plan
+
+
+def _with_more(
+    plan: Plan,
+    random: Random,
+    kinds: Mapping[str, float],
+    rates: Sequence[float],
+    *,
+    longer: bool,
+) -> Plan:
+    """*plan* with some faults of *kinds* besides, at one of *rates*; *longer*: what lasts for a
+    while needs a while."""
+    settings = plan.settings
+    if longer:
         settings = replace(
             settings,
             seconds=random.choice((6.0, 9.0, 12.0)),
@@ -165,12 +212,11 @@ def draw(seed: int, workloads: Sequence[str] = ()) -> Plan:
         )
     if "watch" in settings.workloads:
         settings = replace(settings, history_revisions=random.choice((20, 100, 20_000)))
-    mix = {kind: weight for kind, weight in HOLDERS.items() if random.random() < 0.7}
-    rate = random.choice((0.5, 1.0, 2.0))
-    more = draw_faults(random, mix or dict(HOLDERS), settings, rate)
+    mix = {kind: weight for kind, weight in kinds.items() if random.random() < 0.7}
+    more = draw_faults(random, mix or dict(kinds), settings, random.choice(rates))
     faults = tuple(sorted((*plan.faults, *more), key=lambda fault: fault.at_s))
-    kinds = tuple(dict.fromkeys((*plan.kinds, *mix)))
-    return replace(plan, settings=settings, faults=faults, kinds=kinds)
+    names = tuple(dict.fromkeys((*plan.kinds, *mix)))
+    return replace(plan, settings=settings, faults=faults, kinds=names)
 
 
 def draw_plain(seed: int) -> Plan:

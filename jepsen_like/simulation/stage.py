@@ -35,6 +35,7 @@ from quorate.replication import kv_history
 from quorate.replication.converging.view import ELEMENTS
 from quorate.replication.machine import Machine
 from quorate.server.node import Node
+from quorate.storage.memory_elements import ElementImage
 
 T = TypeVar("T")
 
@@ -221,6 +222,16 @@ class Stage:
         """Switch it off for good."""
         self._retired[number] = None
         self.cluster.crash(number)
+
+    def start_retired(self, number: int) -> None:
+        """Switch one on again that was removed; what becomes of it is for the cluster to say."""
+        if not self.cluster.members[number].alive:
+            self._keep(_ended(self.cluster.restart(number)))
+
+    def lose_elements(self, number: int, backup: ElementImage | None) -> None:
+        """The converging data of a node that does not run is gone, or set back to *backup*."""
+        self.disks_lost.append(number)
+        self.disk(number).elements = ElementImage() if backup is None else backup.copy()
 
     def crash(self, number: int, *, power: bool) -> None:
         """See ``SimulatedCluster.crash``."""
@@ -434,6 +445,11 @@ class Stage:
                 f"{state.persisted}, commit {state.commit}, applied {replica.applied}, ready "
                 f"{replica.ready}, {replica.read_only or 'writable'}, {state.membership}"
             )
+
+
+async def _ended(start: asyncio.Future[None]) -> None:
+    """Its node may start, or refuse to: both are right."""
+    await asyncio.wait((start,))
 
 
 async def _checkpoint(node: Node) -> None:
