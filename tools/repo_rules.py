@@ -31,6 +31,8 @@ class Source(NamedTuple):
     path: str
     text: str
     tree: ast.Module
+    nodes: tuple[ast.AST, ...]
+    """All of *tree*, walked once for all rules."""
 
     @property
     def room(self) -> str:
@@ -61,14 +63,20 @@ class Rule(NamedTuple):
 
 def parse(path: str, text: str) -> Source:
     """A source from its text; *path* decides which rules apply."""
-    return Source(path, text, ast.parse(text, filename=path))
+    tree = ast.parse(text, filename=path)
+    return Source(path, text, tree, tuple(ast.walk(tree)))
 
 
-def python_sources(root: Path = ROOT) -> list[Source]:
+def python_files(root: Path = ROOT) -> list[Path]:
     """Every Python file of the repository that is ours, in a fixed order."""
     folders = ("quorate", "jepsen_like", "tools", "bench", "tests", "examples")
-    paths = [path for folder in folders for path in sorted((root / folder).rglob("*.py"))]
-    return [parse(path.relative_to(root).as_posix(), path.read_text("utf-8")) for path in paths]
+    return [path for folder in folders for path in sorted((root / folder).rglob("*.py"))]
+
+
+def python_sources(root: Path = ROOT) -> Iterator[Source]:
+    """They, parsed; one is held at a time."""
+    for path in python_files(root):
+        yield parse(path.relative_to(root).as_posix(), path.read_text("utf-8"))
 
 
 def check(rule: Rule, source: Source) -> list[Complaint]:
@@ -113,9 +121,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
 UNLIMITED = ("server", "__main__", "")  # where everything meets, and the two front doors
 
 
-def imports(tree: ast.AST) -> Iterator[tuple[int, str, str]]:
+def imports(source: Source) -> Iterator[tuple[int, str, str]]:
     """(line, module, name) of every import; *name* is "" for a plain ``import module``."""
-    for node in ast.walk(tree):
+    for node in source.nodes:
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -123,9 +131,9 @@ def imports(tree: ast.AST) -> Iterator[tuple[int, str, str]]:
             yield from ((node.lineno, module, alias.name) for alias in node.names)
 
 
-def calls(tree: ast.AST) -> Iterator[tuple[int, str]]:
+def calls(source: Source) -> Iterator[tuple[int, str]]:
     """(line, name) of every call of a plain name."""
-    for node in ast.walk(tree):
+    for node in source.nodes:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             yield node.lineno, node.func.id
 
@@ -137,7 +145,7 @@ def _find_layers(source: Source) -> Iterator[Complaint]:
     if room not in LAYERS:
         yield Complaint(source.path, 1, f"room {room!r} has no line in LAYERS")
         return
-    for line, module, name in imports(source.tree):
+    for line, module, name in imports(source):
         if module.startswith("."):
             yield Complaint(source.path, line, "relative import")
         if module.split(".")[0] != "quorate":
@@ -163,16 +171,16 @@ IMPURE_CALLS = frozenset({"open", "input", "hash", "id", "print", "Random", "Sys
 
 
 def _find_impurity(source: Source) -> Iterator[Complaint]:
-    for line, module, name in imports(source.tree):
+    for line, module, name in imports(source):
         top = module.split(".")[0]
         if top in IMPURE_MODULES:
             yield Complaint(source.path, line, f"import of {module}")
         if top == "random" and name != "Random":
             yield Complaint(source.path, line, f"import of random{'.' + name if name else ''}")
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith):
             yield Complaint(source.path, node.lineno, "async code")
-    for line, function in calls(source.tree):
+    for line, function in calls(source):
         if function in IMPURE_CALLS:
             yield Complaint(source.path, line, f"call of {function}()")
 
@@ -186,7 +194,7 @@ def _find_set_iteration(source: Source) -> Iterator[Complaint]:
 
 
 def _find_lmdb(source: Source) -> Iterator[Complaint]:
-    for line, module, _name in imports(source.tree):
+    for line, module, _name in imports(source):
         if module.split(".")[0] == "lmdb":
             yield Complaint(source.path, line, "import of lmdb")
 
@@ -195,22 +203,22 @@ UNSAFE_MODULES = frozenset({"pickle", "cPickle", "marshal", "shelve", "dill", "c
 
 
 def _find_unsafe(source: Source) -> Iterator[Complaint]:
-    for line, module, _name in imports(source.tree):
+    for line, module, _name in imports(source):
         if module.split(".")[0] in UNSAFE_MODULES:
             yield Complaint(source.path, line, f"import of {module}")
-    for line, function in calls(source.tree):
+    for line, function in calls(source):
         if function in ("eval", "exec"):
             yield Complaint(source.path, line, f"call of {function}()")
 
 
 def _find_assert(source: Source) -> Iterator[Complaint]:
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Assert):
             yield Complaint(source.path, node.lineno, "bare assert")
 
 
 def _find_print(source: Source) -> Iterator[Complaint]:
-    for line, function in calls(source.tree):
+    for line, function in calls(source):
         if function == "print":
             yield Complaint(source.path, line, "call of print()")
 
@@ -244,7 +252,7 @@ def function_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def _find_long_function(source: Source) -> Iterator[Complaint]:
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = function_lines(node)
             if lines > FUNCTION_LINES_MAX:
@@ -306,8 +314,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "only storage/lmdb_opening.py imports lmdb",
-        "LMDB's errors must become ours, and its settings decide what is durable: one module has to "
-        "get that right",
+        "LMDB's errors must become ours, and its settings decide what is durable: one module has "
+        "to get that right",
         "use the interfaces of quorate.storage.interfaces and elements, or open_lmdb in storage/",
         lambda path: _product(path) and path != "quorate/storage/lmdb_opening.py",
         _find_lmdb,
