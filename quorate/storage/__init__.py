@@ -1,1 +1,1 @@
-"""The write-ahead log, the LMDB state store, and a memory twin of each."""
+"""The write-ahead log, the state store and the element store on LMDB, and a memory twin of each."""
