@@ -31,6 +31,7 @@ from quorate.consensus.events import (
     Announce,
     ChangeMembership,
     Compacted,
+    Demand,
     Event,
     PeerLost,
     PeerReached,
@@ -45,6 +46,7 @@ from quorate.consensus.events import (
 from quorate.consensus.log_view import LogView
 from quorate.consensus.membership import Membership, MembershipHistory
 from quorate.consensus.messages import (
+    MESSAGES,
     AppendReply,
     AppendRequest,
     EntryId,
@@ -126,13 +128,29 @@ class Core:
         """Consume one event and say what the driver must now do."""
         state = self.state
         before = Photo(state)
+        if event.__class__ in MESSAGES:  # not in the ``match``: a class that does not fit, 0.1 us
+            self._on_message(event)  # type: ignore[arg-type]
+        else:
+            self._on_event(event)  # type: ignore[arg-type]
+        must(state.term >= before.role[1], "terms never go back", was=before.role, now=state.term)
+        must(state.commit >= before.commit, "commit never goes back", was=before.commit)
+        must(
+            state.commit <= state.log.last_index,
+            "what is committed is in the log",
+            commit=state.commit,
+            last=state.log.last_index,
+        )
+        return state.take_output(before)
+
+    def _on_event(self, event: Demand) -> None:
+        state = self.state
         match event:
-            case Tick():
-                self._on_tick(event)
-            case Propose():
-                leader.propose(state, event.payloads)
             case Persisted():
                 self._on_persisted(event)
+            case Propose():
+                leader.propose(state, event.payloads)
+            case Tick():
+                self._on_tick(event)
             case ReadIndex():
                 reads.on_read_index(state, event)
             case Announce():
@@ -153,16 +171,7 @@ class Core:
             case PeerReached():
                 leader.on_peer_reached(state, event.node)
             case _:
-                self._on_message(event)
-        must(state.term >= before.role[1], "terms never go back", was=before.role, now=state.term)
-        must(state.commit >= before.commit, "commit never goes back", was=before.commit)
-        must(
-            state.commit <= state.log.last_index,
-            "what is committed is in the log",
-            commit=state.commit,
-            last=state.log.last_index,
-        )
-        return state.take_output(before)
+                assert_never(event)
 
     def _on_tick(self, event: Tick) -> None:
         state = self.state

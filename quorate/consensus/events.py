@@ -91,9 +91,9 @@ class PeerReached(msgspec.Struct, frozen=True, gc=False):
     node: NodeId
 
 
-Event = (
-    Message
-    | Tick
+#: What is no message of a member.
+Demand = (
+    Tick
     | Propose
     | ChangeMembership
     | TransferLeadership
@@ -106,3 +106,4 @@ Event = (
     | PeerLost
     | PeerReached
 )
+Event = Message | Demand

@@ -184,11 +184,13 @@ def _on_accepted(state: State, node: NodeId, index: LogIndex, progress: Progress
         progress.become_replicate()
     if advanced:
         state.match[node] = progress.match
-        advance_commit(state)
-        if state.progress.get(node) is not progress:
-            return  # that commit made this leader resign, or the node no member
+        if progress.match > state.commit:
+            advance_commit(state)
+            if state.progress.get(node) is not progress:
+                return  # that commit made this leader resign, or the node no member
         transfer.on_progress(state, node, progress)
-    send_appends(state, node, progress)
+    if progress.next <= state.log.last_index or progress.state is not ProgressState.REPLICATE:
+        send_appends(state, node, progress)
 
 
 def _on_rejected(state: State, reply: AppendReply, progress: Progress) -> None:

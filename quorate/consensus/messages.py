@@ -7,7 +7,7 @@ changes its meaning; nothing may inherit fields, or one addition would shift eve
 from __future__ import annotations
 
 import enum
-from typing import Final, assert_never
+from typing import Final, assert_never, get_args
 
 import msgspec
 
@@ -175,6 +175,8 @@ Message = (
     | ReadIndexReply
     | TimeoutNow
 )
+#: Their classes.
+MESSAGES: Final = frozenset(get_args(Message))
 
 
 def validate(message: Message, *, sender: NodeId, target: NodeId) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from random import Random
+from typing import Final
 
 import msgspec
 
@@ -161,6 +162,18 @@ class State:
         """Empty the outbox; *before* is what the member was when the step began."""
         persist = self._take_persist(before)
         role = (self.role, self.term, self.leader)
+        if (
+            persist is None
+            and not self.out_messages
+            and not self.out_after
+            and self.commit == before.commit
+            and role == before.role
+            and self.out_refusal is None
+            and not self.out_reads
+            and not self.out_snapshots
+            and self.membership is before.membership
+        ):
+            return _NOTHING
         output = Output(
             persist=persist,
             messages=tuple(self.out_messages),
@@ -201,6 +214,9 @@ class State:
             entries=tuple(self.out_entries),
             reset=self.out_reset,
         )
+
+
+_NOTHING: Final = Output()
 
 
 class Photo:

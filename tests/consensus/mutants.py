@@ -76,9 +76,7 @@ MUTANTS = [
     Mutant("elections need one majority of a joint configuration", "quorum.py",
            "    if not voters_old:\n        return result\n", "    return result\n"),
     Mutant("timeouts are not random", "roles.py",
-           "state.election_timeout = state.random.randrange(\n"
-           "        config.election_ticks_min, config.election_ticks_max\n    )",
-           "state.election_timeout = config.election_ticks_min"),
+           "least + int(state.random.random() * (most - least))", "least"),
     Mutant("a stale term is not refused", "core.py",
            "            self._answer_stale(message)\n            return\n", "            pass\n"),
     Mutant("learners campaign", "state.py",
