@@ -67,6 +67,9 @@ class ClientStatistics(msgspec.Struct, frozen=True):
     queries_unanswered: int
     reads_from: int  #: the connected node, of a handle that reads from any; 0: none, or it does not
     frames_unexpected: int  #: of a kind that a node should not send then
+    crdts_at: int = 0  #: the node that calls for CRDT data go to; 0: none, or there were none
+    crdt_frames_unanswered: int = 0
+    crdt_frames_resent: int = 0
 
 
 class Client(Turns):

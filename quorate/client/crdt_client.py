@@ -14,11 +14,14 @@ import secrets
 from collections.abc import Sequence
 from random import Random
 
+import msgspec
+
 from quorate.base.crdt_frames import CLIENT_BYTES, CrdtAnswer, CrdtFailed, CrdtWritten, Question
 from quorate.base.crdt_operations import Remove, Update
 from quorate.base.frames import ClientFrame, Happened, ServerFrame, WatchEnded, Watching
 from quorate.base.limits import CRDT_OPERATIONS_MAX, CRDT_QUESTIONS_MAX
 from quorate.client.channel import Dialer
+from quorate.client.client import ClientStatistics
 from quorate.client.codec import AnyFuture, MachineCodec
 from quorate.client.connection import Connection, Dials
 from quorate.client.crdt_reader import CrdtReader
@@ -134,10 +137,14 @@ class CrdtClient(Turns):
         """Plan one question; the future ends with the answer. Otherwise as ``write``."""
         return self._reader.queue.add(_QUESTIONS, question, timeout, terms, receipt)
 
-    @property
-    def unanswered_count(self) -> int:
-        """Frames, of reads and writes."""
-        return self._writes.unanswered_count + self._reader.unanswered_count
+    def add_statistics(self, told: ClientStatistics) -> ClientStatistics:
+        """*told*, with what this client has to say."""
+        return msgspec.structs.replace(
+            told,
+            crdts_at=self.node,
+            crdt_frames_unanswered=self._writes.unanswered_count + self._reader.unanswered_count,
+            crdt_frames_resent=self._writes.resent_count,
+        )
 
     async def close(self) -> None:
         """End the connections. Calls not yet sent end with ``ClosedError``, writes without an

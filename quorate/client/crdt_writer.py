@@ -201,12 +201,10 @@ class NodeWrites:
 
     def _send_again(self, frames: list[CrdtWrite]) -> None:
         self._resend = False
-        for sequence, sent in list(self._sent.items()):
-            if sent.to_send and sent.bundle.over:
-                self._forget(sequence)
-            elif sent.to_send:
+        acknowledged = next(iter(self._sent), 1) - 1
+        for sent in self._sent.values():
+            if sent.to_send:
                 sent.to_send = False
-                acknowledged = next(iter(self._sent)) - 1
                 frames.append(msgspec.structs.replace(sent.frame, acknowledged=acknowledged))
                 self.resent_count += 1
 
@@ -242,7 +240,7 @@ class NodeWrites:
             return []
         error = error_from_code(failed.code, failed.message)
         passing = failed.code in ELSEWHERE_CODES or failed.code == OverloadedError.code
-        if passing or not error.definite:
+        if passing or failed.code == OutcomeUnknownError.code:
             self._pause(max(failed.retry_after_ms, AGAIN_MS_MIN))
             if passing and not sent.doubtful:
                 self._forget(failed.id)
@@ -252,7 +250,7 @@ class NodeWrites:
             self._why_lost = f"{failed.code}: {failed.message}"
             return []
         self._forget(failed.id)
-        if sent.doubtful:
+        if sent.doubtful and error.definite:
             error = OutcomeUnknownError(
                 f"sent once without an answer, and refused when sent again: {failed.code}: "
                 f"{failed.message}"
@@ -345,6 +343,7 @@ class Writes:
         self._nodes: dict[int, NodeWrites] = {}
         self.current = 0  #: the node that the client is linked to, 0: none
         self._last_refusal = ""
+        self._resent_before = 0  # to nodes that owe nothing any more
 
     def of(self, node: int) -> NodeWrites:
         """Those of *node*."""
@@ -360,6 +359,7 @@ class Writes:
         self.current = node
         for number, writes in list(self._nodes.items()):
             if not writes and number != node:
+                self._resent_before += writes.resent_count
                 del self._nodes[number]
 
     @property
@@ -379,8 +379,8 @@ class Writes:
 
     @property
     def resent_count(self) -> int:
-        """Frames, since the nodes that they were for last owed nothing."""
-        return sum(writes.resent_count for writes in self._nodes.values())
+        """Frames that were sent again."""
+        return self._resent_before + sum(writes.resent_count for writes in self._nodes.values())
 
     def pump(self) -> list[CrdtWrite]:
         """The frames for the linked node."""

@@ -386,6 +386,8 @@ class Database(Coordination, Converging):
     def statistics(self) -> ClientStatistics:
         """Counters of this handle."""
         told = self._running().statistics()
+        if self._crdts is not None:
+            told = self._crdts.add_statistics(told)
         if self._reader is None:
             return told
         waiting = told.queries_unanswered + self._reader.statistics().queries_unanswered

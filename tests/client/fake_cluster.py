@@ -81,6 +81,7 @@ class FakeCluster:
             Counter()
         )  # (session, sequence) that changed state
         self.unconfirmed: tuple[int, ...] = ()  # in each reply
+        self.retry_after_ms = 1  # of refusals
         self.relays = False  # nodes splice through to the leader when asked
         self.greeting: Callable[[FakeNode, Hello], Any] | None = None  # instead of the welcome
 
@@ -236,7 +237,7 @@ class _Served(asyncio.Protocol):
             case code:
                 if fault.apply:
                     self.answer(frame)
-                self.send(_refusal(frame, code, "as ordered", 1))
+                self.send(_refusal(frame, code, "as ordered", self.node.cluster.retry_after_ms))
         if fault.hang_up:
             self.abort()
 
@@ -248,7 +249,7 @@ class _Served(asyncio.Protocol):
             case CrdtWrite(sequence=number, after=after) | CrdtRead(id=number, after=after):
                 write = isinstance(frame, CrdtWrite)
                 if lacking := data.lacks(after):
-                    return CrdtFailed(number, write, "unavailable", lacking, 1)
+                    return CrdtFailed(number, write, "unavailable", lacking, cluster.retry_after_ms)
                 return data.write(frame) if isinstance(frame, CrdtWrite) else data.read(frame)
             case Watch(machine=machine) if machine == CRDT_WATCH:
                 data.watch(self, frame)

@@ -3,6 +3,7 @@ another only when the test says so."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from quorate.base.crdt_frames import (
     Contains,
     CrdtAnswer,
+    CrdtFailed,
     CrdtRead,
     CrdtWrite,
     CrdtWritten,
@@ -46,9 +48,12 @@ class FakeData:
         self.marks: dict[int, int] = {}  # by member, of its one life
         self.index = 0  # applied
         self.done: dict[tuple[bytes, int], CrdtWritten] = {}
+        self.floors: dict[bytes, int] = {}  # by client, what it has acknowledged
         self.executed: list[tuple[bytes, int]] = []  # frames that changed something
         self.unconfirmed: tuple[int, ...] = ()
         self.page = 3
+        self.questions_max = 10_000  # of one frame; there is no room for more
+        self.meanwhile: Callable[[], None] | None = None  # happens once while a read is answered
         self.watchers: list[tuple[Any, int, str]] = []  # connection, id, name
 
     @property
@@ -70,8 +75,16 @@ class FakeData:
             self.marks[member] = max(sequence, self.marks.get(member, 0))
         self.tell(None)
 
-    def write(self, frame: CrdtWrite) -> CrdtWritten:
+    def write(self, frame: CrdtWrite) -> CrdtWritten | CrdtFailed:
         name = (frame.client, frame.sequence)
+        floor = self.floors[frame.client] = max(
+            self.floors.get(frame.client, 0), frame.acknowledged
+        )
+        self.done = {
+            key: self.done[key] for key in self.done if key[0] != frame.client or key[1] > floor
+        }
+        if frame.sequence <= floor:
+            return CrdtFailed(frame.sequence, True, "sequence", "acknowledged already")
         if name not in self.done:
             results = tuple([self._operate(operation) for operation in frame.operations])
             self.marks[self.node] = self.marks.get(self.node, 0) + 1
@@ -92,13 +105,20 @@ class FakeData:
 
     def read(self, frame: CrdtRead) -> CrdtAnswer:
         results: list[list[Any]] = []
-        for question in frame.questions:
+        for number, question in enumerate(frame.questions):
+            if number >= self.questions_max:
+                results.append(["limit-exceeded", "no room"])
+                continue
             try:
                 results.append([self._answer(question)])
             except QuorateError as error:
                 results.append([error.code, str(error)])
         raw = msgspec.Raw(msgspec.msgpack.encode(results))
-        return CrdtAnswer(frame.id, self.position, raw)
+        answer = CrdtAnswer(frame.id, self.position, raw)
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        return answer
 
     def _answer(self, question: Question) -> Any:
         view = self.replica.state

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from quorate.base.crdt_frames import NOWHERE, CrdtRead, CrdtWrite, Mark, Position
+from quorate.base.crdt_operations import Increment, KindTag, Update
 from quorate.base.frames import Query
 from quorate.base.levels import LEVELS
 from quorate.client import crdt
@@ -29,7 +30,7 @@ from quorate.errors import (
     UnavailableError,
     UnconfirmedError,
 )
-from tests.client.fake_cluster import FINE, FakeCluster, Fault, fake_cluster
+from tests.client.fake_cluster import FINE, SILENT, FakeCluster, Fault, fake_cluster
 
 
 @pytest.fixture
@@ -376,21 +377,43 @@ async def test_a_watch_gives_the_last_value(lone: FakeCluster, db: Database) -> 
     assert len(found) < 200, "what changes all the time is not read all the time"
 
 
+async def test_what_changes_while_it_is_read_is_told(lone: FakeCluster, db: Database) -> None:
+    data, counter = lone.nodes[1].data, db.counter("c")
+
+    def increment() -> None:
+        data.replica.apply(Update("c", KindTag.PN_COUNTER, Increment(1)))
+        data.tell("c")
+
+    async with counter.watch(pause=0) as values:
+        assert await anext(values) == 0
+        data.meanwhile = increment
+        await counter.increment()
+        async with asyncio.timeout(2):
+            assert [await anext(values), await anext(values)] == [1, 2]
+
+
 async def test_a_watch_goes_where_the_connection_goes() -> None:
     async with fake_cluster(2) as cluster, connect(cluster.endpoints) as db:
         await db.set("s").add("a", level="eventual")
         async with db.set("s").watch(pause=0) as values:
             assert await anext(values) == {"a"}
+            reads = len(_frames(cluster, CrdtRead))
+            cluster.script = lambda _node, frame: SILENT if isinstance(frame, CrdtRead) else FINE
             waiting = asyncio.ensure_future(anext(values))
-            await asyncio.sleep(0.01)
-            waiting.cancel()  # harmless
+            await db.set("s").add("c")
+            async with asyncio.timeout(2):
+                while len(_frames(cluster, CrdtRead)) == reads:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+            waiting.cancel()  # loses nothing
+            cluster.script = lambda _node, _frame: FINE
+            assert await anext(values) == {"a", "c"}
             await cluster.nodes[1].stop()
             cluster.nodes[2].data.join(cluster.nodes[1].data)
             while db.converging.node != 2:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             await db.set("s").add("b")
             async with asyncio.timeout(2):
-                while await anext(values) != {"a", "b"}:
+                while await anext(values) != {"a", "b", "c"}:
                     pass
             await values.close()
             with pytest.raises(StopAsyncIteration):
