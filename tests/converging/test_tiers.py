@@ -280,6 +280,28 @@ def test_without_the_log_a_life_begins_all_the_same_and_is_admitted_later() -> N
     World().run(story)
 
 
+def test_a_life_that_ended_before_the_log_heard_of_it_is_admitted_all_the_same() -> None:
+    async def story(world: World) -> None:
+        one, two, _three = world.nodes.values()
+        await one.write("s", SET, Add("a"))
+        await world.converged()
+        one.log_reachable = False
+        world.separate((1,), (2, 3))
+        for name in ("b", "c"):  # two lives, of which the log knows nothing
+            one.crash()
+            one.start()
+            await one.write("s", SET, Add(name))
+        one.crash()
+        one.log_reachable = True
+        world.heal()
+        one.start()
+        await one.write("s", SET, Add("d"))
+        await world.converged()
+        assert await two.value("s", SET) == [["a", "b", "c", "d"], b""]
+
+    World().run(story)
+
+
 def test_what_cannot_be_is_refused_and_the_rest_of_the_frame_is_not() -> None:
     async def story(world: World) -> None:
         one = world.nodes[1]

@@ -175,6 +175,7 @@ class Engine:
         self._improvise: asyncio.TimerHandle | None = None
         self._sweep_at_s = clock.monotonic_s() + SWEEP_S
         self._floors: dict[int, int] = {}
+        self._refused: dict[int, None] = {}  # own lives that the log will not admit
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -239,19 +240,34 @@ class Engine:
         """Have a life from the log; or have one admitted that was begun without it."""
         while not self._stopped:
             try:
+                await self._admit_earlier()
                 if self.own.actor == 0:
                     epoch = await self._begin()
                     if self.own.actor == 0:
                         self._become(epoch)
                         return
                 elif await self._adopt(epoch_of(self.own.actor)):
-                    self.problem = ""
+                    if not self._refused:
+                        self.problem = ""
                     return
                 else:
-                    self._orphan()
+                    self._orphan(self.own.actor)
+                    self.own = msgspec.structs.replace(self.own, actor=0, counter=0, sequence=0)
             except QuorateError as error:
                 _logger.info("no life from the log yet: %s", error)
                 await asyncio.sleep(BEGIN_AGAIN_S * (0.5 + self._random.random() / 2))
+
+    async def _admit_earlier(self) -> None:
+        """Have those lives of this node admitted that were begun without the log and ended before
+        it heard of them: once a later one is known, it is too late."""
+        for actor in sorted(self.frontier):
+            if member_of(actor) != self.member or actor in self._refused or actor == self.own.actor:
+                continue
+            if self.lives.is_admitted(actor) or self.is_retired(actor):
+                continue
+            admitted = await self._adopt(epoch_of(actor))
+            if not admitted and not self.lives.is_admitted(actor) and not self.is_retired(actor):
+                self._orphan(actor)
 
     def _become(self, epoch: int) -> None:
         actor = make_actor(self.member, epoch)
@@ -278,14 +294,14 @@ class Engine:
         self._life = None
         self._begin_life()
 
-    def _orphan(self) -> None:
+    def _orphan(self, actor: int) -> None:
         """The log refused the life: others will take none of its records as they are."""
+        self._refused[actor] = None
         self.problem = (
-            f"life {epoch_of(self.own.actor)} of node {self.member} was begun without the log, "
-            f"which knows a later one: its records stay here until they are merged"
+            f"life {epoch_of(actor)} of node {self.member} was begun without the log, which knows "
+            f"a later one: its records stay here until they are merged"
         )
         _logger.error("%s", self.problem)
-        self.own = msgspec.structs.replace(self.own, actor=0, counter=0, sequence=0)
 
     # --- what comes in ------------------------------------------------------------------------
 
