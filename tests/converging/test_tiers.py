@@ -275,7 +275,7 @@ def test_without_the_log_a_life_begins_all_the_same_and_is_admitted_later() -> N
         one.log_reachable = True
         await world.converged()
         assert await two.value("s", SET) == [["a", "b"], b""]
-        assert not one.engine.problem
+        assert not one.engine.living.problem
 
     World().run(story)
 

@@ -3,10 +3,7 @@
 All that came while one commit was on its way to the disk goes into the next: what is read, passed
 on or answered is durable. Who is to hear of it is for ``disseminating`` and ``levels``.
 
-A node writes as one *actor*, one life of it, which the log gives it (``lives``). Every start begins
-another life, so no dot is ever given twice, whatever became of the disk meanwhile. A node that
-cannot reach the log when a write comes begins one by itself, under a number far enough above all
-that it knows of; others take nothing of that life until the log has admitted it.
+A node writes as one *actor*, one life of it: see ``living``.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from random import Random
 from typing import Final, NamedTuple, Protocol
 
@@ -37,6 +34,7 @@ from quorate.errors import (
 )
 from quorate.replication.clock import Clock
 from quorate.replication.converging.committing import Arrived, Commit, Results
+from quorate.replication.converging.living import Lives, Living
 from quorate.replication.converging.records import (
     JOURNAL,
     META,
@@ -65,11 +63,6 @@ BATCH_ELEMENTS: Final = 2_000
 WAITING_MAX: Final = 50_000
 #: Bytes of records that wait; beyond it they are dropped, and sent again.
 ARRIVED_BYTES_MAX: Final = 32 * MIB
-#: How long the first write of a life waits for the log before it does without.
-IMPROVISE_S: Final = 2.0
-#: Above all known lives by this much, and by up to 2**16 more, a life begins without the log.
-IMPROVISED_ABOVE: Final = 256
-BEGIN_AGAIN_S: Final = 1.0
 #: Records for those who fell behind; beyond it, the oldest go, and others are repaired by ranges.
 JOURNAL_BYTES_MAX: Final = 256 * MIB
 DROPPED_ROWS: Final = 128  # of the journal, in one commit
@@ -88,17 +81,6 @@ class Done(NamedTuple):
 
 
 Sink = Callable[["Done | QuorateError"], None]
-
-
-class Lives(Protocol):
-    """What the log says of lives: ``lives.LivesMachine``. *present*: the open one of each member,
-    in order."""
-
-    def is_admitted(self, actor: int) -> bool: ...
-    def is_expelled(self, member: int) -> bool: ...
-    def epoch_known(self, member: int) -> int: ...
-    def stable(self) -> Mapping[int, int]: ...
-    def present(self) -> Iterable[int]: ...
 
 
 class Events(msgspec.Struct, frozen=True):
@@ -155,12 +137,8 @@ class Engine:
         self.view = Elements(store, context, self.own.retired)
         self.change_count = 0
         self.drift_count = 0
-        self.problem = ""  #: why this node's own records do not spread, or ""
         self._runner = runner
-        self._random = random
         self._events = events
-        self._begin = begin
-        self._adopt = adopt
         self._index = index
         self._loop = asyncio.get_running_loop()
         self._frames: deque[_Waiting] = deque()
@@ -171,28 +149,23 @@ class Engine:
         self._alone: deque[Alone] = deque()
         self._when_idle: list[Callable[[], None]] = []
         self._busy = self._planned = self._stopped = self._was_alone = False
-        self._life: asyncio.Task[None] | None = None
-        self._improvise: asyncio.TimerHandle | None = None
         self._sweep_at_s = clock.monotonic_s() + SWEEP_S
         self._floors: dict[int, int] = {}
-        self._refused: dict[int, None] = {}  # own lives that the log will not admit
+        self.living = Living(self, lives, random, begin=begin, adopt=adopt)
 
     # --- life ---------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin a life at once if this node ever had one; else with the first write."""
-        if self.own.sequence or self.frontier:
-            self._begin_life()
+        if self.frontier:
+            self.living.begin()
 
     def stop(self, error: QuorateError | None = None) -> None:
         """Answer everybody who waits, and do nothing more. Idempotent."""
         if self._stopped:
             return
         self._stopped = True
-        if self._life is not None:
-            self._life.cancel()
-        if self._improvise is not None:
-            self._improvise.cancel()
+        self.living.stop()
         reason = error or ClosedError("the node is stopping")
         frames, self._frames = self._frames, deque()
         for waiting in frames:
@@ -232,76 +205,11 @@ class Engine:
         """Whether that life was folded away here: everybody has all its records."""
         return epoch_of(actor) <= self.own.retired.get(member_of(actor), 0)
 
-    def _begin_life(self) -> None:
-        if self._life is None and not self._stopped:
-            self._life = self._loop.create_task(self._live(), name="quorate-life")
-
-    async def _live(self) -> None:
-        """Have a life from the log; or have one admitted that was begun without it."""
-        while not self._stopped:
-            try:
-                await self._admit_earlier()
-                if self.own.actor == 0:
-                    epoch = await self._begin()
-                    if self.own.actor == 0:
-                        self._become(epoch)
-                        return
-                elif await self._adopt(epoch_of(self.own.actor)):
-                    if not self._refused:
-                        self.problem = ""
-                    return
-                else:
-                    self._orphan(self.own.actor)
-                    self.own = msgspec.structs.replace(self.own, actor=0, counter=0, sequence=0)
-            except QuorateError as error:
-                _logger.info("no life from the log yet: %s", error)
-                await asyncio.sleep(BEGIN_AGAIN_S * (0.5 + self._random.random() / 2))
-
-    async def _admit_earlier(self) -> None:
-        """Have those lives of this node admitted that were begun without the log and ended before
-        it heard of them: once a later one is known, it is too late."""
-        for actor in sorted(self.frontier):
-            if member_of(actor) != self.member or actor in self._refused or actor == self.own.actor:
-                continue
-            if self.lives.is_admitted(actor) or self.is_retired(actor):
-                continue
-            admitted = await self._adopt(epoch_of(actor))
-            if not admitted and not self.lives.is_admitted(actor) and not self.is_retired(actor):
-                self._orphan(actor)
-
-    def _become(self, epoch: int) -> None:
-        actor = make_actor(self.member, epoch)
+    def become(self, epoch: int) -> None:
+        """Write as life *epoch* from the next commit on; 0: as nobody."""
+        actor = make_actor(self.member, epoch) if epoch else 0
         self.own = msgspec.structs.replace(self.own, actor=actor, counter=0, sequence=0)
-        if self._improvise is not None:
-            self._improvise.cancel()
-            self._improvise = None
         self._plan()
-
-    def _improvised(self) -> None:
-        """The log did not answer in time: begin a life that nobody can have had."""
-        self._improvise = None
-        if self.own.actor or self._stopped:
-            return
-        mine = [epoch_of(actor) for actor in self.frontier if member_of(actor) == self.member]
-        known = max(self.lives.epoch_known(self.member), self.own.retired.get(self.member, 0), 0)
-        epoch = max(known, *mine, 0) if mine else known
-        epoch += IMPROVISED_ABOVE + self._random.getrandbits(16)
-        self.problem = "this life was begun without the log, and waits to be admitted"
-        _logger.warning("node %d begins life %d without the log", self.member, epoch)
-        self._become(epoch)
-        if self._life is not None:
-            self._life.cancel()
-        self._life = None
-        self._begin_life()
-
-    def _orphan(self, actor: int) -> None:
-        """The log refused the life: others will take none of its records as they are."""
-        self._refused[actor] = None
-        self.problem = (
-            f"life {epoch_of(actor)} of node {self.member} was begun without the log, which knows "
-            f"a later one: its records stay here until they are merged"
-        )
-        _logger.error("%s", self.problem)
 
     # --- what comes in ------------------------------------------------------------------------
 
@@ -340,9 +248,7 @@ class Engine:
         self._frames.append(waiting)
         self._operation_count += len(frame.operations)
         if self.own.actor == 0:
-            self._begin_life()
-            if self._improvise is None:
-                self._improvise = self._loop.call_later(IMPROVISE_S, self._improvised)
+            self.living.needed()
         self._plan()
 
     def _check(self, frame: CrdtWrite) -> None:

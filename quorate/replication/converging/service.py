@@ -25,8 +25,9 @@ from quorate.errors import ClosedError, QuorateError, UnavailableError
 from quorate.replication.clock import Clock
 from quorate.replication.converging.answering import Asked, answer_all
 from quorate.replication.converging.disseminating import Disseminating
-from quorate.replication.converging.engine import Done, Engine, Events, Lives
+from quorate.replication.converging.engine import Done, Engine, Events
 from quorate.replication.converging.levels import Levels
+from quorate.replication.converging.living import Lives
 from quorate.replication.converging.reconciling import Reconciling
 from quorate.replication.converging.scanning import digest_of
 from quorate.replication.converging.watching import Watchers
@@ -322,5 +323,5 @@ class Converging:
             "stamps_ahead": engine.drift_count,
             "reconciling": self.reconciling.describe(),
             "watchers": len(self.watchers),
-            "problem": engine.problem,
+            "problem": engine.living.problem,
         }
