@@ -80,6 +80,7 @@ class Admin:
             "leader.transfer": self._transfer,
             "checkpoint": self._checkpoint,
             "machines.upgrade": self._upgrade,
+            "crdt.digest": self._crdt_digest,
         }
 
     async def call(self, request: AdminRequest) -> object:
@@ -272,6 +273,16 @@ class Admin:
         if not isinstance(name, str):
             raise InvalidArgumentError(f"name must be that of a machine, not {name!r}")
         return await self._node.parts.upgrades.upgrade(name)
+
+    async def _crdt_digest(self, _given: dict[str, Any]) -> object:
+        """What tells at a glance whether two nodes hold the same CRDT data."""
+        converging = self._node.parts.converging
+        engine = converging.engine
+        return {
+            "digest": await converging.digest(),
+            "generation": engine.own.generation,
+            "frontier": [list(pair) for pair in sorted(engine.frontier.items())],
+        }
 
 
 def _node_argument(given: dict[str, Any], name: str) -> NodeId:
