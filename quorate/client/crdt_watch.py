@@ -121,7 +121,7 @@ class Watch(Generic[T]):
         try:
             return await self._read()
         except BaseException:
-            self._changed = True  # it has yet to be told
+            self._changes()  # it has yet to be told
             raise
 
     # --- what comes -----------------------------------------------------------------------------
