@@ -281,7 +281,7 @@ def test_a_store_equals_a_model(
 
 @pytest.mark.deep
 @settings(
-    max_examples=3000,
+    max_examples=500,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

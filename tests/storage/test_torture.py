@@ -34,7 +34,7 @@ TRIED_MIN = {
     "store: sectors blanked, pages lost, bytes damaged": {"damages": 200, "refused": 20},
     "store: sound files are never refused": {"commits": 40},
     "elements: crash before every operation": {"crash points": 30, "reorderings": 40},
-    "elements: power lost inside of a commit": {"crash points": 120},
+    "elements: power lost inside of a commit": {"crash points": 100},
     "elements: every operation fails once": {"reported": 10, "disk full": 10},
     "elements: no space at every size": {"disk full": 40},
     "elements: bits flipped, sectors blanked, pages lost": {"damages": 400, "refused": 30},
