@@ -112,7 +112,7 @@ SUITES: tuple[Suite, ...] = (
     Suite("elements: power lost inside of a commit", torture_elements.crash_in_commit),
     Suite("elements: every operation fails once", torture_elements.fail_everywhere),
     Suite("elements: no space at every size", torture_elements.no_space),
-    Suite("elements: bits flipped, sectors blanked, pages lost", torture_elements.damage),
+    Suite("elements: data file damaged", torture_elements.damage),
     Suite("node: crash between log and store", torture_node.crash_everywhere),
     Suite("node: process killed at any time", torture_kill.kill_processes),
 )

@@ -37,7 +37,7 @@ TRIED_MIN = {
     "elements: power lost inside of a commit": {"crash points": 100},
     "elements: every operation fails once": {"reported": 10, "disk full": 10},
     "elements: no space at every size": {"disk full": 40},
-    "elements: bits flipped, sectors blanked, pages lost": {"damages": 400, "refused": 30},
+    "elements: data file damaged": {"damages": 400, "refused": 30},
     "node: crash between log and store": {"crash points": 100, "reorderings": 200},
     "node: process killed at any time": {"kills": 2, "recovered": 2},
 }
