@@ -3,7 +3,8 @@
 ``open(path)`` is a database of one node in this process; ``Node(config)`` a member of a cluster in
 this process; ``connect(endpoints)`` a handle on a cluster elsewhere. All three give a ``Database``.
 ``sync`` has the twins of ``open`` and ``connect`` for code that does not await; ``ops`` makes the
-conditions and operations of transactions.
+conditions and operations of transactions. ``ORSet``, ``GCounter`` and so on are the kinds of CRDT
+data that ``Database.crdt`` takes.
 """
 
 from quorate import errors
@@ -14,6 +15,19 @@ from quorate.base.fencing import Fence
 from quorate.base.levels import Accepted, Level
 from quorate.base.tables import OrderedTable, Table, table, value
 from quorate.client import operations as ops
+from quorate.client.crdt import (
+    BoundedCounter,
+    DisableWinsFlag,
+    EnableWinsFlag,
+    GCounter,
+    GSet,
+    LWWRegister,
+    MVRegister,
+    ORSet,
+    PNCounter,
+    TwoPSet,
+)
+from quorate.client.crdt_maps import ORMap
 from quorate.client.database import Database, connect
 from quorate.client.levels import Receipt
 from quorate.client.tls import tls_context
@@ -37,15 +51,25 @@ __version__ = version.VERSION
 
 __all__ = [
     "Accepted",
+    "BoundedCounter",
     "CommandError",
     "Context",
     "Database",
+    "DisableWinsFlag",
+    "EnableWinsFlag",
     "Fence",
+    "GCounter",
+    "GSet",
+    "LWWRegister",
     "Level",
+    "MVRegister",
     "Machine",
     "Node",
     "NodeConfig",
+    "ORMap",
+    "ORSet",
     "OrderedTable",
+    "PNCounter",
     "QuorateError",
     "Receipt",
     "ReplCounter",
@@ -56,6 +80,7 @@ __all__ = [
     "ReplSet",
     "Replicated",
     "Table",
+    "TwoPSet",
     "__version__",
     "command",
     "connect",

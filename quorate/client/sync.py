@@ -35,6 +35,7 @@ from typing import (
 
 from quorate.base.declaring import Declared
 from quorate.base.levels import Accepted, CertainLevel, Level
+from quorate.client import crdt_maps
 from quorate.client import database as asynchronous
 from quorate.client import kv as asynchronous_kv
 from quorate.client import machines as asynchronous_machines
@@ -43,6 +44,7 @@ from quorate.client.client import ClientStatistics
 from quorate.client.endpoints import parse_endpoints
 from quorate.client.handles import Handle as AsyncHandle
 from quorate.client.levels import Receipt
+from quorate.client.sync_crdt import Converging
 from quorate.client.sync_kv import Kv
 from quorate.client.sync_locks import Coordination
 from quorate.errors import ClosedError, InvalidArgumentError
@@ -183,7 +185,7 @@ def _close_all() -> None:
 getattr(threading, "_register_atexit", atexit.register)(_close_all)
 
 
-class Database(Coordination):
+class Database(Coordination, Converging):
     """See the module. *make* builds the asynchronous handle, on the loop; it is called once."""
 
     def __init__(self, make: Callable[[], asynchronous.Database]) -> None:
@@ -204,6 +206,9 @@ class Database(Coordination):
             return await call(await self._database())
 
         return self._runs.run(on_loop)
+
+    def _run_converging(self, call: Callable[[crdt_maps.Converging], Coroutine[Any, Any, T]]) -> T:
+        return self._run(call)
 
     def _run_on_kv(self, call: Callable[[asynchronous_kv.Kv], Coroutine[Any, Any, T]]) -> T:
         return self._run(lambda database: call(database.kv))
@@ -418,13 +423,16 @@ class Handle:
         return self._runs.run(on_loop)
 
 
-class View:
+class View(Converging):
     """As the asynchronous ``View``."""
 
     def __init__(self, twin: asynchronous_views.View, runs: _Loop) -> None:
         self._twin = twin
         self._runs = runs
         self.kv = Kv(lambda call: runs.run(lambda: call(twin.kv)))
+
+    def _run_converging(self, call: Callable[[crdt_maps.Converging], Coroutine[Any, Any, T]]) -> T:
+        return self._runs.run(lambda: call(self._twin))
 
     @property
     def level(self) -> Level:

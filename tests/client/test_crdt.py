@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -12,9 +13,9 @@ from quorate.base.crdt_frames import NOWHERE, CrdtRead, CrdtWrite, Mark, Positio
 from quorate.base.crdt_operations import Increment, KindTag, Update
 from quorate.base.frames import Query
 from quorate.base.levels import LEVELS
-from quorate.client import crdt
+from quorate.client import crdt, crdt_maps, sync, sync_crdt
 from quorate.client.crdt import BoundedCounter, DisableWinsFlag, GCounter, GSet, MVRegister, TwoPSet
-from quorate.client.crdt_maps import ORMap
+from quorate.client.crdt_maps import KINDS, ORMap
 from quorate.client.database import Database, connect
 from quorate.client.levels import Receipt, parse_token
 from quorate.errors import (
@@ -440,3 +441,57 @@ async def test_a_watch_that_cannot_begin_or_go_on(lone: FakeCluster) -> None:
             await db.close()
             with pytest.raises(ClosedError):
                 await waiting
+
+
+# --- the synchronous twin -------------------------------------------------------------------------
+
+
+def test_the_twins_have_the_same_names_and_arguments() -> None:
+    assert {*sync_crdt.TWINS} == {*KINDS.values()}
+    pairs: list[tuple[type, type]] = [*sync_crdt.TWINS.items()]
+    for theirs, ours in [*pairs, (crdt_maps.Converging, sync_crdt.Converging)]:
+        assert theirs.__name__ == ours.__name__
+        for name, member in inspect.getmembers(theirs, inspect.isfunction):
+            if not name.startswith("_"):
+                twin = inspect.signature(getattr(ours, name))
+                assert [each.name for each in twin.parameters.values()] == [
+                    each.name for each in inspect.signature(member).parameters.values()
+                ], f"{theirs.__name__}.{name}"
+
+
+def _use_without_await(endpoints: str) -> None:
+    with sync.connect(endpoints, timeout=2) as db:
+        db.counter("c").increment(3)
+        assert db.counter("c").value() == 3
+        db.set("s").add(*range(10))
+        assert {*db.set("s")} == db.set("s").value() == {*range(10)}
+        cart = db.map("cart")
+        cart.set("tags").add("red")
+        cart.crdt("many", MVRegister).assign(1)
+        cart.map("deep").register("r").assign("x")
+        cart.counter("n").increment()
+        cart.flag("f").enable()
+        assert cart.value() == {
+            "tags": {"red"}, "many": [1], "deep": {"r": "x"}, "n": 1, "f": True
+        }  # fmt: skip
+        assert {*cart} == {key for key, _value in cart.items()} == {*cart.value()}
+        assert db.crdt("stock", BoundedCounter).rights().here == 0
+        session = db.at("causal")
+        session.register("r").assign("y")
+        assert db.at("causal", session.token).register("r").value() == "y"
+        assert session.flag("f").name == "f"
+        assert cart.counter("n").keys_to_it == ("n",)
+        assert repr(cart.counter("n")) == "<PNCounter 'cart'['n']>"
+        assert len([*db.crdt_names()]) == 4
+        db.remove_crdt("cart")
+        with db.counter("c").watch(pause=0) as values:
+            assert next(values) == 3
+            assert values.wait(0.02) == []
+            db.counter("c").increment()
+            assert values.wait(2) == [4]
+            values.close()
+            assert [*values] == []
+
+
+async def test_without_await(lone: FakeCluster) -> None:
+    await asyncio.to_thread(_use_without_await, lone.endpoints)
