@@ -30,6 +30,10 @@ class Keeper:
         self._retired: dict[int, None] = {}
         #: All that were ever to be removed: perhaps they are, though nobody heard of it.
         self.leaving: dict[int, None] = {}
+        #: How many changes were asked for; whether one of them may still come about.
+        self.asked = 0
+        self.in_doubt = False
+        self._asking = 0
         self._busy = asyncio.Lock()
 
     def retired(self, node: int) -> bool:
@@ -117,7 +121,12 @@ class Keeper:
         if len(voters) < 2:
             return False
         target = voters[who % len(voters)] if who % 3 else 0
-        return await self._call(lambda each: each.transfer_leader(target))
+        return await self._call(lambda each: each.transfer_leader(target), votes=False)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no change is under way, or can be."""
+        return not self._asking and not self.in_doubt
 
     # --- help -----------------------------------------------------------------------------------
 
@@ -131,22 +140,31 @@ class Keeper:
     def _everybody(self) -> list[int]:
         return [*self._members("voters"), *self._members("voters_old"), *self._members("learners")]
 
-    async def _call(self, change: Callable[[Database], Awaitable[Any]]) -> bool:
+    async def _call(
+        self, change: Callable[[Database], Awaitable[Any]], *, votes: bool = True
+    ) -> bool:
+        """*votes*: it may change who has one."""
         if self._database is None:
             self._database = self._stage.database(OPERATOR, CALL_TIMEOUT_S)
+        self.asked += votes
+        self._asking += 1
         try:
             call = self._stage.call(OPERATOR, _awaited(change(self._database)))
             await asyncio.wait_for(call, CALL_TIMEOUT_S)
-        except QuorateError:
+        except QuorateError as error:
+            self.in_doubt = self.in_doubt or (votes and not error.definite)
             return False
         except (TimeoutError, asyncio.CancelledError) as error:
             # The node would go on trying for a minute: what nobody waits for any more must not
             # happen when the members have changed. The operator's machine is switched off.
             self._stage.crash_client(OPERATOR)
             self._database = None
+            self.in_doubt = self.in_doubt or votes
             if isinstance(error, TimeoutError):
                 return False
             raise
+        finally:
+            self._asking -= 1
         return True
 
 

@@ -3,7 +3,15 @@ was lost, who was removed, who has a vote, what a node may hold beyond the place
 
 from __future__ import annotations
 
-from jepsen_like.checkers.crdt.acts import AWAY, DISK_LOST, MEMBERS, REMOVED, WATCHED
+from jepsen_like.checkers.crdt.acts import (
+    AHEAD,
+    AWAY,
+    CHANGING,
+    DISK_LOST,
+    REMOVED,
+    VOTERS,
+    WATCHED,
+)
 from jepsen_like.simulation.load import Load
 from jepsen_like.simulation.membership import Keeper
 from jepsen_like.simulation.stage import Stage
@@ -20,9 +28,12 @@ class NodeNews:
         self._number = 0
         self._lost = 0
         self._removed: dict[int, None] = {}
-        self._voters: list[int] = []
+        self._voters: dict[int, list[int]] = {}
+        self._asked = 0
+        self._changing = False
         self._wanted = any(load.follows_nodes(name) for name in load.workloads)
         self._begun = False
+        self._ahead: dict[int, None] = {}
 
     def look(self) -> None:
         """Tell what has changed."""
@@ -40,6 +51,10 @@ class NodeNews:
                 self._number += 1
                 self._away[node] = self._number
                 self._tell(AWAY, "begin", f"node {node}", [node], self._number)
+        for node in self._stage.nodes():
+            ahead = self._stage.takes_over(node)
+            if ahead is not None and ahead[0] != (node in self._ahead):
+                self._tell_ahead(node, *ahead)
         for node in self._keeper.leaving:
             if node not in self._removed:
                 self._removed[node] = None
@@ -47,10 +62,31 @@ class NodeNews:
         for node in self._stage.disks_lost[self._lost :]:
             self._lost += 1
             self._tell(DISK_LOST, "note", f"node {node}", [node])
-        voters = self._stage.voters()
-        if voters and voters != self._voters:
-            self._voters = voters
-            self._tell(MEMBERS, "note", f"voters {voters}", [0], voters=voters)
+        self._tell_of_voters()
+
+    def _tell_of_voters(self) -> None:
+        for node in self._stage.nodes():
+            voters = self._stage.voters(node)
+            if voters and voters != self._voters.get(node):
+                self._voters[node] = voters
+                self._tell(VOTERS, "note", f"node {node}: {voters}", [node], voters=voters)
+        asked = self._keeper.asked
+        if not self._changing and (asked > self._asked or self._keeper.in_doubt):
+            self._changing = True
+            self._tell(CHANGING, "begin", "the members", [0])
+        elif self._changing and self._keeper.idle and self._stage.agreed_on_members():
+            self._changing = False
+            self._tell(CHANGING, "end", "the members", [0])
+        self._asked = asked
+
+    def _tell_ahead(self, node: int, begins: bool, frontier: dict[int, int]) -> None:  # noqa: FBT001
+        if begins:
+            self._ahead[node] = None
+            marks = sorted(frontier.items())
+            self._tell(AHEAD, "begin", f"node {node}", [node], marks=marks)
+        else:
+            del self._ahead[node]
+            self._tell(AHEAD, "end", f"node {node}", [node])
 
     def _tell(
         self, kind: str, do: str, what: str, nodes: list[int], number: int = 0, **more: object

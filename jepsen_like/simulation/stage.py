@@ -355,13 +355,33 @@ class Stage:
         member = self.cluster.members[number]
         return self.runs(number) and not member.paused and not member.disk.is_sick
 
-    def voters(self) -> list[int]:
-        """Who has a vote, half of the way to another configuration included; [] if nobody leads."""
+    def takes_over(self, number: int) -> tuple[bool, dict[int, int]] | None:
+        """Whether the node's converging data may be ahead of its frontier, and that; None: it does
+        not run."""
+        if not self.runs(number):
+            return None
+        engine = self.node(number).parts.converging.engine
+        return bool(engine.own.ahead), engine.frontier
+
+    def voters(self, number: int) -> list[int]:
+        """Whom a node takes for voters, half of the way to another configuration both halves; []
+        if it does not run."""
+        if not self.runs(number):
+            return []
+        membership = self.node(number).replica.core.state.membership
+        return sorted({*map(int, membership.voters), *map(int, membership.voters_old)})
+
+    def agreed_on_members(self) -> bool:
+        """Whether every member runs and knows the leader's configuration, which is no joint one."""
         leader = self.leader()
         if leader is None:
-            return []
+            return False
         membership = self.node(leader).replica.core.state.membership
-        return sorted({*map(int, membership.voters), *map(int, membership.voters_old)})
+        members = list(map(int, membership.members()))
+        return not membership.joint and all(
+            self.runs(each) and self.node(each).replica.core.state.membership == membership
+            for each in members
+        )
 
     def alike_without(self, number: int) -> bool:
         """Whether all members but *number* run, and hold the same converging data."""

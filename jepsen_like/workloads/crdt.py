@@ -68,8 +68,8 @@ class CrdtWorkload:
         self._nodes: list[int] = []
         self._homes: dict[int, int] = {}
         self._handed: deque[str] = deque(maxlen=HANDED_MAX)
-        #: Of what was observed: kind, name, cell, the number of the call, its place, the token.
-        self._observed: deque[tuple[str, str, Any, int, str, bytes]] = deque(maxlen=HANDED_MAX)
+        #: Of what was observed: kind, name, cell, the number of the call, the token.
+        self._observed: deque[tuple[str, str, Any, int, bytes]] = deque(maxlen=HANDED_MAX)
 
     async def setup(self, client: Client) -> None:
         """Who is there; a name comes to be by its first use."""
@@ -102,9 +102,8 @@ class CrdtWorkload:
     def _next_write(self, random: Random, name: str, value: dict[str, Any]) -> Invocation:
         kind = value["kind"]
         if kind in {"set", "map"} and self._observed and random.random() < 0.15:
-            kind, name, cell, read, place, _token = random.choice(self._observed)
+            kind, name, cell, seen, _token = random.choice(self._observed)
             verb = "remove" if kind == "set" else "drop"
-            seen = {"read": read, "place": place}
             return Invocation(
                 "write", name, {**value, "kind": kind, "verb": verb, "cell": cell, "seen": seen}
             )
@@ -174,10 +173,8 @@ class CrdtWorkload:
         self._handed.append(receipt.token)
         if f == "observe":
             token: bytes = answer.pop("token")
-            number = value["number"]
-            self._observed.append(
-                (value["kind"], invocation.key, value["cell"], number, receipt.token, token)
-            )
+            place = (value["kind"], invocation.key, value["cell"])
+            self._observed.append((*place, value["number"], token))
         return True, answer
 
     async def _call(
@@ -196,11 +193,11 @@ class CrdtWorkload:
             answer["token"] = await observe(view, value["kind"], key, value["cell"], options)
         else:
             seen = value.get("seen")
-            token = None if seen is None else self._token(seen["read"])
+            token = None if seen is None else self._token(seen)
             await carry_out(view, value["kind"], key, value, token, options)
 
-    def _token(self, read: int) -> bytes | None:
-        return next((token for *_, number, _, token in self._observed if number == read), None)
+    def _token(self, seen: int) -> bytes | None:
+        return next((token for *_, number, token in self._observed if number == seen), None)
 
     def _view(self, ours: QuorateClient, node: int, process: int) -> tuple[str, View]:
         """The session of *process* at *node*; 0: with the log, wherever its leader is."""

@@ -15,6 +15,7 @@ from jepsen_like.simulation import plan as plans
 from jepsen_like.simulation.command import summarize
 from jepsen_like.simulation.outcome import Outcome
 from jepsen_like.simulation.plan import (
+    CONVERGERS,
     COORDINATION,
     GROUPS,
     HOLDERS,
@@ -81,8 +82,10 @@ def test_a_plan_is_the_same_each_time_and_survives_the_file(tmp_path: Path) -> N
 
 def test_every_kind_of_fault_comes_up() -> None:
     drawn = {fault.kind for seed in range(200) for fault in draw(seed).faults}
+    converging = {fault.kind for seed in range(50) for fault in draw(seed, ("crdt",)).faults}
     grouped = {kind for group in GROUPS.values() for kind in group}
-    assert drawn == set(KINDS) == grouped | set(HOLDERS)
+    assert drawn == grouped | set(HOLDERS)
+    assert drawn | converging == set(KINDS) == drawn | set(CONVERGERS)
 
 
 def test_what_lasts_for_a_while_is_drawn_beside_the_rest() -> None:

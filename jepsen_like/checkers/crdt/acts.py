@@ -19,10 +19,17 @@ from quorate.client.levels import parse_token
 from quorate.errors import TokenError
 
 #: Of nodes, told by the fault injector: it does not run or stands still; its disk, or what it holds
-#: of this data, was lost or set back; it was removed; the members changed.
-AWAY, DISK_LOST, REMOVED, MEMBERS = "node-away", "disk-lost", "removed", "members"
-#: Told at the beginning: whenever a node's elements may be ahead of its place, that is told, too.
+#: of this data, was lost or set back; it was removed.
+AWAY, DISK_LOST, REMOVED = "node-away", "disk-lost", "removed"
+#: Which members a node takes for voters, from then on; and that somebody has asked for others,
+#: until all nodes know of them.
+VOTERS, CHANGING = "voters", "changing"
+#: A node takes over what another holds: its place names what it may show, and not what it surely
+#: holds; that is told with it ("marks"). *WATCHED* is told at the beginning: whenever that happens,
+#: it is told.
 WATCHED, AHEAD = "crdt-watched", "crdt-ahead"
+#: Faults after which nodes take over what others hold, of which nobody may have told.
+_TAKES_OVER: Final = frozenset(("disk", "membership"))
 #: Faults of real processes that take the nodes away that they name.
 _TAKES_AWAY: Final = frozenset(
     (AWAY, "kill", "pause", "rolling", "clock-rate", "clock-strobe", "disk", "membership")
@@ -63,8 +70,8 @@ EPOCH_MAX: Final = 2**EPOCH_BITS - 1
 class Act(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One operation. *cell*: the part of the data that it concerns: an element of a set, a key of a
     map, else None. *after*: what its node had come to before, for certain; *place*: what it had
-    come to afterwards, None if there is no answer. *seen*: of a removal of what was observed, where
-    that was. *wide*: the level that was confirmed, for "quorum" and "strong"."""
+    come to afterwards, None if there is no answer. *seen*: of a removal of what was observed, that
+    observation. *wide*: the level that was confirmed, for "quorum" and "strong"."""
 
     number: int
     begun: int
@@ -83,8 +90,7 @@ class Act(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     place: Marks | None = None
     after_index: int = 0
     index: int = 0
-    seen: Marks | None = None
-    seen_at: int = 0
+    seen: Act | None = None
     wide: str = ""
     shows: Any = None
     error: str = ""
@@ -128,20 +134,19 @@ class Story:
         self.acts: list[Act] = []
         self.others: list[Operation] = []  # of the log's tier
         self.told = _told(history)
-        self.exact = any(each.kind == WATCHED for each in self.told)
+        self._exact = _is_exact(history)
         self._ahead = _ahead(history)
-        self._voters = [
-            (at, event.value["voters"])
-            for at, event in enumerate(history)
-            if event.process == NEMESIS and event.f == MEMBERS
-        ]
+        self._voters = _voters(history)
         with readable(name):
             found = operations(history)
             mine = [each for each in found if each.invoked.f in _MINE]
-            ends = {each.invoked.value["number"]: each.completed_at for each in mine}
+            observations: dict[int, Act] = {}
             for each in mine:
                 for answer in _answers(each):
-                    self.acts.append(_act(len(self.acts), each, answer, ends))
+                    act = _act(len(self.acts), each, answer, observations)
+                    self.acts.append(act)
+                    if act.f == OBSERVE:
+                        observations[each.invoked.value["number"]] = act
             self.others += [each for each in found if each.invoked.f not in _MINE]
         self.nodes = sorted({act.node for act in self.acts})
 
@@ -152,10 +157,37 @@ class Story:
             for each in self.told
         )
 
-    def voters(self, at: int) -> Sequence[int]:
-        """Who had a vote at event *at*; if nobody told, all nodes ever used."""
-        told = [voters for begin, voters in self._voters if begin <= at]
-        return told[-1] if told else self.nodes
+    def voters(self, act: Act) -> Sequence[int] | None:
+        """Whom the node of *act* took for voters all the time; None: others, meanwhile. If nobody
+        told, all nodes ever used."""
+        told = self._voters.get(act.node)
+        if not self._voters:
+            return None if self.between(AWAY, 0, act.begun, act.ended) else self.nodes
+        if told is None:
+            return None
+        before = [voters for at, voters in told if at <= act.begun]
+        changed = any(act.begun < at <= act.ended for at, _voters in told)
+        return None if changed or not before else before[-1]
+
+    def promised(self, write: Act, read: Act) -> bool:
+        """Whether *read* has to see *write*, for which it was acknowledged widely before it began.
+
+        Voters that overlap see to that while the two nodes take the same for voters; over a change
+        of the voters it holds for what was acknowledged before anybody asked for the change. Who
+        lost its disk has forgotten what it confirmed.
+        """
+        if not write.wide or write.ended > read.begun:
+            return False
+        if any(self.between(DISK_LOST, node, write.begun, read.ended) for node in self.nodes):
+            return False
+        voters = self.voters(write)
+        if read.wide:
+            same = voters is not None and voters == self.voters(read)
+            return same or not (
+                self.between(CHANGING, 0, write.begun, write.ended)
+                or self.between(CHANGING, 0, read.begun, read.ended)
+            )
+        return write.wide == "strong" and voters is not None and read.node in voters
 
     def away(self, node: int, begin: int, end: int) -> bool:
         """Whether *node* may have ended, or stood still, between two events."""
@@ -167,14 +199,16 @@ class Story:
             REMOVED, node, 0, self.last
         )
 
-    def ahead(self, node: int, at: int) -> Marks:
-        """What *node* may hold of at event *at*, beyond its place."""
-        found: dict[int, int] = {}
-        for begin, marks in self._ahead.get(node, ()):
-            if begin > at:
-                break
-            found = {**found, **marks}  # each holds those before
-        return found
+    def certain(self, act: Act) -> Marks | None:
+        """What the node of *act* surely held when it answered; None: what its place says."""
+        if act.f == FINAL:
+            return None
+        if not self._exact:
+            return {}
+        for begin, end, marks in self._ahead.get(act.node, ()):
+            if begin <= act.ended and act.begun <= end:
+                return marks
+        return None
 
 
 def life_of(actor: int) -> tuple[int, int]:
@@ -206,7 +240,10 @@ def _answers(each: Operation) -> list[dict[str, Any] | None]:
 
 
 def _act(
-    number: int, each: Operation, answer: dict[str, Any] | None, ends: Mapping[int, int]
+    number: int,
+    each: Operation,
+    answer: dict[str, Any] | None,
+    observations: Mapping[int, Act],
 ) -> Act:
     asked, completed = each.invoked.value, each.completed
     after_index, index, wide, shows = 0, 0, "", None
@@ -237,8 +274,7 @@ def _act(
         place=place,
         after_index=after_index,
         index=index,
-        seen=None if seen is None else parse_place(seen["place"])[1],
-        seen_at=0 if seen is None else ends[seen["read"]],
+        seen=None if seen is None else observations[seen],
         wide=wide,
         shows=shows,
         error="" if completed is None else completed.error or "",
@@ -257,7 +293,7 @@ def _told(history: Sequence[Event]) -> list[Told]:
             continue
         value = event.value
         kind = AWAY if event.f in _TAKES_AWAY else event.f
-        nodes = value.get("nodes", [0] if kind in {MEMBERS, WATCHED} else [])
+        nodes = value.get("nodes", [0] if kind in {CHANGING, WATCHED} else [])
         for node in nodes:
             place = (event.f, value.get("id", 0), node)
             if value.get("do") == "begin":
@@ -273,17 +309,34 @@ def _told(history: Sequence[Event]) -> list[Told]:
     return sorted(found, key=lambda each: each.begin)
 
 
-def _ahead(history: Sequence[Event]) -> dict[int, list[tuple[int, dict[int, int]]]]:
-    """By node: from which event on it may hold what beyond its place; each entry holds those
-    before it."""
-    found: dict[int, list[tuple[int, dict[int, int]]]] = {}
+def _voters(history: Sequence[Event]) -> dict[int, list[tuple[int, Sequence[int]]]]:
+    """By node: from which event on it took whom for voters."""
+    found: dict[int, list[tuple[int, Sequence[int]]]] = {}
+    for at, event in enumerate(history):
+        if event.process == NEMESIS and event.f == VOTERS:
+            found.setdefault(event.value["nodes"][0], []).append((at, event.value["voters"]))
+    return found
+
+
+def _is_exact(history: Sequence[Event]) -> bool:
+    """Whether places say what nodes hold, but for what was told."""
+    kinds = {event.f for event in history if event.process == NEMESIS}
+    return WATCHED in kinds or not kinds & _TAKES_OVER
+
+
+def _ahead(history: Sequence[Event]) -> dict[int, list[tuple[int, int, dict[int, int]]]]:
+    """By node: from which event to which its place may say too much, and what it surely held."""
+    found: dict[int, list[tuple[int, int, dict[int, int]]]] = {}
+    begun: dict[int, tuple[int, dict[int, int]]] = {}
     for at, event in enumerate(history):
         if event.process != NEMESIS or event.f != AHEAD:
             continue
         node = event.value["nodes"][0]
-        entries = found.setdefault(node, [])
-        marks = dict(entries[-1][1]) if entries else {}
-        for actor, sequence in event.value["marks"]:
-            marks[actor] = max(marks.get(actor, 0), sequence)
-        entries.append((at, marks))
+        if event.value["do"] == "begin":
+            begun[node] = (at, dict(event.value["marks"]))
+        elif node in begun:
+            begin, marks = begun.pop(node)
+            found.setdefault(node, []).append((begin, at, marks))
+    for node, (begin, marks) in begun.items():
+        found.setdefault(node, []).append((begin, len(history), marks))
     return found

@@ -12,9 +12,7 @@ from msgspec.structs import replace
 from jepsen_like.checkers.base import Findings, show
 from jepsen_like.checkers.crdt.acts import (
     AWAY,
-    DISK_LOST,
     FINAL,
-    MEMBERS,
     READ,
     REMOVED,
     WRITE,
@@ -42,8 +40,8 @@ _KV: Final = {"kv-write": "write", "kv-read": "read"}
 class CrdtChecker:
     """For histories with these operations, the name of the data as their key. An invocation has
     {"number": its own, "node", "level", "kind"} and a write also {"verb", "cell", "what"}; see
-    ``acts.PUTS`` and ``acts.TAKES``. A removal of what was observed says in "seen" where that was:
-    {"place": a token, "read": the number of that call}. The answer has {"after": the token of what
+    ``acts.PUTS`` and ``acts.TAKES``. A removal of what was observed says in "seen" by which call,
+    as its number. The answer has {"after": the token of what
     the node was told to wait for, "place": the token of what it had come to}, a read {"shows"} too,
     and a write {"unconfirmed": True} if fewer members than the level asks for have confirmed it.
 
@@ -130,23 +128,13 @@ def _check_fresh(findings: Findings, story: Story, visibility: Visibility, acts:
         if read.f not in {READ, FINAL} or read.place is None:
             continue
         for write in confirmed:
-            if write.ended > read.begun or not _promised(story, write, read):
+            if not story.promised(write, read):
                 continue
             if visibility.covered(write, read.place, read.ended) is Seen.NO:
                 findings.add(
                     f"{read} at {read.level} does not see {write}, acknowledged at {write.wide} "
                     "before it began: a stale read"
                 )
-
-
-def _promised(story: Story, write: Act, read: Act) -> bool:
-    """Whether *read* has to see *write*, which was acknowledged widely before."""
-    if any(story.between(DISK_LOST, node, write.begun, read.ended) for node in story.nodes):
-        return False
-    if read.wide in {"quorum", "strong"}:
-        return True
-    changed = story.between(MEMBERS, 0, write.begun, read.ended)
-    return write.wide == "strong" and not changed and read.node in story.voters(write.begun)
 
 
 def _check_places(findings: Findings, story: Story) -> None:

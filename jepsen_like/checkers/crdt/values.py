@@ -74,13 +74,13 @@ class Values:
 
     def _life(self, read: Act, cell: Any, put: Act) -> Seen:  # noqa: ANN401
         visibility = self._visibility
-        held = visibility.holds(put, read.place or {}, read.node, read.ended)
+        held = visibility.holds(put, read)
         if held is Seen.NO:
             return Seen.NO
         for take in self._takes[cell]:
             if take is put:
                 continue
-            there = visibility.holds(take, read.place or {}, read.node, read.ended)
+            there = visibility.holds(take, read)
             if there is Seen.NO:
                 continue
             saw = visibility.saw(take, put)
@@ -110,8 +110,11 @@ def _present(shown: Any, sure: list[Act], perhaps: list[Act]) -> str:  # noqa: A
 
 
 def _absent(shown: Any, sure: list[Act], perhaps: list[Act]) -> str:  # noqa: ANN401
-    problem = _present(not shown, sure, perhaps)
-    return problem and f"the flag was lowered or not: {problem}"
+    if shown and sure:
+        return f"it is up, though {_list(sure)} lowered it, and nothing raised it since"
+    if not shown and not sure and not perhaps:
+        return "it is down, and all that lowered it was seen by what raised it"
+    return ""
 
 
 def _amount(shown: Any, sure: list[Act], perhaps: list[Act]) -> str:  # noqa: ANN401

@@ -2,8 +2,8 @@
 
 Three-valued: yes, no, or nobody knows. A write's own record is not named by its answer, but the
 place of the answer holds it, and it was made after the call began: it lies between what its node
-had told before and what it told then. A node's place may be too small for what it holds (it takes
-over ranges of elements before it may account for them), and never too large.
+had told before and what it told then. A node shows nothing beyond its place, and holds all of it,
+but while it takes over what another node holds.
 """
 
 from __future__ import annotations
@@ -97,26 +97,19 @@ class Visibility:
             return Seen.NO
         return Seen.MAYBE
 
-    def holds(self, write: Act, marks: Marks, node: int, at: int) -> Seen:
-        """Whether *node*, which told *marks* at event *at*, held *write* then."""
-        if write.outcome == "fail" or write.begun > at:
+    def holds(self, write: Act, act: Act) -> Seen:
+        """Whether the node that answered *act* held *write* then."""
+        if write.outcome == "fail" or write.begun > act.ended:
             return Seen.NO
-        covered = self.covered(write, marks, at)
-        if covered is not Seen.NO:
+        covered = self.covered(write, act.place or {}, act.ended)
+        certain = self._story.certain(act)
+        if covered is not Seen.YES or certain is None:
             return covered
-        if not self._story.exact:
-            return Seen.MAYBE
-        ahead = self._story.ahead(node, at)
-        if ahead and self.covered(write, _joined(marks, ahead), at) is not Seen.NO:
-            return Seen.MAYBE
-        return Seen.NO
+        return max(self.covered(write, certain, act.ended), Seen.MAYBE)
 
     def exact(self, read: Act) -> bool:
-        """Whether its node held nothing beyond the place that it told."""
-        if not self._story.exact or read.place is None:
-            return False
-        ahead = self._story.ahead(read.node, read.ended)
-        return all(sequence <= read.place.get(actor, 0) for actor, sequence in ahead.items())
+        """Whether its node held just what its place says."""
+        return self._story.certain(read) is None
 
     # --- writes and writes ------------------------------------------------------------------------
 
@@ -131,16 +124,14 @@ class Visibility:
         if earlier.outcome == "fail":
             return Seen.NO
         if later.seen is not None:
-            if earlier.begun > later.seen_at:
-                return Seen.NO
-            return self.holds(earlier, later.seen, later.node, later.seen_at)
+            return self.holds(earlier, later.seen)
         if later.outcome == "ok" and earlier.begun > later.ended:
             return Seen.NO
         if self.covered(earlier, self.knew(later), later.begun) is Seen.YES:
             return Seen.YES
         if later.place is None:
             return Seen.MAYBE
-        held = self.holds(earlier, later.place, later.node, later.ended)
+        held = self.holds(earlier, later)
         return Seen.NO if held is Seen.NO else Seen.MAYBE
 
     def knew(self, act: Act) -> Marks:
@@ -168,7 +159,8 @@ def _answers(story: Story) -> dict[int, list[_Answer]]:
         if not lives:
             continue
         told = found.setdefault(max(lives), [])
-        marks = act.place or {}
+        certain = story.certain(act)
+        marks = (act.place or {}) if certain is None else certain
         if told and not story.between(DISK_LOST, act.node, told[-1].at, act.ended):
             marks = _joined(told[-1].marks, marks)
         told.append(_Answer(act.ended, marks))
