@@ -25,8 +25,8 @@ class Seen(IntEnum):
 
 
 class _Answer(NamedTuple):
-    """A node told at event *at* that it had come to *marks*, and to all that it had told before in
-    that life."""
+    """A node told at event *at* that it had come to *marks*, or it had told so before: what it
+    holds outlives its process, and is lost with its disk only."""
 
     at: int
     marks: Marks
@@ -61,23 +61,20 @@ class Visibility:
         if write.place is None:
             return None
         lives = sorted(actor for actor in write.place if life_of(actor)[0] == write.node)
-        told = {actor: self._told(actor, write.begun) for actor in lives}
-        begun = max((actor for actor in lives if told[actor]), default=0)
+        answer = self._last(write.node, write.begun)
+        told = {} if answer is None else answer.marks
+        begun = max((actor for actor in told if life_of(actor)[0] == write.node), default=0)
         possible = [actor for actor in lives if actor >= begun]
         if not possible:
             return None
         return _Bounds(
-            {actor: told[actor] for actor in possible},
+            {actor: told.get(actor, 0) for actor in possible},
             {actor: write.place[actor] for actor in possible},
         )
 
-    def _told(self, actor: int, at: int) -> int:
-        """The last record of that life that its own node had told of before event *at*."""
-        answer = self._last(actor, at)
-        return 0 if answer is None else answer.marks.get(actor, 0)
-
-    def _last(self, actor: int, at: int) -> _Answer | None:
-        answers = self._answers.get(actor, [])
+    def _last(self, node: int, at: int) -> _Answer | None:
+        """What *node* had told before event *at*."""
+        answers = self._answers.get(node, [])
         place = bisect_left(answers, at, key=lambda answer: answer.at)
         return answers[place - 1] if place else None
 
@@ -141,24 +138,18 @@ class Visibility:
         return self._knew[act.number]
 
     def _find_knew(self, act: Act) -> Marks:
-        lives = [actor for actor in act.place or () if life_of(actor)[0] == act.node]
-        if not lives:
-            return act.after
-        answer = self._last(max(lives), act.begun)
+        answer = self._last(act.node, act.begun)
         if answer is None or self._story.between(DISK_LOST, act.node, answer.at, act.ended):
             return act.after
         return _joined(answer.marks, act.after)
 
 
 def _answers(story: Story) -> dict[int, list[_Answer]]:
-    """By life, what its own node told while that life was its latest, in the order of time."""
+    """By node, what it told, in the order of time."""
     found: dict[int, list[_Answer]] = {}
     done = [act for act in story.acts if act.place is not None]
     for act in sorted(done, key=lambda act: act.ended):
-        lives = [actor for actor in act.place or () if life_of(actor)[0] == act.node]
-        if not lives:
-            continue
-        told = found.setdefault(max(lives), [])
+        told = found.setdefault(act.node, [])
         certain = story.certain(act)
         marks = (act.place or {}) if certain is None else certain
         if told and not story.between(DISK_LOST, act.node, told[-1].at, act.ended):
