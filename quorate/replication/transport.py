@@ -32,13 +32,15 @@ class AppliedRequest(msgspec.Struct, frozen=True, array_like=True, tag=41):
 
 class CrdtRecord(msgspec.Struct, frozen=True, array_like=True, tag=42):
     """The record *sequence* of a life (see ``converging.records``): an encoded closed delta, whose
-    cells stand where they do since folding number *generation*."""
+    cells stand where they do since folding number *generation*. *after*: (actor, sequence) of the
+    records of others that its author had joined, as far as its record before does not name them."""
 
     sender: NodeId
     generation: int
     actor: int
     sequence: int
     delta: bytes
+    after: tuple[tuple[int, int], ...] = ()
 
 
 class CrdtKnown(msgspec.Struct, frozen=True, array_like=True, tag=43):

@@ -24,6 +24,7 @@ from quorate.base.crdt_operations import (
     Assign,
     Clear,
     Decrement,
+    Disable,
     Enable,
     Increment,
     KindTag,
@@ -187,6 +188,36 @@ def test_a_quorum_read_sees_what_a_quorum_write_left_elsewhere() -> None:
             await three.value("c", COUNTER, level="strong")
         world.heal()
         assert await two.value("c", COUNTER, level="strong") == 2
+
+    World().run(story)
+
+
+def test_no_node_shows_what_was_made_on_top_of_something_without_that() -> None:
+    async def story(world: World) -> None:
+        one, two, three = world.nodes.values()
+        for node in world.nodes.values():
+            await node.write("lives", SET, Add(node.number))
+        await world.converged()
+        world.separate((1,), (3,))
+        await one.write("f", FLAG, Enable())
+        while not await two.value("f", FLAG):  # noqa: ASYNC110  virtual time
+            await asyncio.sleep(0.01)
+        began_s = world.loop.time()
+        await two.write("s", SET, Add("the flag was up"))
+        seen = [[], b""]
+        while seen == [[], b""]:
+            flag = await three.value("f", FLAG)
+            seen = await three.value("s", SET)
+            assert seen == [[], b""] or flag or await three.value("f", FLAG)
+            await asyncio.sleep(0.005)
+        assert await three.value("f", FLAG)
+        assert world.loop.time() - began_s < 1.0  # asked for, not only relayed in the end
+        # Nor does a write count as confirmed where it has no effect yet.
+        await one.write("f", FLAG, Disable())
+        while await two.value("f", FLAG):  # noqa: ASYNC110  virtual time
+            await asyncio.sleep(0.01)
+        await two.write("f", FLAG, Disable(), level="strong")
+        assert not await three.value("f", FLAG)
 
     World().run(story)
 

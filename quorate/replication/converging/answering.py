@@ -33,6 +33,7 @@ from quorate.errors import (
     LimitExceededError,
     MachineError,
     QuorateError,
+    StorageError,
     TypeMismatchError,
 )
 from quorate.replication.converging.committing import encode_token
@@ -79,6 +80,7 @@ def answer_all(asked: Asked, questions: tuple[Question, ...]) -> bytes:
 
     Raises:
         LimitExceededError: too many questions.
+        StorageError: the disk cannot be read.
     """
     if not 0 < len(questions) <= CRDT_QUESTIONS_MAX:
         raise LimitExceededError(f"{len(questions)} questions at once, 1 to {CRDT_QUESTIONS_MAX}")
@@ -86,6 +88,8 @@ def answer_all(asked: Asked, questions: tuple[Question, ...]) -> bytes:
     for question in questions:
         try:
             results.append([_answer(asked, question)])
+        except StorageError:
+            raise
         except QuorateError as error:
             results.append([error.code, str(error)])
         except Exception as error:  # a question changes nothing, and the node goes on

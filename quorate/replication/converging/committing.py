@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -59,24 +59,43 @@ Results = tuple[Refusal | None, ...]
 
 class Arrived(msgspec.Struct, frozen=True):
     """A record of another life that came from *sender*, decoded and checked, as it reads in the
-    present generation."""
+    present generation. *after*: as in ``Record``."""
 
     sender: int
     actor: int
     sequence: int
     delta: Delta
     encoded: bytes
+    after: tuple[tuple[int, int], ...] = ()
+
+
+class Made(NamedTuple):
+    """A record of this node, about to be durable."""
+
+    actor: int
+    sequence: int
+    delta: bytes
+    after: tuple[tuple[int, int], ...]
 
 
 class Commit:
-    """One batch. *own*: what was true before; *wall_ms*: this node's wall clock, now."""
+    """One batch. *own*: what was true before; *declared*: what own records have said that they
+    were made after; *wall_ms*: this node's wall clock, now."""
 
-    def __init__(self, own: Own, frontier: Frontier, view: OpenBatch, wall_ms: int) -> None:
+    def __init__(
+        self,
+        own: Own,
+        frontier: Frontier,
+        declared: Mapping[int, int],
+        view: OpenBatch,
+        wall_ms: int,
+    ) -> None:
         self.view = view
+        self.declared = declared
         self.frontier = dict(frontier)
         self.wall_ms = wall_ms
         self.drift_count = 0  #: stamps so far ahead that the clock was not moved
-        self.records: list[tuple[int, int, bytes]] = []  #: own ones: actor, sequence, delta
+        self.records: list[Made] = []  #: own ones
         self.touched: dict[bytes, None] = {}  #: first segments of the names that changed
         self._own = own
         self._counter = own.counter
@@ -95,16 +114,26 @@ class Commit:
     # --- what goes in -------------------------------------------------------------------------
 
     def join(self, arrived: Arrived) -> bool:
-        """Take a record in, if it is the next of its life."""
+        """Take a record in, if it is the next of its life, and all that its author had seen when
+        making it is here: so what a node shows is always what some author could have seen."""
         if arrived.sequence != self.frontier.get(arrived.actor, 0) + 1:
+            return False
+        if not self.covers(arrived.after):
             return False
         self._observe(newest_stamp(arrived.delta))
         changed = self.view.join(arrived.delta)
         self._changed += changed
         self._touch(changed)
         self.frontier[arrived.actor] = arrived.sequence
-        self._write_journal(arrived.actor, arrived.sequence, arrived.encoded)
+        self._write_journal(arrived.actor, arrived.sequence, arrived.encoded, arrived.after)
         return True
+
+    def covers(self, marks: Iterable[tuple[int, int]]) -> bool:
+        """Whether all these records are here, or of lives that were folded away."""
+        return all(
+            sequence <= self.frontier.get(actor, 0) or self._is_retired(actor)
+            for actor, sequence in marks
+        )
 
     def join_elements(
         self, elements: Iterable[tuple[Path, Leaf]], sees: Callable[[int, int], bool]
@@ -233,13 +262,28 @@ class Commit:
         if delta is None:
             return
         actor, sequence = self._own.actor, self._own.sequence + len(self.records) + 1
-        encoded = encode_delta(delta)
-        self.records.append((actor, sequence, encoded))
+        encoded, after = encode_delta(delta), self._declare(actor)
+        self.records.append(Made(actor, sequence, encoded, after))
         self.frontier[actor] = sequence
-        self._write_journal(actor, sequence, encoded)
+        self._write_journal(actor, sequence, encoded, after)
 
-    def _write_journal(self, actor: int, sequence: int, delta: bytes) -> None:
-        row = encode(Record(self._own.generation, delta))
+    def _declare(self, me: int) -> tuple[tuple[int, int], ...]:
+        """What was joined of others since the record before, and what may show of it."""
+        seen = dict(self.frontier)
+        raise_to(seen, self._ahead)
+        news = {
+            actor: sequence
+            for actor, sequence in seen.items()
+            if sequence > self.declared.get(actor, 0) and actor != me
+        }
+        if news:
+            self.declared = {**self.declared, **news}
+        return tuple(sorted(news.items()))
+
+    def _write_journal(
+        self, actor: int, sequence: int, delta: bytes, after: tuple[tuple[int, int], ...]
+    ) -> None:
+        row = encode(Record(self._own.generation, delta, after))
         self._journal.append((journal_key(actor, sequence), row))
         self._journal_bytes += len(row)
 

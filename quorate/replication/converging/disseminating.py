@@ -21,7 +21,7 @@ from quorate.crdt.delta import Delta
 from quorate.crdt.dots import member_of
 from quorate.errors import CrdtError, CrdtFormatError
 from quorate.replication.clock import Clock
-from quorate.replication.converging.committing import Arrived
+from quorate.replication.converging.committing import Arrived, Made
 from quorate.replication.converging.engine import Engine
 from quorate.replication.converging.records import (
     JOURNAL,
@@ -52,6 +52,10 @@ TELL_QUIET_S: Final = 5.0
 #: After a gap, the sender is told at once, but no more often than this.
 TELL_GAP_S: Final = 0.05
 GONE_S: Final = 1.0
+#: Whoever sent what waits for other records is asked for these so often, by a question of this
+#: number: the answer is of no interest, what comes with it is.
+UNBLOCK_S: Final = 0.2
+UNBLOCK: Final = -1
 #: Records of lives that the log has not admitted here yet: it mostly does within milliseconds.
 EARLY_MAX: Final = 16
 
@@ -110,6 +114,7 @@ class Disseminating:
         self._expected: Frontier = {}  # by actor, the last record that was taken in or waits
         self._early: dict[tuple[int, int], CrdtRecord] = {}  # of lives not admitted here, yet
         self._refused: Frontier = {}
+        self._blocked: list[int] = []
         self.deaf = False  #: records are dropped: a range is being taken over
         self.bytes_sent = 0
         self.records_sent = 0
@@ -145,11 +150,12 @@ class Disseminating:
 
     # --- going out ----------------------------------------------------------------------------
 
-    def committed(self, records: Iterable[tuple[int, int, bytes]]) -> None:
+    def committed(self, records: Iterable[Made]) -> None:
         """Own records are durable: out they go, to whoever has all before them."""
         generation = self._engine.own.generation
-        for actor, sequence, delta in records:
-            frame = CrdtRecord(NodeId(self._engine.member), generation, actor, sequence, delta)
+        for actor, sequence, delta, after in records:
+            member = NodeId(self._engine.member)
+            frame = CrdtRecord(member, generation, actor, sequence, delta, after)
             for node, peer in self._peers.items():
                 before = max(peer.sent.get(actor, 0), peer.known.get(actor, 0))
                 ready = peer.heard or sequence == 1
@@ -208,9 +214,9 @@ class Disseminating:
                 if delta is None:
                     self._tell_gone(node, peer, actor, sequence)
                     return
-                generation = self._engine.own.generation
-                sender = NodeId(self._engine.member)
-                self._push(node, peer, CrdtRecord(sender, generation, actor, sequence, delta))
+                generation, sender = self._engine.own.generation, NodeId(self._engine.member)
+                frame = CrdtRecord(sender, generation, actor, sequence, delta, record.after)
+                self._push(node, peer, frame)
 
     def _tell_gone(self, node: NodeId, peer: _Peer, actor: int, sequence: int) -> None:
         """Tell *node* that this record cannot be had here any more."""
@@ -261,6 +267,7 @@ class Disseminating:
     def on_tick(self, now_s: float) -> None:
         """Send again, relay and tell what is due."""
         frontier = self._engine.frontier
+        self._unblock()
         for node, peer in list(self._peers.items()):
             if peer.under_way and now_s - peer.progress_s >= RESEND_S:
                 peer.forget_sent()
@@ -272,6 +279,17 @@ class Disseminating:
                 self.tell(node)
             if differs:
                 self._pump(node, peer)
+
+    def _unblock(self) -> None:
+        """Records wait for others that did not come beside them: ask for these where they came
+        from, for who sent them has all that their author had."""
+        blocked = self._engine.blocked()
+        for node in blocked:
+            peer = self._peers.get(NodeId(node))
+            waited_s = 0.0 if peer is None else self._clock.monotonic_s() - peer.told_s
+            if node in self._blocked and waited_s >= UNBLOCK_S:
+                self.tell(NodeId(node), asks=UNBLOCK)
+        self._blocked = blocked
 
     # --- coming in ----------------------------------------------------------------------------
 
@@ -349,7 +367,7 @@ class Disseminating:
             self._complain(frame, error)
             self._drop(frame, str(error))
             return
-        record = Arrived(frame.sender, frame.actor, frame.sequence, delta, encoded)
+        record = Arrived(frame.sender, frame.actor, frame.sequence, delta, encoded, frame.after)
         if engine.arrived(record):
             self._expected[frame.actor] = frame.sequence
         else:

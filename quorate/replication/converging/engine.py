@@ -33,7 +33,7 @@ from quorate.errors import (
     UnavailableError,
 )
 from quorate.replication.clock import Clock
-from quorate.replication.converging.committing import Arrived, Commit, Results
+from quorate.replication.converging.committing import Arrived, Commit, Made, Results
 from quorate.replication.converging.living import Lives, Living
 from quorate.replication.converging.records import (
     JOURNAL,
@@ -84,11 +84,11 @@ Sink = Callable[["Done | QuorateError"], None]
 
 
 class Events(msgspec.Struct, frozen=True):
-    """What the engine tells. *committed*: own records (actor, sequence, delta) are durable.
+    """What the engine tells. *committed*: own records are durable.
     *joined*: others' are, by (sender, actor). *progress*: the frontier moved. *changed*: names, by
     their first segment. *failed*: the disk did; the node must stop."""
 
-    committed: Callable[[list[tuple[int, int, bytes]]], None]
+    committed: Callable[[list[Made]], None]
     joined: Callable[[dict[tuple[int, int], int]], None]
     progress: Callable[[], None]
     changed: Callable[[Mapping[bytes, None]], None]
@@ -144,7 +144,8 @@ class Engine:
         self._frames: deque[_Waiting] = deque()
         self._by_name: dict[tuple[bytes, int], _Waiting] = {}  # queued, or in the commit under way
         self._operation_count = 0
-        self._arrived: deque[Arrived] = deque()
+        self._arrived: dict[int, deque[Arrived]] = {}  # by actor, in order, without gaps
+        self._declared: Mapping[int, int] = {}
         self._arrived_bytes = 0
         self._alone: deque[Alone] = deque()
         self._when_idle: list[Callable[[], None]] = []
@@ -209,6 +210,7 @@ class Engine:
         """Write as life *epoch* from the next commit on; 0: as nobody."""
         actor = make_actor(self.member, epoch) if epoch else 0
         self.own = msgspec.structs.replace(self.own, actor=actor, counter=0, sequence=0)
+        self._declared = {}
         self._plan()
 
     # --- what comes in ------------------------------------------------------------------------
@@ -265,7 +267,7 @@ class Engine:
         """Join a record with the next commit. False: it was dropped, and is to come again."""
         if self._stopped or self._arrived_bytes > ARRIVED_BYTES_MAX:
             return False
-        self._arrived.append(record)
+        self._arrived.setdefault(record.actor, deque()).append(record)
         self._arrived_bytes += len(record.encoded)
         self._plan()
         return True
@@ -322,6 +324,10 @@ class Engine:
         commit, joined = self._join_arrived()
         commit.tidy()
         done = self._carry_out_frames(commit) if self.own.actor else []
+        if not joined and not done:  # what waits, waits for other records
+            if self._alone:
+                self._plan()
+            return
         self._clean(commit)
         self._write(commit, done, joined)
 
@@ -329,7 +335,7 @@ class Engine:
         """An empty commit on top of what is durable."""
         view = OpenBatch(self.store, self.view.context, self.own.retired)
         wall_ms = max(self.clock.wall_ms(), 0)
-        return Commit(self.own, self.frontier, view, wall_ms)
+        return Commit(self.own, self.frontier, self._declared, view, wall_ms)
 
     def _join_arrived(self) -> tuple[Commit, dict[tuple[int, int], int]]:
         """A commit with the records that wait. One that cannot be joined, although it was checked,
@@ -338,9 +344,10 @@ class Engine:
         joined: dict[tuple[int, int], int] = {}
         good: list[Arrived] = []
         elements = 0
-        for _ in range(min(len(self._arrived), BATCH_RECORDS)):
-            record = self._arrived.popleft()
-            self._arrived_bytes -= len(record.encoded)
+        while len(good) < BATCH_RECORDS and elements < BATCH_ELEMENTS:
+            record = self._next_arrived(commit)
+            if record is None:
+                break
             try:
                 commit.join(record)
             except Exception:
@@ -352,9 +359,23 @@ class Engine:
             good.append(record)
             joined[record.sender, record.actor] = commit.frontier.get(record.actor, 0)
             elements += len(record.delta.elements)
-            if elements > BATCH_ELEMENTS:
-                break
         return commit, joined
+
+    def _next_arrived(self, commit: Commit) -> Arrived | None:
+        """Some record that may be joined now, taken from those that wait."""
+        for actor, records in list(self._arrived.items()):
+            while records and records[0].sequence <= commit.frontier.get(actor, 0):
+                self._arrived_bytes -= len(records.popleft().encoded)
+            if not records:
+                del self._arrived[actor]
+            elif commit.covers(records[0].after):
+                self._arrived_bytes -= len(records[0].encoded)
+                return records.popleft()
+        return None
+
+    def blocked(self) -> list[int]:
+        """Who sent records that wait for others."""
+        return sorted({records[0].sender for records in self._arrived.values() if records})
 
     def _carry_out_frames(self, commit: Commit) -> list[tuple[_Waiting, Done]]:
         done = []
@@ -464,6 +485,7 @@ class Engine:
         self.view.retired = own.retired
         self.drift_count += commit.drift_count
         if commit.records:
+            self._declared = commit.declared
             self._events.committed(commit.records)
         for waiting, outcome in done:
             self._answer(waiting, outcome)

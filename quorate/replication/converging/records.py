@@ -35,10 +35,12 @@ Frontier = dict[int, int]
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
     """One row of the journal, by actor and sequence. *generation*: of folding, under which the
-    delta's cells stand where they do."""
+    delta's cells stand where they do. *after*: what its author had joined of others, as far as its
+    record before this one does not say so; it is joined where all of that is."""
 
     generation: int
     delta: bytes
+    after: tuple[tuple[int, int], ...] = ()
 
 
 class Requests(msgspec.Struct, frozen=True, array_like=True):

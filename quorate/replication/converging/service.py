@@ -21,7 +21,7 @@ from quorate.base.levels import QUORUM, STRONG, Level
 from quorate.base.types import NodeId
 from quorate.consensus.membership import Membership
 from quorate.crdt.delta import Delta
-from quorate.errors import ClosedError, QuorateError, UnavailableError
+from quorate.errors import ClosedError, QuorateError, StorageError, UnavailableError
 from quorate.replication.clock import Clock
 from quorate.replication.converging.answering import Asked, answer_all
 from quorate.replication.converging.disseminating import Disseminating
@@ -158,8 +158,13 @@ class Converging:
 
     def applied(self) -> None:
         """The node has applied more of the log."""
-        self.disseminating.applied()
-        self.levels.progressed()
+        if self._stopped:
+            return
+        try:
+            self.disseminating.applied()
+            self.levels.progressed()
+        except StorageError as error:
+            self._failed(error)
 
     # --- peers --------------------------------------------------------------------------------
 
@@ -167,14 +172,21 @@ class Converging:
         """A frame from another member."""
         if self._stopped:
             return
-        if isinstance(frame, CrdtRecord):
-            self.disseminating.on_record(frame)
-        elif isinstance(frame, CrdtKnown):
-            self.disseminating.on_known(frame)
-        elif isinstance(frame, CrdtGone):
-            self.disseminating.on_gone(frame)
-        else:
-            self.reconciling.receive(frame)
+        try:
+            if isinstance(frame, CrdtRecord):
+                self.disseminating.on_record(frame)
+            elif isinstance(frame, CrdtKnown):
+                self.disseminating.on_known(frame)
+            elif isinstance(frame, CrdtGone):
+                self.disseminating.on_gone(frame)
+            else:
+                self.reconciling.receive(frame)
+        except StorageError as error:  # the disk cannot be read: as bad as one that is not written
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        self.stop(UnavailableError(f"the node's disk failed: {error}"))
+        self._surroundings.failed(error)
 
     def peer_reached(self, node: NodeId) -> None:
         """Frames to *node* can be sent now."""
@@ -236,13 +248,16 @@ class Converging:
         def ready() -> None:
             try:
                 self.engine.write(frame, done)
+            except StorageError as error:
+                failed(UnavailableError(f"the node's disk failed: {error}"))
+                self._failed(error)
             except QuorateError as error:
                 failed(error)
 
         if frame.after.index or frame.after.marks:
             self.levels.reach("causal", frame.after, ready, failed)
         else:
-            self.engine.write(frame, done)
+            ready()
 
     def _written(
         self, frame: CrdtWrite, level: Level, done: Done, sink: Callable[[WriteAnswer], None]
@@ -279,6 +294,9 @@ class Converging:
                     engine.own.generation,
                 )
                 results = answer_all(asked, frame.questions)
+            except StorageError as error:
+                failed(UnavailableError(f"the node's disk failed: {error}"))
+                self._failed(error)
             except QuorateError as error:
                 failed(error)
             else:
