@@ -17,16 +17,15 @@ from collections.abc import Callable
 from quorate.base.crdt_operations import Decrement, Increment, KindTag, Operation, Transfer
 from quorate.crdt.cells import (
     check_cell,
-    fold_segment,
     numbers_of,
-    one_for_the_dead,
     own_entry,
     owner_of,
     raised,
     segment_of,
 )
 from quorate.crdt.counters import check_amount
-from quorate.crdt.dots import Entry, Leaf, Path, dots_of, make_actor
+from quorate.crdt.delta import Delta, bare
+from quorate.crdt.dots import NO_ACTOR, Leaf, Path, dots_of, make_actor
 from quorate.crdt.kind import Kind, Moment, Parts, wrong_operation
 from quorate.crdt.view import View
 from quorate.errors import (
@@ -42,6 +41,7 @@ class BoundedCounter(Kind):
 
     tag = KindTag.BOUNDED_COUNTER
     name = "BoundedCounter"
+    cells = True
 
     @classmethod
     def mutate(cls, view: View, prefix: Path, operation: Operation, at: Moment) -> Parts:
@@ -58,6 +58,11 @@ class BoundedCounter(Kind):
             check_amount(operation.amount)
             if receiver == at.actor:
                 raise InvalidArgumentError("rights are transferred to another actor")
+            if view.finished(receiver):
+                raise InvalidArgumentError(
+                    f"life {operation.epoch} of member {operation.member} is over: transfer to the "
+                    f"present one"
+                )
             _must_hold(view, prefix, at.actor, operation.amount)
             return _raise(view, (*prefix, own, segment_of(receiver)), at, (operation.amount,))
         raise wrong_operation(cls, operation)
@@ -88,19 +93,16 @@ class BoundedCounter(Kind):
     def check(cls, own: Path, leaf: Leaf) -> None:
         if len(own) != 2:
             raise CrdtFormatError(f"a cell of {cls.name} has the path {own!r:.80}")
+        owner_of(own[0])
         owner_of(own[1])
-        check_cell(leaf, owner_of(own[0]), 2 if own[0] == own[1] else 1)
+        check_cell(leaf, NO_ACTOR, 2 if own[0] == own[1] else 1)
 
     @classmethod
-    def fold_path(cls, own: Path, heir: Callable[[int], int]) -> Path | None:
+    def place_of_dead(cls, own: Path, heir: Callable[[int], int]) -> Path | None:
         """The heir has the rights of those it takes over from; what they gave each other, and the
         heir, it has anyway."""
-        giver, receiver = fold_segment(own[0], heir), fold_segment(own[1], heir)
+        giver, receiver = (segment_of(heir(owner_of(segment))) for segment in own)
         return (giver, receiver) if giver != receiver or own[0] == own[1] else None
-
-    @classmethod
-    def fold_leaf(cls, leaf: Leaf) -> Leaf:
-        return one_for_the_dead(leaf)
 
 
 def rights(view: View, prefix: Path, actor: int) -> int:
@@ -129,17 +131,26 @@ def all_rights(view: View, prefix: Path) -> dict[int, int]:
     return {actor: rights(view, prefix, actor) for actor in sorted(actors)}
 
 
+def passed_on(
+    kind: type[Kind], view: View, path: Path, at: Moment, heir: Callable[[int], int]
+) -> Delta | None:
+    """What ``at.actor`` gave to an actor that is no more, in its cell at *path* in data of *kind*,
+    given to the *heir* instead; None if there is nothing, and then the dot was not used. Nobody but
+    the giver may do this, as with any cell."""
+    *prefix, giver, receiver = path
+    mine = tuple(entry for entry in view.leaf(path) if entry[0] == at.actor)
+    if giver != segment_of(at.actor) or not mine or not view.finished(owner_of(receiver)):
+        return None
+    parts: Parts = {path: ((), dots_of(mine))}
+    to = segment_of(heir(owner_of(receiver)))
+    if to != giver:
+        amount = sum(numbers_of(entry)[0] for entry in mine)
+        parts.update(_raise(view, (*prefix, giver, to), at, (amount,)))
+    return Delta(kind.tag, parts, bare((at.actor, at.counter)))
+
+
 def _raise(view: View, path: Path, at: Moment, by: tuple[int, ...]) -> Parts:
-    """The own entry raised. There is more than one after those who were given rights have folded
-    into one heir: then they become one, under the dot of now."""
-    leaf = view.leaf(path)
-    mine = [entry for entry in leaf if entry[0] == at.actor]
-    if len(mine) <= 1:
-        return {path: ((raised(own_entry(leaf, at, len(by)), by),), ())}
-    total: Entry = (at.actor, at.counter, (0,) * len(by))
-    for entry in mine:
-        total = raised(total, numbers_of(entry))
-    return {path: ((raised(total, by),), dots_of(tuple(mine)))}
+    return {path: ((raised(own_entry(view.leaf(path), at, len(by)), by),), ())}
 
 
 def _must_hold(view: View, prefix: Path, actor: int, needed: int) -> None:

@@ -8,11 +8,13 @@ Baquero, Almeida and Lerche, "The problem with embedded CRDT counters", 2016). H
 into the cell how much of it was seen and removed, which only grows too. What was not seen stays,
 exactly. When the owner of a cell sees that all of it was removed, it drops the cell, and begins its
 next one with another dot; nobody else may, not knowing what the owner has added meanwhile.
+
+When an actor is no more and a replica has all that it ever did, its cell is as good as the
+replica's own: whoever removes it has seen all of it. ``folding`` puts such cells into a common one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from quorate.base.crdt_operations import AMOUNT_MAX
@@ -26,6 +28,10 @@ SEGMENT_BYTES: Final = 8
 def segment_of(actor: int) -> bytes:
     """The segment of the cells of *actor*; sorts as actors do."""
     return actor.to_bytes(SEGMENT_BYTES, "big")
+
+
+COMMON: Final = segment_of(NO_ACTOR)
+"""The segment of the cell that actors leave to all when they are no more."""
 
 
 def owner_of(segment: bytes) -> int:
@@ -69,33 +75,27 @@ def raised(entry: Entry, by: tuple[int, ...]) -> Entry:
     return (entry[0], entry[1], numbers)
 
 
-def one_for_the_dead(leaf: Leaf) -> Leaf:
-    """*leaf* with the entries that nobody owns any more (all have folded) added up into the last.
-
-    All replicas fold the same entries, and of each number some may know more than others. Those
-    that do know all of it, or none (see ``folding``), so the greatest sum is the right one.
-    """
-    dead = [entry for entry in leaf if entry[0] == NO_ACTOR]
-    if len(dead) < 2:
-        return leaf
-    sums = tuple(sum(numbers) for numbers in zip(*map(numbers_of, dead), strict=True))
-    total: Entry = (dead[-1][0], dead[-1][1], tuple(min(each, AMOUNT_MAX) for each in sums))
-    return (total, *[entry for entry in leaf if entry[0] != NO_ACTOR])
+def one_for_the_dead(entries: Leaf) -> Leaf:
+    """Entries of actors that are no more, added up into the one with the last dot; as they are, in
+    the unlikely case that this would leave 63 bits."""
+    if len(entries) < 2:
+        return entries
+    sums = tuple(sum(numbers) for numbers in zip(*map(numbers_of, entries), strict=True))
+    if max(sums) > AMOUNT_MAX:
+        return entries
+    actor, counter, _payload = entries[-1]
+    return ((actor, counter, sums),)
 
 
 def check_cell(leaf: Leaf, owner: int, numbers: int) -> None:
-    """Refuse a leaf that cannot be a cell of *owner* with so many *numbers*.
+    """Refuse a leaf that cannot be a cell of *owner* with so many *numbers*. ``NO_ACTOR``: of
+    anybody, who may be no more.
 
     Raises:
         CrdtFormatError: it cannot.
     """
     for entry in leaf:
-        if entry[0] not in {owner, NO_ACTOR}:
+        if owner not in {entry[0], NO_ACTOR}:
             raise CrdtFormatError("a cell holds a dot that is not its owner's")
         if len(numbers_of(entry)) != numbers:
             raise CrdtFormatError(f"a cell has {len(numbers_of(entry))} numbers, not {numbers}")
-
-
-def fold_segment(segment: bytes, heir: Callable[[int], int]) -> bytes:
-    """The segment of whoever owns those cells after folding."""
-    return segment_of(heir(owner_of(segment)))

@@ -230,7 +230,7 @@ def _wire_context(context: CausalContext) -> tuple[_Actor, ...]:
 
 
 def _actor(member: int, epoch: int) -> int:
-    if not (0 <= member <= NUMBER_MAX and 0 <= epoch <= NUMBER_MAX):
+    if not (1 <= member <= NUMBER_MAX and 1 <= epoch <= NUMBER_MAX):
         raise CrdtFormatError(f"no actor is member {member}, epoch {epoch}")
     return member << 32 | epoch
 

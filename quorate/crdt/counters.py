@@ -11,16 +11,15 @@ from typing import ClassVar, Final
 from quorate.base.crdt_operations import Clear, Decrement, Increment, KindTag, Operation
 from quorate.base.invariants import must
 from quorate.crdt.cells import (
+    COMMON,
     check_cell,
-    fold_segment,
     numbers_of,
-    one_for_the_dead,
     own_entry,
     owner_of,
     raised,
     segment_of,
 )
-from quorate.crdt.dots import Leaf, Path, dots_of
+from quorate.crdt.dots import NO_ACTOR, Leaf, Path, dots_of
 from quorate.crdt.kind import Kind, Moment, Parts, wrong_operation
 from quorate.crdt.observing import cleared
 from quorate.crdt.view import View
@@ -33,6 +32,7 @@ class _Counter(Kind):
     """What both counters share."""
 
     goes_down: ClassVar[bool]
+    cells = True
 
     @classmethod
     def mutate(cls, view: View, prefix: Path, operation: Operation, at: Moment) -> Parts:
@@ -54,10 +54,12 @@ class _Counter(Kind):
 
     @classmethod
     def removal(cls, view: View, prefix: Path, actor: int) -> Parts:
-        """Own cells go, all of them being seen; of others' cells, what is seen is marked undone."""
+        """Own cells go, all of them being seen, and so do those of actors that are no more; of
+        others' cells, what is seen is marked undone."""
         parts: Parts = {}
+        own = {COMMON, segment_of(actor)}
         for path, leaf in view.scan(prefix):
-            if actor and path[-1] == segment_of(actor):
+            if path[-1] in own or view.finished(owner_of(path[-1])):
                 parts[path] = ((), dots_of(leaf))
             elif cls.counts(leaf):
                 parts[path] = (_undone(leaf), ())
@@ -84,7 +86,7 @@ class _Counter(Kind):
     def check(cls, own: Path, leaf: Leaf) -> None:
         if len(own) != 1:
             raise CrdtFormatError(f"a cell of {cls.name} has the path {own!r:.80}")
-        check_cell(leaf, owner_of(own[0]), NUMBERS)
+        check_cell(leaf, NO_ACTOR if own[0] == COMMON else owner_of(own[0]), NUMBERS)
         for entry in leaf:
             up, down, up_undone, down_undone = numbers_of(entry)
             if up_undone > up or down_undone > down or (down and not cls.goes_down):
@@ -92,15 +94,16 @@ class _Counter(Kind):
 
     @classmethod
     def spent(cls, own: Path, leaf: Leaf, actor: int) -> bool:
-        return owner_of(own[0]) == actor and not cls.counts(leaf)
+        return own[0] == segment_of(actor) and not cls.counts(leaf)
 
     @classmethod
-    def fold_path(cls, own: Path, heir: Callable[[int], int]) -> Path | None:
-        return (fold_segment(own[0], heir),)
+    def place_of_dead(cls, own: Path, heir: Callable[[int], int]) -> Path | None:
+        del own, heir
+        return (COMMON,)
 
     @classmethod
-    def fold_leaf(cls, leaf: Leaf) -> Leaf:
-        return one_for_the_dead(leaf)
+    def counts_when_dead(cls, leaf: Leaf) -> bool:
+        return cls.counts(leaf)
 
 
 class GCounter(_Counter):

@@ -32,7 +32,7 @@ Part = tuple[Leaf, Dots]  # of one element: what is alive, and what is known to 
 
 NUMBER_MAX: Final = 2**32 - 1  # of a member, of an epoch
 COUNTER_MAX: Final = 2**63 - 1
-NO_ACTOR: Final = Actor(0)  # never mutates by itself: what folds into it keeps its dots apart
+NO_ACTOR: Final = Actor(0)  # nobody: of removals that whoever may carry out, of common cells
 
 
 def make_actor(member: int, epoch: int) -> Actor:

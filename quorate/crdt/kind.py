@@ -40,6 +40,7 @@ class Kind(ABC):
 
     tag: ClassVar[KindTag]
     name: ClassVar[str]
+    cells: ClassVar[bool] = False  #: its leaves are cells: folding moves and sums them up
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -123,16 +124,17 @@ class Kind(ABC):
         return False
 
     @classmethod
-    def fold_path(cls, own: Path, heir: Callable[[int], int]) -> Path | None:
-        """Where the leaf at *own* stands once *heir* has taken over from actors that are no more;
-        None when the leaf then says nothing."""
+    def place_of_dead(cls, own: Path, heir: Callable[[int], int]) -> Path | None:
+        """Of a kind with ``cells``: where what an actor that is no more left at *own* stands once
+        it was folded, *heir* being who took over from each; None when it says nothing then."""
         del heir
         return own
 
     @classmethod
-    def fold_leaf(cls, leaf: Leaf) -> Leaf:
-        """*leaf* after folding: dots that nobody owns any more as one, where that is the same."""
-        return leaf
+    def counts_when_dead(cls, leaf: Leaf) -> bool:
+        """Of a kind with ``cells``: whether what actors that are no more left in a cell says
+        anything yet."""
+        return bool(leaf)
 
 
 KINDS: Final[dict[int, type[Kind]]] = {}

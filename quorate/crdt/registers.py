@@ -29,7 +29,7 @@ from quorate.crdt.view import View
 from quorate.errors import CrdtError, CrdtFormatError
 
 #: A payload of LWWRegister begins with wall time, logical time and actor, big-endian, so that the
-#: order of payloads is the order of writes. The actor stays here when its dots fold.
+#: order of payloads is the order of writes.
 WALL_BYTES: Final = 8
 LOGICAL_BYTES: Final = 4
 ACTOR_BYTES: Final = 8

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 from quorate.base.invariants import must
 from quorate.crdt.context import CausalContext
 from quorate.crdt.delta import EMPTY_PART, Delta, join_element
-from quorate.crdt.dots import Leaf, Part, Path
-from quorate.errors import TypeMismatchError
+from quorate.crdt.dots import Leaf, Part, Path, epoch_of, member_of
+from quorate.errors import CrdtError, TypeMismatchError
 
 Node: TypeAlias = "dict[bytes, Node] | Leaf"  # a branch, or a leaf with something alive
 
@@ -17,11 +17,15 @@ Node: TypeAlias = "dict[bytes, Node] | Leaf"  # a branch, or a leaf with somethi
 class State:
     """A replica of data of one kind (by its *tag*): leaves under paths, and a causal context."""
 
-    __slots__ = ("_root", "context", "tag")
+    __slots__ = ("_root", "context", "finishing", "generation", "retired", "tag")
 
     def __init__(self, tag: int) -> None:
         self.tag = tag
         self.context = CausalContext()
+        self.generation = 0  #: of folding
+        #: By member, its last actor that was folded: of it and of those before, all dots are in.
+        self.retired: dict[int, int] = {}
+        self.finishing: frozenset[int] = frozenset()  #: to be folded next, and all known here
         self._root: dict[bytes, Node] = {}
 
     # --- View ---------------------------------------------------------------------------------
@@ -45,7 +49,13 @@ class State:
             yield from _in_order(node)
 
     def sees(self, actor: int, counter: int) -> bool:
-        return self.context.contains(actor, counter)
+        return self.context.contains(actor, counter) or self._is_retired(actor)
+
+    def finished(self, actor: int) -> bool:
+        return actor in self.finishing or self._is_retired(actor)
+
+    def _is_retired(self, actor: int) -> bool:
+        return epoch_of(actor) <= self.retired.get(member_of(actor), 0)
 
     # --- the lattice --------------------------------------------------------------------------
 
@@ -55,17 +65,43 @@ class State:
         It makes no difference whether *other* comes as one delta, as its parts or as a whole
         replica, in which order, or how often.
 
+        A replica of another generation is not joined (``folding`` says what to do), and a delta is
+        taken to be of this one.
+
         Raises:
             TypeMismatchError: it is of another kind; nothing changed.
+            CrdtError: it is of another generation; nothing changed.
         """
+        if isinstance(other, State):
+            self._check_generation(other)
         delta = other.as_delta() if isinstance(other, State) else other
         if delta.tag != self.tag:
             raise TypeMismatchError(f"data of kind {self.tag} cannot take in kind {delta.tag}")
-        changed = [path for path, part in delta.elements.items() if self._join(path, part, delta)]
-        if not delta.closed and not self.context.is_disjoint(delta.rest):
-            changed += self._drop_dead(delta)
+        rest = delta.rest if delta.closed else self._with_retired(delta.rest)
+        changed = [path for path, part in delta.elements.items() if self._join(path, part, rest)]
+        if not delta.closed and (self.retired or not self.context.is_disjoint(rest)):
+            changed += self._drop_dead(delta, rest)
         self._account(delta)
         return changed
+
+    def _check_generation(self, other: State) -> None:
+        if self.generation != other.generation:
+            raise CrdtError(
+                f"a replica of generation {other.generation} cannot be joined to one of "
+                f"generation {self.generation}"
+            )
+
+    def _with_retired(self, context: CausalContext) -> CausalContext:
+        """*context*, of a whole replica, with the dots of actors that were folded that are alive
+        here: the other replica has seen all there ever were."""
+        if not self.retired:
+            return context
+        whole = context.copy()
+        for _path, leaf in self.scan(()):
+            for actor, counter, _payload in leaf:
+                if self._is_retired(actor):
+                    whole.add(actor, counter)
+        return whole
 
     def as_delta(self) -> Delta:
         """All that this replica knows, as one open delta; shares the context, so do not keep it."""
@@ -76,6 +112,9 @@ class State:
         """A replica of its own that knows the same."""
         twin = State(self.tag)
         twin.context = self.context.copy()
+        twin.generation = self.generation
+        twin.retired = dict(self.retired)
+        twin.finishing = self.finishing
         for path, leaf in self.scan(()):
             twin._put(path, leaf)
         return twin
@@ -96,21 +135,21 @@ class State:
 
     # --- inside -------------------------------------------------------------------------------
 
-    def _join(self, path: Path, part: Part, delta: Delta) -> bool:
+    def _join(self, path: Path, part: Part, rest: CausalContext) -> bool:
         old = self.leaf(path)
-        new = join_element(old, part, delta.rest, self.context.contains)
+        new = join_element(old, part, rest, self.sees)
         if new == old:
             return False
         self._put(path, new)
         return True
 
-    def _drop_dead(self, delta: Delta) -> list[Path]:
+    def _drop_dead(self, delta: Delta, rest: CausalContext) -> list[Path]:
         """Drop what the rest of an open delta says is dead, wherever it is alive here."""
         changed = []
         for path, leaf in list(self.scan(())):
             if path in delta.elements:
                 continue
-            left = join_element(leaf, EMPTY_PART, delta.rest, self.context.contains)
+            left = join_element(leaf, EMPTY_PART, rest, self.sees)
             if left != leaf:
                 self._put(path, left)
                 changed.append(path)
@@ -125,6 +164,14 @@ class State:
                 context.add(actor, counter)
         if delta.rest:
             context.update(delta.rest)
+        if self.retired:
+            self.forget_retired()
+
+    def forget_retired(self) -> None:
+        """Take out of the context what ``retired`` says anyway."""
+        gone = [actor for actor in self.context.actors() if self._is_retired(actor)]
+        if gone:
+            self.context = self.context.without(gone)
 
     def _branch(self, path: Path) -> Node | None:
         node: Node | None = self._root
@@ -133,6 +180,11 @@ class State:
                 return None
             node = node.get(segment)
         return node
+
+    def replace(self, leaves: Mapping[Path, Leaf]) -> None:
+        """Put *leaves* in place of what was there, without a word of who did it: for folding."""
+        for path, leaf in leaves.items():
+            self._put(path, leaf)
 
     def _put(self, path: Path, leaf: Leaf) -> None:
         """Put *leaf* in place of what was there; branches that end up empty are cut off."""

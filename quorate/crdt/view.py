@@ -26,3 +26,7 @@ class View(Protocol):
     def sees(self, actor: int, counter: int) -> bool:
         """Whether the replica has accounted for that dot."""
         ...
+
+    def finished(self, actor: int) -> bool:
+        """Whether that actor is no more, and the replica has all that it ever did."""
+        ...

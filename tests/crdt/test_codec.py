@@ -116,7 +116,7 @@ def test_the_makers_of_these_tests_make_sound_bytes() -> None:
         ("a long form of an element", a_delta(8, (b"\xd9\x01a",), b"")),
         ("an element below an element", a_delta(8, (b"\xa1a", b"\xa1a"), b"")),
         ("no path", a_delta(8, (), b"")),
-        ("no actor", a_delta(2, (b"\0" * 8,), [1, 0, 0, 0])),
+        ("no actor", a_delta(2, (b"\0" * 7 + b"\1",), [1, 0, 0, 0])),
         ("the cell of another", a_delta(2, (ACTOR[:7] + b"\2",), [1, 0, 0, 0])),
         ("too few numbers", a_delta(2, (ACTOR,), [1, 0, 0])),
         ("more undone than done", a_delta(2, (ACTOR,), [1, 0, 2, 0])),

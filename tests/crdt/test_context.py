@@ -8,8 +8,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from quorate.crdt.codec import decode_context, encode_context
 from quorate.crdt.context import CausalContext, pointwise_minimum
+from quorate.crdt.dots import make_actor
 
-DOTS = st.tuples(st.integers(1, 3), st.integers(1, 20))
+ACTORS = [make_actor(1, 1), make_actor(1, 2), make_actor(2, 1)]
+DOTS = st.tuples(st.sampled_from(ACTORS), st.integers(1, 20))
 SETS = st.frozensets(DOTS, max_size=40)
 
 
@@ -55,7 +57,7 @@ class ContextMachine(RuleBasedStateMachine):
         assert dots(self.context) == self.model
         assert self.context.count() == len(self.model)
         assert bool(self.context) == bool(self.model)
-        for actor in range(1, 4):
+        for actor in ACTORS:
             for counter in range(30):
                 assert self.context.contains(actor, counter) == ((actor, counter) in self.model)
 

@@ -31,7 +31,7 @@ from quorate.crdt.codec import decode_delta, encode_delta, encode_state
 from quorate.crdt.context import CausalContext, pointwise_minimum
 from quorate.crdt.delta import SPLIT_BYTES_MIN, Delta, merge_all, split, strip
 from quorate.crdt.dots import make_actor
-from quorate.crdt.folding import fold_delta, fold_state, plan, strangers
+from quorate.crdt.folding import fold_state, plan, takes
 from quorate.crdt.kind import Kind
 from quorate.crdt.kinds import (
     BoundedCounter,
@@ -151,7 +151,8 @@ def test_trap_3_the_tie_break_outlives_the_actor() -> None:
     right.apply(Assign("high"), wall_ms=NOON_MS)
     sync(left, right)
     assert left.value() == "high"
-    fold = plan(1, 0, {right.actor: 1}, {right.actor: left.actor})
+    left.state.finishing = frozenset([right.actor])
+    fold = plan(1, {right.actor: left.actor})
     assert LWWRegister.value(fold_state(left.state, fold), ()) == "high"
 
 
@@ -202,7 +203,7 @@ def test_trap_4_an_old_backup_spends_no_right_twice() -> None:
 def test_trap_5_ten_thousand_restarts_leave_no_trace() -> None:
     """Every life counts, adds and writes; behind the frontier all of them are one number."""
     replica = MemoryReplica(ORMap, make_actor(1, 1))
-    folded, sizes, first = 0, [], 1
+    sizes, first = [], 1
     for epoch in range(1, 10_001):
         replica = MemoryReplica(ORMap, make_actor(1, epoch), replica.state)
         replica.apply(at("visits", KindTag.PN_COUNTER, Increment(1)))
@@ -210,18 +211,16 @@ def test_trap_5_ten_thousand_restarts_leave_no_trace() -> None:
             replica.apply(at("last", KindTag.LWW_REGISTER, Assign(epoch % 100)), wall_ms=epoch)
             replica.apply(at("tags", KindTag.OR_SET, Add(epoch % 3)))
         if epoch % 100 == 0:
-            context = replica.state.context
-            last = {actor: context.vector[actor] for actor in context.actors() if actor}
-            del last[replica.actor]
-            fold = plan(epoch, folded, last, dict.fromkeys(last, replica.actor))
-            folded = fold.folded
+            gone = [actor for actor in replica.state.context.actors() if actor != replica.actor]
+            replica.state.finishing = frozenset(gone)
+            fold = plan(epoch // 100, dict.fromkeys(gone, replica.actor))
             replica = MemoryReplica(ORMap, replica.actor, fold_state(replica.state, fold))
             sizes.append(len(encode_state(replica.state)))
             first = epoch
     assert first == 10_000
     assert replica.value() == {"visits": 10_000, "last": 0, "tags": {0, 1, 2}}
     assert max(sizes) <= sizes[0] + 30, "numbers get longer, nothing else does"
-    assert len(replica.state.context.actors()) == 2
+    assert replica.state.context.actors() == [replica.actor]
 
 
 # --- increments -----------------------------------------------------------------------------------
@@ -389,12 +388,14 @@ def test_trap_13_a_removed_member_with_an_old_disk_is_told_apart() -> None:
     unseen = MemoryReplica(ORSet, gone.actor, old_disk)
     unseen.counter = 1
     unseen.apply(Add("never sent"))
-    fold = plan(1, 0, {gone.actor: 1}, {gone.actor: left.actor})
-    left.state = fold_state(left.state, fold)
-    assert strangers(unseen.state.as_delta(), [left.actor, right.actor]) == [gone.actor]
-    assert strangers(left.state.as_delta(), [left.actor, right.actor]) == []
-    with pytest.raises(CrdtError, match="removed"):
-        fold_delta(unseen.state.as_delta(), fold)
+    for replica in (left, right):
+        replica.state.finishing = frozenset([gone.actor])
+        replica.state = fold_state(replica.state, plan(1, {gone.actor: left.actor}))
+    assert not takes(3, 0), "what it says was made too long ago"
+    with pytest.raises(CrdtError, match="generation"):
+        left.join(unseen)
+    left.state.join(unseen.state.as_delta())  # were it taken all the same
+    assert left.value() == right.value() == {"kept"}
 
 
 def test_trap_14_only_members_count_for_the_frontier() -> None:

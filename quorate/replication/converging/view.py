@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 from quorate.base.limits import MIB
@@ -33,15 +33,21 @@ class Elements:
     """A ``View`` of the durable elements alone: what is read, and what is passed on.
 
     *context*, *retired* (by member, the last life whose dots all count as seen) are shared with
-    their owner, who changes them.
+    their owner, who changes them; so are *finishing*: lives that the next fold takes, and that are
+    whole here.
     """
 
     def __init__(
-        self, store: ElementStore, context: CausalContext, retired: Mapping[int, int]
+        self,
+        store: ElementStore,
+        context: CausalContext,
+        retired: Mapping[int, int],
+        finishing: Collection[int] = (),
     ) -> None:
         self.store = store
         self.context = context
         self.retired = retired
+        self.finishing = finishing
 
     def sees(self, actor: int, counter: int) -> bool:
         """Whether the replica has accounted for that dot."""
@@ -49,6 +55,10 @@ class Elements:
             return True
         retired = self.retired
         return bool(retired) and actor & NUMBER_MAX <= retired.get(actor >> 32, 0)
+
+    def finished(self, actor: int) -> bool:
+        """Whether that life is over, and all its records are here: see ``crdt.folding``."""
+        return actor in self.finishing or actor & NUMBER_MAX <= self.retired.get(actor >> 32, 0)
 
     def leaf(self, path: Path) -> Leaf:
         """What is alive in one element."""
@@ -98,9 +108,13 @@ class OpenBatch(Elements):
     makes them."""
 
     def __init__(
-        self, store: ElementStore, context: CausalContext, retired: Mapping[int, int]
+        self,
+        store: ElementStore,
+        context: CausalContext,
+        retired: Mapping[int, int],
+        finishing: Collection[int] = (),
     ) -> None:
-        super().__init__(store, context.copy(), retired)
+        super().__init__(store, context.copy(), retired, finishing)
         self._leaves: dict[bytes, Leaf] = {}
         self._keys: list[bytes] = []  # of these, in order
         #: What was looked up, with its key: an operation reads what its join reads again.
