@@ -315,22 +315,7 @@ class Node:
         admin = Admin(self)
         upgrades = Upgrades(replica, peers.connected)
         lifeline = Lifeline(self)
-        converging = Converging(
-            config.node_id,
-            disk.elements,
-            disk.element_runner,
-            self._clock,
-            self._random,
-            self.lives_machine,
-            Surroundings(
-                send=peers.send,
-                membership=lambda: replica.core.state.membership,
-                index=lambda: replica.applied,
-                begin=lifeline.begin,
-                adopt=lifeline.adopt,
-                failed=self._on_failure,
-            ),
-        )
+        converging = self._second_tier(disk, peers, replica, lifeline)
         return _Parts(
             gate=gate,
             log=disk.log,
@@ -361,6 +346,26 @@ class Node:
             ),
             upgrades=upgrades,
             tls=context,
+        )
+
+    def _second_tier(
+        self, disk: Disk, peers: PeerTransport, replica: Replica, lifeline: Lifeline
+    ) -> Converging:
+        return Converging(
+            self.config.node_id,
+            disk.elements,
+            disk.element_runner,
+            self._clock,
+            self._random,
+            self.lives_machine,
+            Surroundings(
+                send=peers.send,
+                membership=lambda: replica.core.state.membership,
+                index=lambda: replica.applied,
+                begin=lifeline.begin,
+                adopt=lifeline.adopt,
+                failed=self._on_failure,
+            ),
         )
 
     def _founders(self) -> Membership | None:

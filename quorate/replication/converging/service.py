@@ -245,19 +245,23 @@ class Converging:
             else:
                 self._written(frame, level, outcome, sink)
 
-        def ready() -> None:
+        def begin() -> None:
             try:
                 self.engine.write(frame, done)
             except StorageError as error:
-                failed(UnavailableError(f"the node's disk failed: {error}"))
                 self._failed(error)
+                raise UnavailableError(f"the node's disk failed: {error}") from error
+
+        def ready() -> None:
+            try:
+                begin()
             except QuorateError as error:
                 failed(error)
 
         if frame.after.index or frame.after.marks:
             self.levels.reach("causal", frame.after, ready, failed)
         else:
-            ready()
+            begin()
 
     def _written(
         self, frame: CrdtWrite, level: Level, done: Done, sink: Callable[[WriteAnswer], None]
