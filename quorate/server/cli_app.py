@@ -12,6 +12,7 @@ import typer
 from quorate.base.version import VERSION
 from quorate.server import (
     cli_certs,
+    cli_crdt,
     cli_demo,
     cli_kv,
     cli_lease,
@@ -41,6 +42,7 @@ app.command("serve")(cli_serve.serve)
 app.command("status")(cli_status.status)
 app.add_typer(cli_kv.app, name="kv")
 app.command("watch")(cli_watch.command)
+app.add_typer(cli_crdt.app, name="crdt")
 app.command("lock")(cli_lock.lock_command)
 app.command("elect")(cli_lock.elect_command)
 app.command("locks")(cli_lock.locks_command)

@@ -23,7 +23,13 @@ import typer
 
 from quorate.client.database import Database, connect
 from quorate.client.endpoints import Endpoint, parse_endpoints
-from quorate.errors import ConfigError, InvalidArgumentError, QuorateError, StorageError
+from quorate.errors import (
+    ConfigError,
+    InvalidArgumentError,
+    QuorateError,
+    StorageError,
+    UnconfirmedError,
+)
 from quorate.server.config import LISTEN_DEFAULT
 
 T = TypeVar("T")
@@ -59,7 +65,8 @@ def report_error(error: QuorateError, *, as_json: bool) -> Exit:
         shown = {"error": {"code": error.code, "message": text, "definite": error.definite}}
         sys.stderr.write(json.dumps(shown) + "\n")
     else:
-        open_end = exit_status(error) is Exit.UNKNOWN
+        told = isinstance(error, UnconfirmedError)  # it has happened, and the text says so
+        open_end = exit_status(error) is Exit.UNKNOWN and not told
         unknown = " (it may have happened, or may yet)" if open_end else ""
         sys.stderr.write(f"quorate: {text or error.code}{unknown}\n")
     return exit_status(error)
