@@ -87,7 +87,7 @@ def test_sets_and_what_is_typed(run: Run) -> None:
     assert run("set remove tags a").status == 0
     assert run("set count tags").out == "3\n"
     assert run("set clear tags").status == 0
-    assert sorted(run("set members tags").out.splitlines()) == ["5", '["x", 1]', "a", "b"]
+    assert run("set members tags").out == ""
 
 
 def test_registers_flags_and_maps(run: Run) -> None:
