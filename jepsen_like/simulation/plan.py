@@ -153,6 +153,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 8.0
     fsync: bool = True
     history_revisions: int = 20_000
+    journal_bytes: int = 2**28
     session_ttl_s: float = 10.0
     repeat_chance: float = 0.0
 
@@ -188,6 +189,8 @@ def draw(seed: int, workloads: Sequence[str] = ()) -> Plan:
         plan = _with_more(plan, random, HOLDERS, (0.5, 1.0, 2.0), longer=bool(workloads))
     if set(settings.workloads) & set(CONVERGING):
         random = stream(seed, "converging")
+        journal_bytes = random.choice((1000, 10_000, 2**28))
+        plan = replace(plan, settings=replace(settings, journal_bytes=journal_bytes))
         plan = _with_more(plan, random, CONVERGERS, (1.0, 2.0), longer=bool(workloads))
     return plan
 

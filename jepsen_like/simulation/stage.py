@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from types import ModuleType
 from typing import Any, Final, TextIO, TypeVar
 
 import msgspec
@@ -32,6 +33,7 @@ from quorate.errors import (
     UnavailableError,
 )
 from quorate.replication import kv_history
+from quorate.replication.converging import engine
 from quorate.replication.converging.view import ELEMENTS
 from quorate.replication.machine import Machine
 from quorate.server.node import Node
@@ -63,8 +65,11 @@ class Stage:
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._usual_disk = _disk_settings(plan.settings)
         self.cluster.on_node = self._observe
-        self._window: int = vars(kv_history)["HISTORY_REVISIONS_MAX"]
-        vars(kv_history)["HISTORY_REVISIONS_MAX"] = plan.settings.history_revisions
+        #: Limits of the product that the plan lowers, as they were.
+        self._limits = [
+            _set(kv_history, "HISTORY_REVISIONS_MAX", plan.settings.history_revisions),
+            _set(engine, "JOURNAL_BYTES_MAX", plan.settings.journal_bytes),
+        ]
 
     def _observe(self, _number: int, node: Node) -> None:
         observe(node, self._invariants, self._failed)
@@ -105,7 +110,8 @@ class Stage:
 
     def close(self) -> None:
         """Let go of everything."""
-        vars(kv_history)["HISTORY_REVISIONS_MAX"] = self._window
+        for module, name, value in self._limits:
+            _set(module, name, value)
         self.cluster.close()
 
     def digest(self) -> str:
@@ -360,8 +366,8 @@ class Stage:
         not run."""
         if not self.runs(number):
             return None
-        engine = self.node(number).parts.converging.engine
-        return bool(engine.own.ahead), engine.frontier
+        tier = self.node(number).parts.converging.engine
+        return bool(tier.own.ahead), tier.frontier
 
     def voters(self, number: int) -> list[int]:
         """Whom a node takes for voters, half of the way to another configuration both halves; []
@@ -393,8 +399,8 @@ class Stage:
         return all(map(self.runs, others)) and self._alike(others)
 
     def _alike(self, numbers: list[int]) -> bool:
-        engines = [self.node(each).parts.converging.engine for each in numbers]
-        return all(engine.frontier == engines[0].frontier for engine in engines)
+        tiers = [self.node(each).parts.converging.engine for each in numbers]
+        return all(tier.frontier == tiers[0].frontier for tier in tiers)
 
     def converged(self) -> bool:
         """Every member holds the same converging data, and nothing of it is under way."""
@@ -481,10 +487,10 @@ async def _checkpoint(node: Node) -> None:
 
 def _converging(node: Node) -> dict[tuple[str, bytes], bytes]:
     """What a node holds of converging data, by table and key."""
-    engine = node.parts.converging.engine
-    elements = engine.store.page(ELEMENTS, b"", None, 2**31, 2**62)
+    tier = node.parts.converging.engine
+    elements = tier.store.page(ELEMENTS, b"", None, 2**31, 2**62)
     found = {("elements", key): value for key, value in elements}
-    return {**found, ("context", b""): encode_context(engine.view.context)}
+    return {**found, ("context", b""): encode_context(tier.view.context)}
 
 
 def _records(node: Node) -> dict[tuple[str, bytes], bytes]:
@@ -494,6 +500,13 @@ def _records(node: Node) -> dict[tuple[str, bytes], bytes]:
         for table in tables
         for key, record in table.items()
     }
+
+
+def _set(module: ModuleType, name: str, value: int) -> tuple[ModuleType, str, int]:
+    """Give a constant of the product another value; returns how it was."""
+    before = vars(module)[name]
+    vars(module)[name] = value
+    return module, name, before
 
 
 def _disk_settings(settings: Settings) -> DiskSettings:

@@ -84,9 +84,8 @@ class CrdtChecker:
         Availability(findings, story).check()
         proves = facts["reads"] + facts["finals"] > 0 and facts["writes"] > facts["unknown_writes"]
         mine = findings.verdict(self.name, proves=proves, **facts)
-        if not any(each.invoked.f in _KV for each in story.others):
-            return mine
-        return merge(self.name, [mine, LevelsChecker().check(_kv_history(history))])
+        log = LevelsChecker().check(_kv_history(history))
+        return mine if log.valid == "unknown" else merge(self.name, [mine, log])
 
 
 # --- nothing is lost ------------------------------------------------------------------------------
