@@ -218,11 +218,9 @@ class _Listener:
         machines, invariants, disk = self._machines, self._invariants, self._disk
         apply: Callable[..., Applied] = machines.apply
 
-        def applied(
-            index: int, term: int, payload: bytes | None, prepared: object = None
-        ) -> Applied:
+        def applied(index: int, term: int, payload: bytes | None, *more: object) -> Applied:
             invariants.applied(disk, int(index), int(term), payload)
-            outcome = apply(index, term, payload, prepared)
+            outcome = apply(index, term, payload, *more)
             ended = [
                 event.lease
                 for _machine, _key, event in outcome.effects

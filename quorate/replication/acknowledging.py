@@ -256,6 +256,11 @@ class Acknowledging:
 
     # --- the other voters ------------------------------------------------------------------------
 
+    @property
+    def waited_for(self) -> bool:
+        """Whether a leader wants to hear when this member has applied more."""
+        return bool(self._askers)
+
     def asked(self, node: NodeId, index: LogIndex, applied: LogIndex) -> None:
         """*node* leads, and waits until this member has applied *index*."""
         if index <= applied:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from quorate.base.invariants import must
-from quorate.base.limits import MIB
+from quorate.base.limits import KIB, MIB
 from quorate.base.types import LogIndex
 from quorate.consensus.messages import Entry, EntryKind
 from quorate.consensus.state import State
@@ -22,11 +23,15 @@ from quorate.replication.divergence import DivergenceWatch
 from quorate.replication.feeds import Feeds
 from quorate.replication.log_cache import LogCache
 from quorate.replication.machines import Machines
-from quorate.replication.proposals import Proposals, answer
+from quorate.replication.proposals import Proposals, Proposed, answer
+from quorate.replication.sessions import Outcome
 from quorate.storage.interfaces import LogStore
 
 #: Longest uninterrupted stretch of applying.
 APPLY_SLICE_S = 0.005
+#: What a follower leaves for later, at most: some 0.3 ms of work.
+GATHERED_ENTRIES = 8
+GATHERED_BYTES = 4 * KIB
 #: Payload bytes read back from the log at once.
 READ_BACK_BYTES = 4 * MIB
 
@@ -34,8 +39,9 @@ READ_BACK_BYTES = 4 * MIB
 class Applier:
     """Moves ``applied`` up to the core's commit index.
 
-    *on_progress*: after each slice that applied something. *ready* is False while the machines
-    are being replaced by a snapshot; nothing is applied then.
+    *on_answered*: after the answers to an entry's submissions. *on_progress*: after each slice that
+    applied something. *ready* is False while the machines are being replaced by a snapshot; nothing
+    is applied then.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class Applier:
         #: Counts the replacements of the state: what was read back before one is dropped.
         self._era = 0
         self._reading_back = False
+        self.on_answered: Callable[[], None] = _nothing
         self.ready = True
         self.applied = applied
         self.entry_count = 0
@@ -99,6 +106,29 @@ class Applier:
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._later)
+
+    def heard(self, *, waited_for: bool, behind_disk: bool) -> None:
+        """More is committed. *waited_for*: by somebody whom this object does not know of.
+        *behind_disk*: an answer to a member waits for this one's disk, and goes first.
+
+        A little that nobody waits for is left for the next tick, or for when it has become more:
+        applied together, all entries but the first find their code and data in the caches (a put
+        costs a follower 9 % less time).
+        """
+        if not (waited_for or self._proposals.waited_for or self._feeds):
+            applied, last = self.applied, self._state.commit
+            few = last - applied < GATHERED_ENTRIES
+            if few and self._state.log.size_between(applied, last) <= GATHERED_BYTES:
+                return
+        if behind_disk:
+            self.later()
+        else:
+            self.run()
+
+    def catch_up(self) -> None:
+        """Somebody is about to look: apply what was left."""
+        if self.applied < self._state.commit:
+            self._later()
 
     def later(self) -> None:
         """Run in the turn after the next: what was handed to the disk in this one, and the answer
@@ -139,7 +169,8 @@ class Applier:
         prepared = None
         if proposed is not None and payload is not None:
             prepared = [waiting.prepared for waiting in proposed.waiting]
-        outcome = self._machines.apply(entry.index, entry.term, payload, prepared)
+        answers = None if proposed is None else partial(self._answer, proposed)
+        outcome = self._machines.apply(entry.index, entry.term, payload, prepared, answers)
         self.applied = entry.index
         self.entry_count += 1
         self.command_count += outcome.command_count
@@ -147,9 +178,11 @@ class Applier:
         self._divergence.applied(entry.index, self._machines.state_hash)
         if outcome.effects:
             self._feeds.happened(outcome.effects)
-        if proposed is not None:
-            for waiting, each in zip(proposed.waiting, outcome.outcomes, strict=True):
-                answer(waiting, each)
+
+    def _answer(self, proposed: Proposed, outcomes: Sequence[Outcome]) -> None:
+        for waiting, outcome in zip(proposed.waiting, outcomes, strict=True):
+            answer(waiting, outcome)
+        self.on_answered()
 
     def _read_back(self) -> None:
         """Entries that left memory: read a stretch, apply it, come again. Never one that is still
@@ -195,3 +228,7 @@ class Applier:
             self.soon()
         except Exception as error:  # noqa: BLE001 - as in ``_later``
             self._on_failure(error)
+
+
+def _nothing() -> None:
+    """Until somebody wants to hear."""

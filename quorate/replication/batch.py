@@ -7,11 +7,14 @@ run of them in one call. So ``Submit`` is a disk format too, under the same rule
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import msgspec
 
 from quorate.base.frames import Submit
+from quorate.consensus.messages import Entry, EntryKind
 from quorate.errors import WireFormatError
 
 #: Far beyond any clock; so that a deadline counted from it stays a 64-bit number.
@@ -61,3 +64,13 @@ def batch_time_ms(payload: bytes) -> int:
         return _head_decoder.decode(payload).time_ms
     except _UNREADABLE as error:
         raise WireFormatError(f"log entry payload is not a batch: {error}") from error
+
+
+def last_time_ms(entries: Sequence[Entry]) -> int:
+    """Cluster time of the last batch among *entries*, 0 if there is none. What cannot be read does
+    not count: apply ignores it too."""
+    for entry in reversed(entries):
+        if entry.kind == EntryKind.BATCH:
+            with contextlib.suppress(WireFormatError):
+                return batch_time_ms(entry.payload)
+    return 0

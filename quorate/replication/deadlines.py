@@ -41,11 +41,10 @@ class Deadlines:
     def due(self, now_ms: int) -> Iterator[int]:
         """Ids whose deadline has come, in order; each is to be ended before the next is asked
         for."""
-        while True:
+        while self._heap and self._heap[0][0] <= now_ms:  # none is later than it shows
             self._mend()
-            if not self._heap or self._heap[0][0] > now_ms:
-                return
-            yield heapq.heappop(self._heap)[1]
+            if self._heap and self._heap[0][0] <= now_ms:
+                yield heapq.heappop(self._heap)[1]
 
     def sweep(self, live_count: int) -> None:
         """Drop what has ended, if that is most of it."""

@@ -64,6 +64,9 @@ _logger = logging.getLogger(__name__)
 EXPIRE_RETRY_MS: Final = 1000  # after a machine's ``expire`` raised, its deadlines wait so long
 STATE_HASH_BYTES: Final = 8
 
+#: Takes what the submissions of an entry came to, in their order.
+Answers = Callable[[Sequence[Outcome]], None]
+
 
 class Applied(msgspec.Struct, frozen=True):
     """What an entry came to: one outcome per submission, in order, and what watchers may hear."""
@@ -200,9 +203,12 @@ class Machines:
         term: int,
         payload: bytes | None,
         prepared: Sequence[Prepared] | None = None,
+        answers: Answers | None = None,
     ) -> Applied:
         """Apply the next entry of the log. *payload*: an encoded ``Batch``, or None for an entry
         that is not for machines. *prepared*: of exactly its submissions, on the node that made it.
+        *answers*: gets the outcomes as soon as they stand, before the entry is finished and hashed,
+        which changes none of them.
 
         Raises:
             InvariantViolationError, MemoryError: the state is not to be trusted; stop the node.
@@ -214,7 +220,7 @@ class Machines:
         applied = Applied(index)
         batch = None if payload is None else _decode_payload(index, payload)
         if batch is not None:
-            applied = self._apply_batch(index, term, batch, prepared)
+            applied = self._apply_batch(index, term, batch, prepared, answers)
             if self.registry.missing is not None:
                 raise self.registry.missing
         self._index = index
@@ -223,7 +229,12 @@ class Machines:
         return applied
 
     def _apply_batch(
-        self, index: int, term: int, batch: Batch, prepared: Sequence[Prepared] | None
+        self,
+        index: int,
+        term: int,
+        batch: Batch,
+        prepared: Sequence[Prepared] | None,
+        answers: Answers | None,
     ) -> Applied:
         must(
             prepared is None or len(prepared) == len(batch.submissions),
@@ -255,6 +266,8 @@ class Machines:
         for at, submit in enumerate(batch.submissions):
             known = None if prepared is None else prepared[at]
             outcomes.append(self._apply_submission(submit, known, context))
+        if answers is not None:
+            answers(outcomes)
         context.session = 0
         for machine in self._finishing:
             self._guarded(machine, "finish", machine.finish, context)

@@ -79,6 +79,11 @@ class Proposals:
     def queued_bytes(self) -> int:
         return self._queue_bytes
 
+    @property
+    def waited_for(self) -> bool:
+        """Whether the outcome of any entry is."""
+        return self._proposed_count > 0
+
     def in_flight(self, term: Term) -> int:
         """Entries proposed here in *term* and not applied yet. Those of earlier terms do not count:
         this leader's own may be what decides them."""

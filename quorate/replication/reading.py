@@ -253,7 +253,19 @@ class Serving:
             self._round_soon()
         elif not self._applier.ready:
             raise UnavailableError("this node is loading a snapshot; ask another")
-        elif query.after <= self._applier.applied:
+        else:
+            self._query_here(query, sink)
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether queries wait for this member to apply more."""
+        return self._reads.any_granted
+
+    def _query_here(self, query: Query, sink: QuerySink) -> None:
+        self._applier.catch_up()
+        if self._stopped:  # that failed
+            raise ClosedError("the node is stopping")
+        if query.after <= self._applier.applied:
             sink(self._answer(query))
         else:
             self._reads.add_behind(query, sink, self._clock.monotonic_s())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from random import Random
 
 import msgspec
@@ -35,9 +35,7 @@ from quorate.consensus.events import (
 )
 from quorate.consensus.membership import Membership
 from quorate.consensus.messages import (
-    Entry,
     EntryId,
-    EntryKind,
     Heartbeat,
     HeartbeatReply,
     Message,
@@ -55,7 +53,7 @@ from quorate.errors import (
 )
 from quorate.replication.acknowledging import Acknowledging
 from quorate.replication.applying import Applier
-from quorate.replication.batch import Batch, batch_time_ms, encode_batch
+from quorate.replication.batch import Batch, encode_batch, last_time_ms
 from quorate.replication.clock import Clock, ClusterClock, TickPace
 from quorate.replication.disk import Held, JobRunner, LogWriter
 from quorate.replication.divergence import DivergenceWatch
@@ -357,6 +355,11 @@ class Replica:
         """Cluster time, for the leader: never before that of any entry seen."""
         return self._cluster_clock.now_ms(max(self._last_time_ms, self.machines.time_ms))
 
+    def on_answered(self, flush: Callable[[], None]) -> None:
+        """*flush* is called when the submissions of an entry have been answered and more is to be
+        done in the same turn of the loop."""
+        self._applier.on_answered = flush
+
     # --- reads -----------------------------------------------------------------------------------
 
     def query(self, query: Query, sink: QuerySink) -> None:
@@ -380,6 +383,7 @@ class Replica:
             self.divergence.on_digest(frame, self._applier.applied)
             self._acknowledging.heard(frame)
         elif isinstance(frame, AppliedRequest):
+            self._applier.catch_up()
             self._acknowledging.asked(frame.sender, frame.index, self._applier.applied)
         else:
             self.step(frame)
@@ -440,10 +444,13 @@ class Replica:
         """The duties of an output, in its order."""
         self._performing = True
         try:
-            if output.persist is not None and output.install is None:
-                self._persist(output.persist)
+            persist = output.persist if output.install is None else None
+            if persist is not None:
+                self._remember(persist)
             for message in output.messages:
                 self._send(message)
+            if persist is not None:  # others' disks are asked first: this one is nearer
+                self.writer.write(persist)
             if output.after_persist:
                 self._hold(output.after_persist)
             if output.role_change is not None:
@@ -452,11 +459,12 @@ class Replica:
                 self._transport.set_members(self.addresses())
                 self._acknowledging.forget(output.membership.members())
                 self._on_membership(output.membership)
-            if output.commit and output.persist is not None and not self.is_leader:
-                self._applier.later()
-            elif output.commit:
-                self._applier.run()
+            if output.commit:
+                waited_for = self._serving.waited_for or self._acknowledging.waited_for
+                behind = output.persist is not None and not self.is_leader
+                self._applier.heard(waited_for=waited_for or self.is_leader, behind_disk=behind)
             if output.read_states:
+                self._applier.catch_up()
                 for read in output.read_states:
                     self._serving.on_index(read.context, read.index)
                 self._serving.serve()
@@ -467,23 +475,12 @@ class Replica:
         finally:
             self._performing = False
 
-    def _persist(self, persist: Persist) -> None:
+    def _remember(self, persist: Persist) -> None:
         self._last_persist_id = persist.id
         if persist.entries:
             self._cache.add(persist.entries)
-            if self.core.state.role is not Role.LEADER:
-                self._note_time(persist.entries)
-        self.writer.write(persist)
-
-    def _note_time(self, entries: Sequence[Entry]) -> None:
-        """Cluster time never goes back along the log, whoever leads next."""
-        for entry in reversed(entries):
-            if entry.kind == EntryKind.BATCH:
-                try:
-                    self._last_time_ms = max(self._last_time_ms, batch_time_ms(entry.payload))
-                except QuorateError:
-                    continue  # apply ignores it too
-                return
+            if self.core.state.role is not Role.LEADER:  # time never goes back along the log
+                self._last_time_ms = max(self._last_time_ms, last_time_ms(persist.entries))
 
     def _hold(self, messages: tuple[Message, ...]) -> None:
         """They promise what is not durable yet, or may not be: all that was handed to the disk."""
@@ -535,6 +532,7 @@ class Replica:
         if self._stopped:
             return
         try:
+            self._applier.catch_up()
             self._serving.on_tick(now_s)
             self._acknowledging.on_tick(now_s)
             self.feeds.on_tick(now_s)

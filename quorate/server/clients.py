@@ -109,6 +109,9 @@ class ClientService:
         self._connections: dict[ClientConnection, None] = {}
         self._stopped = False
         self._told: LeaderInfo | None = None
+        self._loop = asyncio.get_running_loop()
+        self._unsent: list[Connection] = []  # with answers that wait for the flush
+        replica.on_answered(self.flush)
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -140,6 +143,19 @@ class ClientService:
         self._told = info
         for connection in list(self._connections):
             connection.push(info)
+
+    def flush_soon(self, connection: Connection) -> None:
+        """*connection* has answers to send in this turn, or as soon as those of an entry are all
+        there: one write for each connection, and one callback for all of them."""
+        if not self._unsent:
+            self._loop.call_soon(self.flush)
+        self._unsent.append(connection)
+
+    def flush(self) -> None:
+        """Send all answers now."""
+        unsent, self._unsent = self._unsent, []
+        for connection in unsent:
+            connection.flush()
 
     def accept(self, connection: Connection) -> None:
         """Serve a TCP connection whose hello was accepted and not yet answered."""
@@ -362,7 +378,8 @@ class _TcpClient(ClientConnection):
         except LimitExceededError as error:
             connection.abort(f"an answer is too large: {error}")
             return
-        connection.send_soon(encoded)
+        if connection.queue(encoded):
+            self._service.flush_soon(connection)
         if not connection.writable:
             connection.pause_reading()  # no new requests before the answers to the old are read
             if connection.queued_bytes > UNREAD_BYTES_MAX:

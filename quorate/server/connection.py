@@ -1,4 +1,4 @@
-"""One TCP connection of a node: bytes in, frame bodies out; frames in, at once or once per turn.
+"""One TCP connection of a node: bytes in, frame bodies out; frames in, at once or gathered.
 
 What frames mean is decided by whoever sets ``on_bodies``; a connection changes hands once, when
 its hello says what it is for.
@@ -37,7 +37,6 @@ class Connection(asyncio.Protocol):
         self.on_writable: Callable[[], None] | None = None
         self.on_gone: Callable[[Connection], None] | None = None
         self._splitter = FrameSplitter(GREETING_BYTES_MAX)
-        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._out_bytes = 0
@@ -122,19 +121,20 @@ class Connection(asyncio.Protocol):
         this node's next fsync or apply); dropped if closed."""
         if self._out:
             self._out.append(frame)
-            self._flush()
+            self.flush()
         elif self._transport is not None and not self._transport.is_closing():
             self._transport.write(frame)
 
-    def send_soon(self, frame: bytes) -> None:
-        """Queue an encoded frame for the one write of this loop turn: for answers, of which there
-        are many at once, and a write is a system call each; dropped if closed."""
-        if not self._out:
-            self._loop.call_soon(self._flush)
+    def queue(self, frame: bytes) -> bool:
+        """Keep an encoded frame for the next ``flush``: of answers there are many at once, and a
+        write is a system call each. True: it is the first since the last one."""
+        first = not self._out
         self._out.append(frame)
         self._out_bytes += len(frame)
+        return first
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what is queued; it is dropped if closed."""
         out = self._out
         if not out:
             return
@@ -160,7 +160,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Send what is queued, then close; ``on_closed`` is not called."""
         self.on_closed = None
-        self._flush()
+        self.flush()
         if self._transport is not None:
             self._transport.close()
 

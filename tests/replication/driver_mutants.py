@@ -71,7 +71,7 @@ DRIVER_MUTANTS = (
     ),
     Mutant(
         "cluster time is taken from an entry only if it is the last of its request",
-        REPLICA,
+        f"{ROOM}batch.py",
         "for entry in reversed(entries):",
         "for entry in entries[-1:]:",
         ("replica",),
@@ -103,6 +103,20 @@ DRIVER_MUTANTS = (
         '_fail_unknown(entry, "a snapshot from the leader took the place of the log")',
         '[_fail(each, NotLeaderError.code, "") for each in entry.waiting]',
         ("proposals",),
+    ),
+    Mutant(
+        "what a follower leaves for later waits until it has become more",
+        REPLICA,
+        "            self._applier.catch_up()\n            self._serving.on_tick(now_s)\n",
+        "            self._serving.on_tick(now_s)\n",
+        ("applying",),
+    ),
+    Mutant(
+        "a deposed leader leaves for later what its clients wait for",
+        APPLYING,
+        "waited_for or self._proposals.waited_for or self._feeds",
+        "waited_for or self._feeds",
+        ("applying",),
     ),
     Mutant(
         "what a snapshot passed over is never answered",
@@ -366,8 +380,8 @@ DRIVER_MUTANTS = (
     Mutant(
         "a causal read does not wait for its entry",
         READING,
-        "elif query.after <= self._applier.applied:",
-        "elif True:",
+        "if query.after <= self._applier.applied:",
+        "if True:",
         ("acknowledging",),
     ),
 )

@@ -399,7 +399,9 @@ class Rig:
         self.net.sent.clear()
 
     async def settle(self) -> None:
-        """Apply what is committed, also what has to be read back."""
+        """Apply what is committed, also what is left for the next tick, or has to be read back."""
+        await turns()
+        self.replica._applier.catch_up()
         await turns()
         while self.reader.jobs:
             self.reader.step()

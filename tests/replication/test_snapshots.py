@@ -159,7 +159,7 @@ def test_the_state_arrives_and_the_member_goes_on_from_it() -> None:
             batch_entry(index + 1, term, hit("after")), prev=(index, term), term=term,
             commit=index + 1, sender=1,
         )  # fmt: skip
-        await turns()
+        await pair.member.settle()
         assert pair.member.tally.count == pair.leader.tally.count + 1
 
     virtually(main())
@@ -403,7 +403,7 @@ def test_a_snapshot_overtaken_by_the_log_while_it_came_is_not_installed() -> Non
 
         pair.prepare = lambda wire: setattr(wire, "touch", overtake)
         assert await pair.send() == (TWO, pair.index, True)
-        await turns(20)
+        await pair.member.settle()
         assert pair.member.receiver.installed_count == 0
         assert pair.member.machines.state_hash == pair.leader.machines.state_hash
         assert pair.member.state.log.floor.index == 0
