@@ -191,7 +191,8 @@ class Node:
         after: Position = NOWHERE,
         sequence: int = 0,
     ) -> CrdtWritten:
-        assert self.tier is not None
+        if self.tier is None:
+            raise UnavailableError("the node is down")
         if not sequence:
             self.sequence += 1
             sequence = self.sequence
@@ -214,7 +215,8 @@ class Node:
     async def ask(
         self, *questions: Question, level: str = "eventual", after: Position = NOWHERE
     ) -> tuple[list[Any], Position]:
-        assert self.tier is not None
+        if self.tier is None:
+            raise UnavailableError("the node is down")
         future: asyncio.Future[CrdtAnswer] = self.world.loop.create_future()
         frame = CrdtRead(1, LEVELS.index(level), questions, after)  # type: ignore[arg-type]
         self.tier.read(frame, lambda answer: _settle(future, answer))

@@ -14,6 +14,7 @@ import msgspec
 
 from quorate.base.crdt_frames import CrdtWrite, Refusal
 from quorate.base.crdt_operations import Clear, Operation, Remove, Update
+from quorate.base.invariants import must
 from quorate.crdt.clock import Stamp, observe, tick
 from quorate.crdt.codec import encode_context, encode_delta
 from quorate.crdt.context import CausalContext
@@ -167,6 +168,17 @@ class Commit:
         """The elements that were joined may show what all these records did."""
         self._ahead = dict(self._ahead)
         raise_to(self._ahead, frontier)
+
+    def release(self) -> None:
+        """Give up on records that elements here show something of and that do not come. What is
+        here by now becomes one record of this life, which can only be had by ranges: whoever lacks
+        it takes over all that is shown here, and nothing waits for the others any more."""
+        must(not self.records and not self._deltas, "nothing but this", own=self._own.sequence)
+        sequence = self._own.sequence + 1
+        self._own = msgspec.structs.replace(self._own, sequence=sequence)
+        self.frontier[self._own.actor] = sequence
+        self._floors = {**self._floors, self._own.actor: sequence}
+        self._ahead = {}
 
     def begin_at(self, generation: int) -> None:
         """Nothing stands here yet that a fold would change: begin behind the last one."""

@@ -183,11 +183,15 @@ class Engine:
     @property
     def position(self) -> Position:
         """What a reader has seen who reads now."""
+        return position_of(self.shown(), self._index())
+
+    def shown(self) -> Mapping[int, int]:
+        """By life, the last record that elements here may show something of."""
         if not self.own.ahead:
-            return position_of(self.frontier, self._index())
+            return self.frontier
         seen = dict(self.frontier)
         raise_to(seen, self.own.ahead)
-        return position_of(seen, self._index())
+        return seen
 
     @property
     def waiting_count(self) -> int:

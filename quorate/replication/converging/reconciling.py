@@ -32,7 +32,12 @@ here, so the server's element cannot bring it back.
 element, in every commit. Such a dot is found where it is alive by everything that speaks of it, and
 whatever removes it adds it to the context. If the session is given up, what was joined stays, and
 the records come or another session does. What a reader sees may be ahead of the frontier, so its
-position includes the server's frontier (``Own.ahead``).
+position includes the server's frontier (``Own.ahead``), and so does what own records say that they
+were made after. Some of these records may never come: the server has lost its disk, or a session
+with it was given up and it stays away. Then the node *releases* what it shows, after ``RELEASE_S``:
+it makes a record of its own, which stands for all of it and is in no journal, so all others take
+over from this node what it stands for. A node that is ahead serves nobody, before that: all who
+took over from it would be ahead, too.
 
 **Lives that were folded away** count as seen by a replica that has done so. A node whose data is
 older than a fold, or that is empty, may lack some of their elements; so each side goes by its own
@@ -57,6 +62,7 @@ import msgspec
 from quorate.base.types import NodeId
 from quorate.errors import ClosedError, QuorateError, UnavailableError
 from quorate.replication.clock import Clock
+from quorate.replication.converging.committing import Commit
 from quorate.replication.converging.disseminating import Disseminating
 from quorate.replication.converging.engine import Engine
 from quorate.replication.converging.pulling import Counts, Pull, is_blank
@@ -78,6 +84,8 @@ SETTLE_S: Final = 0.5
 #: The pause after a session that was given up, doubled each time.
 PAUSE_S: Final = 1.0
 PAUSE_S_MAX: Final = 30.0
+#: After a session, records of what it showed are waited for so long.
+RELEASE_S: Final = 5.0
 
 
 class _Want(msgspec.Struct):
@@ -114,6 +122,7 @@ class Reconciling:
         self._pull: Pull | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
+        self._ahead_s: float | None = None  # since when records are waited for
         self.counts = Counts()
         self.done = 0  #: sessions that came to their end
         self.given_up = 0
@@ -179,6 +188,22 @@ class Reconciling:
         """Begin what is due."""
         self._serving.on_tick(now_s)
         self._plan(now_s)
+        self._release(now_s)
+
+    def _release(self, now_s: float) -> None:
+        """Records that elements here show something of have not come for long: a session was given
+        up, or whoever had them lost its disk. Let nobody wait for them."""
+        engine = self._engine
+        if not engine.own.ahead or self._task is not None:
+            self._ahead_s = None
+        elif self._ahead_s is None:
+            self._ahead_s = now_s
+        elif now_s - self._ahead_s >= RELEASE_S:
+            self._ahead_s = None
+            if engine.own.actor:
+                engine.alone(_released)
+            else:
+                engine.living.begin()
 
     def _plan(self, now_s: float) -> None:
         if self._task is not None or self._stopped:
@@ -270,6 +295,15 @@ class Reconciling:
             "elements_fetched": self.counts.fetched,
             "elements_joined": self.counts.joined,
         }
+
+
+def _released(engine: Engine) -> Commit | None:
+    if not engine.own.ahead or not engine.own.actor:
+        return None
+    _logger.info("what is here beyond %s goes on as a record of this node", engine.own.ahead)
+    commit = engine.open()
+    commit.release()
+    return commit
 
 
 def _settle(waiter: asyncio.Future[None], error: QuorateError | None) -> None:

@@ -128,6 +128,9 @@ class Serving:
         """Elements, context and frontier are of one state now. Asked again, the answer is the
         same: by then elements may be newer than what the session began with, never older."""
         engine = self._engine
+        if engine.own.ahead:
+            self._end(frame.sender, frame.session, "it is itself taking over from another")
+            return
         session = self._sessions.get(frame.sender)
         if session is None or session.number != frame.session:
             begun = CrdtBegun(
@@ -271,7 +274,7 @@ class Serving:
         engine, before = self._engine, session.frontier
         more = {
             actor: sequence
-            for actor, sequence in engine.frontier.items()
+            for actor, sequence in engine.shown().items()
             if sequence > before.get(actor, 0)
         }
         return CrdtElements(
