@@ -311,8 +311,8 @@ MUTANTS = (
     Mutant(
         "a removal by token does not wait for what was read",
         _in("observing"),
-        "        if not all(view.sees(actor, counter) for",
-        "        if not all(actor for",
+        "        if not all(dot in here or view.sees(*dot) for",
+        "        if not all(dot for",
         ("kinds",),
     ),
     Mutant(
@@ -475,8 +475,8 @@ MUTANTS = (
     Mutant(
         "rights that were given to one who was gone stay there",
         _in("bounded"),
-        "    if giver != segment_of(at.actor) or not mine or not view.finished(owner_of(receiver)):",
-        "    if True:",
+        "or not mine or not view.finished(owner_of(receiver)):",
+        "or True:",
         ("folding",),
     ),
     Mutant(
