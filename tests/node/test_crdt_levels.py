@@ -195,11 +195,19 @@ def test_a_handle_goes_on_elsewhere_and_counts_once(cluster: SimulatedCluster) -
         assert db.converging.node == first
         cluster.crash(first, power=False)
         await asyncio.sleep(0.5)
-        await db.counter("c").increment(level="eventual")
+        counter = db.counter("c")
+        for level in ("quorum", "causal", "eventual"):
+            await counter.increment(level=level)
+            assert await counter.value(level=level) >= 2
         assert db.converging.node != first
+        error = await outcome(counter.increment(level="strong"))
+        assert isinstance(error, UnconfirmedError)
+        assert error.members == (first,)
+        assert isinstance(await outcome(counter.value(level="strong")), UnavailableError)
         cluster.restart(first)
         back = await pinned(cluster, second)
-        await agree(db, back, name="c", value=2)
+        await agree(db, back, name="c", value=5)
+        assert await counter.value(level="strong") == 5
 
     cluster.run(story())
 
