@@ -253,7 +253,11 @@ class OutcomeUnknownError(QuorateError):
 class UnconfirmedError(QuorateError):
     """A ``strong`` write took effect, and is committed in the entry at *index*, but not every voter
     has confirmed in time that it has applied it: *members* have not. They will, once they can be
-    reached. Do not repeat the write: it has happened. *result* is what it came to."""
+    reached. Do not repeat the write: it has happened. *result* is what it came to.
+
+    Of CRDT data: a ``strong`` or ``quorum`` write took effect on the node that took it, and of all
+    others that the level asks for, *members* have not confirmed it. *result* is None.
+    """
 
     definite = False
     code = "unconfirmed"

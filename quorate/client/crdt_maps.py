@@ -142,7 +142,8 @@ class ORMap(_Clearable[dict[Any, Any]]):
         async for key, kind, value in self._entries(level, None, timeout):
             if last != [key]:
                 last = [key]
-                yield key, await self._whole(key, kind, value, level, timeout)
+                whole = await self._whole(key, kind, level, timeout) if kind in MANY else value
+                yield key, whole
 
     async def value(
         self,
@@ -155,7 +156,8 @@ class ORMap(_Clearable[dict[Any, Any]]):
         found: dict[Any, Any] = {}
         async for key, kind, value in self._entries(level, receipt, timeout):
             if key not in found:
-                found[key] = await self._whole(key, kind, value, level, timeout)
+                whole = await self._whole(key, kind, level, timeout) if kind in MANY else value
+                found[key] = whole
         return found
 
     async def conflicts(
@@ -168,10 +170,8 @@ class ORMap(_Clearable[dict[Any, Any]]):
         found: dict[Any, dict[str, Any]] = {}
         for key, tags in kinds.items():
             if len(tags) > 1:
-                handles = [self.crdt(key, KINDS[KindTag(tag)]) for tag in tags]
                 found[key] = {
-                    type(each).__name__: await each.value(level=level, timeout=timeout)
-                    for each in handles
+                    kind_name(tag): await self._whole(key, tag, level, timeout) for tag in tags
                 }
         return found
 
@@ -186,17 +186,17 @@ class ORMap(_Clearable[dict[Any, Any]]):
         self,
         key: Key,
         kind: int,
-        value: Any,  # noqa: ANN401  None: it has to be asked for
         level: Level | None,
         timeout: float | None,
-    ) -> Any:  # noqa: ANN401
-        if kind in MANY:
-            return await self.crdt(key, KINDS[KindTag(kind)]).value(level=level, timeout=timeout)
-        return value
+    ) -> Any:  # noqa: ANN401  each kind has its own
+        handle = KINDS.get(kind)
+        if handle is None:  # of a newer version
+            return None
+        return await self.crdt(key, handle).value(level=level, timeout=timeout)
 
 
 #: All kinds, by what stands for them on the wire.
-KINDS: Final[dict[KindTag, type[Data[Any]]]] = {
+KINDS: Final[dict[int, type[Data[Any]]]] = {
     each.kind: each
     for each in (
         GCounter,
@@ -216,7 +216,12 @@ KINDS: Final[dict[KindTag, type[Data[Any]]]] = {
 MANY: Final = frozenset(
     (KindTag.MV_REGISTER, KindTag.G_SET, KindTag.TWO_P_SET, KindTag.OR_SET, KindTag.OR_MAP)
 )
-must(sorted(KINDS) == sorted(KindTag), "every kind has its handle", kinds=sorted(KINDS))
+must({*MANY} <= {*KINDS}, "what has many can be read", kinds=sorted(KINDS))
+
+
+def kind_name(tag: int) -> str:
+    """What users know a kind of data as."""
+    return KINDS[tag].__name__ if tag in KINDS else f"kind {tag}"
 
 
 class CrdtName(NamedTuple):
@@ -289,8 +294,7 @@ class Converging:
             question = Names(prefix, start)
             items, start = await self._crdt_scope.read(question, level, None, timeout)
             for name, kinds in items:
-                shown = tuple([KINDS[KindTag(kind)].__name__ for kind in kinds])
-                yield CrdtName(as_key(name), shown)
+                yield CrdtName(as_key(name), tuple(map(kind_name, kinds)))
             if not start:
                 return
 
