@@ -33,6 +33,7 @@ from quorate.client.endpoints import parse_endpoint
 from quorate.consensus.events import ChangeMembership, TransferLeadership
 from quorate.consensus.membership import ChangeKind, MemberChange
 from quorate.consensus.output import Refusal
+from quorate.consensus.quorum import has_quorum
 from quorate.errors import (
     InvalidArgumentError,
     MembershipError,
@@ -236,8 +237,9 @@ class Admin:
             return {"leader": replica.node_id}
         return {"leader": await self.transfer(target)}
 
-    async def transfer(self, target: NodeId) -> NodeId:
+    async def transfer(self, target: NodeId, hopeful: Callable[[], bool] = lambda: True) -> NodeId:
         """Hand leadership over to *target*, 0: to the best follower; returns the new leader.
+        It is waited for no longer than *hopeful* says that it may come.
 
         Raises:
             NotLeaderError: this node does not lead.
@@ -257,13 +259,41 @@ class Admin:
             raise TransferRefusedError(f"not handed over: {reason}")
         loop = asyncio.get_running_loop()
         end_s = loop.time() + TRANSFER_TIMEOUT_S
-        while loop.time() < end_s and not replica.stopped:
+        while loop.time() < end_s and not replica.stopped and hopeful():
             if not replica.is_leader and replica.leader != NO_NODE:
                 return replica.leader
             if replica.is_leader and replica.core.state.transfer_target == NO_NODE:
                 raise TransferError("the target did not take over in time; this node leads on")
             await asyncio.sleep(POLL_S)
         raise TransferError("this node gave up leading, and knows of no new leader yet")
+
+    async def hand_over(self) -> None:
+        """Before this node stops: if it leads, give leadership to the connected voter with the
+        longest log. No time is lost on members that are not there, as when all stop together.
+
+        Raises:
+            TransferRefusedError: too few members are connected to elect another leader.
+            TransferError: it did not finish in time, or they have gone meanwhile.
+        """
+        replica = self._node.replica
+        state = replica.core.state
+        if not replica.is_leader or set(state.membership.voters) == {replica.node_id}:
+            return
+        able = self._able_to_lead()
+        if not able:
+            raise TransferRefusedError("too few members are connected to elect another leader")
+        target = max(able, key=lambda node: state.progress[node].match)
+        await self.transfer(target, hopeful=lambda: target in self._able_to_lead())
+
+    def _able_to_lead(self) -> list[NodeId]:
+        """Connected voters other than this one, if they and this one are enough to elect one."""
+        own, members = self._node.node_id, self._node.replica.core.state.membership
+        connected = self._node.parts.peers.connected()
+        present = dict.fromkeys((*members.voters, *members.voters_old), False)
+        present |= dict.fromkeys((own, *connected), True)
+        if not has_quorum(members.voters, members.voters_old, present):
+            return []
+        return [node for node in connected if node in members.voters and node != own]
 
     async def _checkpoint(self, _given: dict[str, Any]) -> object:
         return {"index": await self._node.checkpoint()}

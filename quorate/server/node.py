@@ -22,7 +22,7 @@ from quorate.base.frames import (
     Welcome,
 )
 from quorate.base.limits import MIB
-from quorate.base.types import NO_NODE, LogIndex, NodeId
+from quorate.base.types import LogIndex, NodeId
 from quorate.client.database import Database
 from quorate.consensus.events import Tick
 from quorate.consensus.membership import Membership
@@ -190,13 +190,10 @@ class Node:
             self._spawn(self.stop())
 
     async def _leave(self, parts: _Parts) -> None:
-        replica = parts.replica
-        others = set(replica.core.state.membership.voters) - {self.node_id}
-        if replica.is_leader and others:
-            try:
-                await parts.admin.transfer(NodeId(NO_NODE))
-            except QuorateError as error:
-                _logger.info("stopping without handing over: %s", error)
+        try:
+            await parts.admin.hand_over()
+        except QuorateError as error:
+            _logger.info("stopping without handing over: %s", error)
         await parts.clients.finish(FINISH_TIMEOUT_S)
         try:
             await parts.checkpointer.checkpoint()
