@@ -37,8 +37,12 @@ class Lifeline:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        # All 63 bits: of another process's number, the chance is none.
-        self._nonce = 1 + node._random.getrandbits(62)  # noqa: SLF001  the node's own part
+        # So many bits that no other process has the same. Lives that ended before this process
+        # began are not its own: it must never be given one of them.
+        self._nonce, self._of_earlier = (
+            1 + node._random.getrandbits(62)  # noqa: SLF001  the node's own part
+            for _ in range(2)
+        )
         self._applied = asyncio.Event()
         self._proposed: dict[NodeId, None] = {}
 
@@ -57,24 +61,27 @@ class Lifeline:
             epoch = lives.open_epoch(me)
             if epoch and lives.holder(make_actor(me, epoch)) == self._nonce:
                 return epoch
-            await self._ask(0)
+            await self._ask(0, self._nonce)
 
     async def adopt(self, epoch: int) -> bool:
-        """Have the log admit life *epoch*, which this process began without it; False: it knows a
-        later one, or the same one of somebody else. May be cancelled.
+        """Have the log admit life *epoch*, which this process, or an earlier one of the node, began
+        without it; False: it knows a later one, or the same one of somebody else. May be cancelled.
 
         Raises:
             MembershipError, ClosedError: as ``begin``.
         """
         lives, me = self._node.lives_machine, self._node.node_id
+        actor = make_actor(me, epoch)
+        present = self._node.parts.converging.engine.own.actor
+        nonce = self._nonce if actor == present else self._of_earlier
         while True:
-            if lives.holder(make_actor(me, epoch)) == self._nonce:
+            if lives.holder(actor) == nonce:
                 return True
             if lives.epoch_known(me) >= epoch:
                 return False
-            await self._ask(epoch)
+            await self._ask(epoch, nonce)
 
-    async def _ask(self, epoch: int) -> None:
+    async def _ask(self, epoch: int, nonce: int) -> None:
         """Ask whoever leads, and wait for news: for as long as the log should take, or until more
         of it was applied and that may have come of it."""
         node = self._node
@@ -82,7 +89,7 @@ class Lifeline:
             raise MembershipError(f"node {node.node_id} was removed from the cluster")
         if node.replica.stopped:
             raise ClosedError("the node is stopping")
-        request = LifeRequest(node.node_id, self._nonce, epoch)
+        request = LifeRequest(node.node_id, nonce, epoch)
         leader = node.replica.leader
         if node.replica.is_leader:
             self.receive(request)
