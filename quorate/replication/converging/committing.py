@@ -152,7 +152,6 @@ class Commit:
         for path, theirs in elements:
             mine = view.leaf(path)
             joined = mine if mine == theirs else join_leaves(mine, theirs, view.sees, sees)
-            view.account_for(dot for dot in dots_of(theirs) if not sees(*dot))
             if joined == mine:
                 continue
             alive = dots_of(joined)
