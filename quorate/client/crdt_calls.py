@@ -67,7 +67,7 @@ class CrdtScope:
         timeout: float | None,
     ) -> Awaitable[None]:
         """One operation."""
-        terms = self._terms.get(level) or self._new_terms(level)
+        terms = self._at(level)
         wait_s = self._plans.timeout if timeout is None else check_timeout(timeout)
         if receipt is not None:
             receipt.fill(None, "", NOWHERE)
@@ -83,13 +83,19 @@ class CrdtScope:
         timeout: float | None,
     ) -> Awaitable[Any]:
         """One question."""
-        terms = self._terms.get(level) or self._new_terms(level)
+        terms = self._at(level)
         wait_s = self._plans.timeout if timeout is None else check_timeout(timeout)
         if receipt is not None:
             receipt.fill(None, "", NOWHERE)
         if terms.seen.in_doubt:
             return self._read_checked(question, wait_s, terms, receipt)
         return self._plans.converging.read(question, wait_s, terms, receipt)
+
+    def _at(self, level: Level | None) -> Terms:
+        try:
+            return self._terms.get(level) or self._new_terms(level)
+        except TypeError:  # no key of a dict, so no level
+            return self._new_terms(level)
 
     def _new_terms(self, level: Level | None) -> Terms:
         chosen = self._level if level is None else check_level(level)

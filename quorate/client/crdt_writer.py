@@ -81,7 +81,7 @@ def note(bundle: Bundle, cluster: str, position: Position, after: Position, leve
             for future in segment.futures:
                 receipt = segment.receipts.get(future)
                 if receipt is not None and not future.done():
-                    receipt.fill(level, cluster, position)
+                    receipt.fill_more(level, cluster, position)
 
 
 def not_yet(bundle: Bundle, failed: CrdtFailed) -> None:

@@ -69,6 +69,16 @@ class Receipt:
         self.level, self.index, self.may_be_lost = level, position.index, False
         self._cluster, self._marks = cluster, position.marks
 
+    def fill_more(self, level: Level, cluster: str, position: Position) -> None:
+        """For the client: so was one part of a call that leaves in several frames."""
+        if self.level is None:
+            self.fill(level, cluster, position)
+            return
+        both = Seen()
+        both.reach_position(cluster, Position(self.index, self._marks), NOWHERE)
+        both.reach_position(cluster, position, NOWHERE)
+        self.fill(level if level == self.level else CAUSAL, cluster, both.position)
+
     def certain(self, cluster: str) -> None:
         """For the client: what the receipt names will be seen."""
         self._cluster, self._marks = cluster, ()

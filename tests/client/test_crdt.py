@@ -209,6 +209,7 @@ def _bad() -> Iterator[Any]:
     for value in (nested, {1.5: 2}, {1, 2}, object(), 2**70, "\ud800"):
         yield lambda db, value=value: db.register("r").assign(value)
     yield lambda db: db.set("s").add("x", level="weak")
+    yield lambda db: db.set("s").add("x", level=["causal"])
     yield lambda db: db.set("s").add("x", timeout=0)
     yield lambda db: db.crdt("b", BoundedCounter).transfer(0, 1)
     yield lambda db: db.set("s").watch(pause=-1)
@@ -318,6 +319,14 @@ async def test_receipts(lone: FakeCluster, db: Database) -> None:
         await db.set("c").add("x", receipt=receipts[2])
     assert receipts[2].token, "it was refused by a state that was seen"
     assert "level='causal'" in repr(receipts[2])
+    await db.set("many").add(*range(2500), receipt=receipts[0])
+    assert receipts[0].token == f"q2:fake:4:1.1.{lone.nodes[1].data.marks[1]}"
+    answers = [Position(4, (Mark(1, 1, 7),)), Position(3, (Mark(1, 1, 5), Mark(2, 1, 1)))]
+    receipts[1].fill(None, "", NOWHERE)
+    for level, answer in zip(("quorum", "causal"), answers, strict=True):
+        receipts[1].fill_more(level, "fake", answer)  # type: ignore[arg-type]
+    assert parse_token(receipts[1].token)[1] == Position(4, (Mark(1, 1, 7), Mark(2, 1, 1)))
+    assert receipts[1].level == "causal"
 
 
 async def test_what_was_not_confirmed_is_said(lone: FakeCluster, db: Database) -> None:
