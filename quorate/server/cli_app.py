@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -64,6 +65,12 @@ def version(*, json: JsonOption = False) -> None:
         say(f"quorate {VERSION} (Python {platform.python_version()})")
 
 
+@functools.cache
+def _built() -> Callable[..., Any]:
+    """The tree, ready to parse: 30 ms of work, and the same for every command line."""
+    return typer.main.get_command(app)
+
+
 def dispatch(arguments: Sequence[str]) -> int:
     """Run one command line.
 
@@ -71,7 +78,7 @@ def dispatch(arguments: Sequence[str]) -> int:
         QuorateError: what the command could not do.
     """
     try:
-        result: Any = app(list(arguments), prog_name="quorate", standalone_mode=False)
+        result: Any = _built()(list(arguments), prog_name="quorate", standalone_mode=False)
     except RuntimeError as error:
         if type(error).__name__ != "Abort":  # not the same class in all versions of typer
             raise
