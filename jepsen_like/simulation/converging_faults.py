@@ -87,6 +87,7 @@ class ConvergingFaults:
         node = self._one(fault)
         if node is None or not self._may_lose(node):
             return False
+        self._stage.owe(node)
         self._stage.crash(node, power=True)
         self._stage.lose_elements(node, None)
         await asyncio.sleep(0.1)
@@ -102,6 +103,7 @@ class ConvergingFaults:
         await asyncio.sleep(fault.seconds + 2 * fault.strength)
         if not self._stage.runs(node) or not self._may_lose(node):
             return False
+        self._stage.owe(node)
         self._stage.crash(node, power=True)
         self._stage.lose_elements(node, backup)
         await asyncio.sleep(0.1)

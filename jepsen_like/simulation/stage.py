@@ -61,6 +61,7 @@ class Stage:
         self._problems_seen = 0
         self._sick: dict[int, None] = {}  # nodes whose disks were ever made to fail
         self._retired: dict[int, None] = {}
+        self._owed: dict[int, dict[int, int]] = {}
         self.disks_lost: list[int] = []  #: nodes whose disk, or part of it, was lost or set back
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._usual_disk = _disk_settings(plan.settings)
@@ -396,7 +397,25 @@ class Stage:
             return False
         members = self.node(leader).replica.core.state.membership.members()
         others = [int(each) for each in members if each != number]
-        return all(map(self.runs, others)) and self._alike(others)
+        return all(map(self.runs, others)) and self._alike(others) and self._recovered(others)
+
+    def owe(self, number: int) -> None:
+        """The node, which runs, is about to lose its converging data: what others have of it is to
+        be there again before another may lose its own."""
+        lost = self.node(number).parts.converging.engine.frontier
+        others = [each for each in self.nodes() if each != number and self.runs(each)]
+        there = [self.node(each).parts.converging.engine.frontier for each in others]
+        owed = self._owed.setdefault(number, {})
+        for actor, sequence in lost.items():
+            known = max((frontier.get(actor, 0) for frontier in there), default=0)
+            owed[actor] = max(owed.get(actor, 0), min(sequence, known))
+
+    def _recovered(self, numbers: list[int]) -> bool:
+        """Whether all have again what they once lost."""
+        return all(
+            self.node(each).parts.converging.engine.covers(self._owed.get(each, {}))
+            for each in numbers
+        )
 
     def _alike(self, numbers: list[int]) -> bool:
         tiers = [self.node(each).parts.converging.engine for each in numbers]
