@@ -72,8 +72,8 @@ class Link:
     """One welcomed connection. *node*: who answers, which is not who was dialled if *relay*."""
 
     __slots__ = (
-        "_early_info", "_owner", "_welcome", "adopted", "channel", "endpoint", "led_since",
-        "lost_early", "node", "relay", "since",
+        "_early_info", "_owner", "_welcome", "adopted", "channel", "endpoint", "incarnation",
+        "led_since", "lost_early", "node", "relay", "since",
     )  # fmt: skip
 
     def __init__(self, owner: Connection, endpoint: Endpoint, *, relay: bool) -> None:
@@ -81,6 +81,7 @@ class Link:
         self.endpoint = endpoint
         self.relay = relay
         self.node = 0
+        self.incarnation = ""  #: of that node's disk
         self.led_since = 0.0
         self.since = 0.0
         self.channel: Channel | None = None
@@ -110,7 +111,7 @@ class Link:
             if not answer.cancel() and not answer.cancelled():
                 answer.exception()
             raise
-        self.node = welcome.node
+        self.node, self.incarnation = welcome.node, welcome.incarnation
         return welcome
 
     def adopt(self) -> None:
@@ -199,6 +200,11 @@ class Connection:
     def node(self) -> int:
         """Who answers, 0: nobody."""
         return 0 if self._link is None else self._link.node
+
+    @property
+    def incarnation(self) -> str:
+        """Which disk of that node's answers, "": nobody. A node that was wiped is another one."""
+        return "" if self._link is None else self._link.incarnation
 
     @property
     def writable(self) -> bool:

@@ -25,7 +25,7 @@ from quorate.client.client import ClientStatistics
 from quorate.client.codec import AnyFuture, MachineCodec
 from quorate.client.connection import Connection, Dials
 from quorate.client.crdt_reader import CrdtReader
-from quorate.client.crdt_writer import NodeWrites, Terms, Writes
+from quorate.client.crdt_writer import NOBODY, Holder, NodeWrites, Terms, Writes
 from quorate.client.endpoints import Endpoint
 from quorate.client.levels import Receipt, Seen
 from quorate.client.routing import Routing
@@ -41,6 +41,11 @@ from quorate.errors import ClosedError, QuorateError, UnavailableError
 #: Only for encoding: one for all calls of a kind, so that they share frames.
 _OPERATIONS = MachineCodec("crdt operations")
 _QUESTIONS = MachineCodec("crdt questions")
+
+
+def holder_of(connection: Connection) -> Holder:
+    """What the link ends at."""
+    return Holder(connection.node, connection.incarnation)
 
 
 class CrdtClient(Turns):
@@ -86,7 +91,7 @@ class CrdtClient(Turns):
         self.seen = Seen(follows_log=False)
         self._queues = (self._writes.queue, self._reader.queue)
         self._parts = (self._writes, self._reader, self.watches)
-        self._debts: dict[int, _Debt] = {}
+        self._debts: dict[Holder, _Debt] = {}
         self._ending: dict[asyncio.Task[None], None] = {}  # connections of debts that were paid
         self._handlers = {
             CrdtWritten: self._written,
@@ -156,8 +161,8 @@ class CrdtClient(Turns):
 
     def _shut(self, error: QuorateError) -> None:
         super()._shut(error)
-        for node in list(self._debts):
-            self._settle(node)
+        for holder in list(self._debts):
+            self._settle(holder)
 
     # --- the turn ------------------------------------------------------------------------------
 
@@ -171,20 +176,20 @@ class CrdtClient(Turns):
 
     def _on_timer(self) -> None:
         super()._on_timer()
-        for node, debt in list(self._debts.items()):
-            if self._writes.of(node):
+        for holder, debt in list(self._debts.items()):
+            if self._writes.of(holder):
                 debt.pump()
             else:
-                self._settle(node)
+                self._settle(holder)
 
     def on_routed(self) -> None:
         """See ``Turns``; what other nodes owe is asked of them."""
-        node = self._connection.node
-        self._writes.linked(node)
-        if node in self._debts:
-            self._settle(node)
+        holder = holder_of(self._connection)
+        self._writes.linked(holder)
+        if holder in self._debts:
+            self._settle(holder)
         for other in self._writes.owing:
-            places = self._connection.routing.towards(other)
+            places = self._connection.routing.towards(other.node)
             if other not in self._debts and places and not self._closing:
                 self._debts[other] = _Debt(self, self._writes.of(other), places)
         super().on_routed()
@@ -192,7 +197,7 @@ class CrdtClient(Turns):
     def on_unlinked(self, error: QuorateError) -> None:
         """See ``Turns``."""
         self._writes.of(self._writes.current).disconnected(str(error))
-        self._writes.linked(0)
+        self._writes.linked(NOBODY)
         self._reader.disconnected()
         self.watches.disconnected()
 
@@ -202,22 +207,22 @@ class CrdtClient(Turns):
         """For ``_Debt``."""
         return self._connect(places, self.cluster, learns=False, debt=debt)
 
-    def debt_paid(self, node: int, frame: ServerFrame) -> None:
+    def debt_paid(self, holder: Holder, frame: ServerFrame) -> None:
         """For ``_Debt``: an answer came over its connection."""
         if isinstance(frame, CrdtWritten):
-            self._writes.on_written(node, frame, self.cluster)
+            self._writes.on_written(holder, frame, self.cluster)
         elif isinstance(frame, CrdtFailed) and frame.write:
-            self._writes.on_failed(node, frame)
+            self._writes.on_failed(holder, frame)
             self._wake_quietly()
-        if node in self._debts and not self._writes.of(node):
-            self._settle(node)
+        if holder in self._debts and not self._writes.of(holder):
+            self._settle(holder)
 
     def _wake_quietly(self) -> None:
         if not self._closing:
             self._wake()
 
-    def _settle(self, node: int) -> None:
-        debt = self._debts.pop(node)
+    def _settle(self, holder: Holder) -> None:
+        debt = self._debts.pop(holder)
         debt.connection.close()
         debt.runner.cancel()
         self._ending[debt.runner] = None
@@ -226,14 +231,14 @@ class CrdtClient(Turns):
     # --- answers -------------------------------------------------------------------------------
 
     def _written(self, written: CrdtWritten) -> None:
-        self._writes.on_written(self._connection.node, written, self.cluster)
+        self._writes.on_written(self._writes.current, written, self.cluster)
 
     def _answered(self, answer: CrdtAnswer) -> None:
         self._reader.on_answer(answer, self.cluster)
 
     def _failed(self, failed: CrdtFailed) -> None:
         if failed.write:
-            elsewhere = self._writes.on_failed(self._connection.node, failed)
+            elsewhere = self._writes.on_failed(self._writes.current, failed)
         else:
             elsewhere = self._reader.on_refused(failed)
         if elsewhere:
@@ -264,11 +269,13 @@ class _Debt:
                 connection.send(frames)
 
     def on_frame(self, frame: ServerFrame) -> None:
-        self._client.debt_paid(self._writes.node, frame)
+        self._client.debt_paid(self._writes.holder, frame)
 
     def on_routed(self) -> None:
-        if self.connection.node not in (0, self._writes.node):
-            self.connection.give_up(UnavailableError(f"node {self.connection.node} answers there"))
+        if holder_of(self.connection) != self._writes.holder:
+            self.connection.give_up(
+                UnavailableError(f"node {self.connection.node} answers there, or it was wiped")
+            )
         else:
             self.pump()
 

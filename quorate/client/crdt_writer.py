@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -112,20 +112,30 @@ class _Sent:
         self.doubtful = False
 
 
+class Holder(NamedTuple):
+    """What took a frame: a node with the disk that it had then. Wiped, it has forgotten."""
+
+    node: int
+    incarnation: str
+
+
+NOBODY: Final = Holder(0, "")
+
+
 class NodeWrites:
-    """The frames of one *client* for one *node*. *objects*: it is reached without a wire, so frames
-    hold operations themselves and not their bytes."""
+    """The frames of one *client* for one *holder*. *objects*: it is reached without a wire, so
+    frames hold operations themselves and not their bytes."""
 
     def __init__(
         self,
-        node: int,
+        holder: Holder,
         client: bytes,
         next_sequence: Callable[[], int],
         now: Callable[[], float],
         *,
         objects: bool,
     ) -> None:
-        self.node = node
+        self.holder = holder
         self._client = client
         self._next_sequence = next_sequence
         self._now = now
@@ -229,7 +239,7 @@ class NodeWrites:
             if result is not None:
                 future.set_exception(refusal_error(result))
             elif written.unconfirmed:
-                future.set_exception(_unconfirmed(written, terms.level, self.node))
+                future.set_exception(_unconfirmed(written, terms.level, self.holder.node))
             else:
                 future.set_result(None)
 
@@ -296,11 +306,12 @@ class NodeWrites:
     def _late(self, sent: _Sent) -> QuorateError:
         if not sent.to_send:
             return DeadlineExceededError(
-                f"the deadline passed without an answer of node {self.node}; it may have happened"
+                f"the deadline passed without an answer of node {self.holder.node}; it may have "
+                "happened"
             )
         return OutcomeUnknownError(
-            f"node {self.node} may have done it, and could not be asked again before the deadline "
-            f"({self._why_lost}); no other node knows"
+            f"node {self.holder.node} may have done it, and could not be asked again before the "
+            f"deadline ({self._why_lost}); no other node knows"
         )
 
     def fail_all(self, error: QuorateError) -> None:
@@ -340,81 +351,83 @@ class Writes:
         self._next_sequence = next_sequence
         self._now = now
         self._objects = objects
-        self._nodes: dict[int, NodeWrites] = {}
-        self.current = 0  #: the node that the client is linked to, 0: none
+        self._holders: dict[Holder, NodeWrites] = {}
+        self.current = NOBODY  #: the node that the client is linked to
         self._last_refusal = ""
         self._resent_before = 0  # to nodes that owe nothing any more
 
-    def of(self, node: int) -> NodeWrites:
-        """Those of *node*."""
-        found = self._nodes.get(node)
+    def of(self, holder: Holder) -> NodeWrites:
+        """Those of *holder*."""
+        found = self._holders.get(holder)
         if found is None:
-            found = self._nodes[node] = NodeWrites(
-                node, self._client, self._next_sequence, self._now, objects=self._objects
+            found = self._holders[holder] = NodeWrites(
+                holder, self._client, self._next_sequence, self._now, objects=self._objects
             )
         return found
 
-    def linked(self, node: int) -> None:
-        """What is new goes to *node* from now on; 0: nowhere."""
-        self.current = node
-        for number, writes in list(self._nodes.items()):
-            if not writes and number != node:
+    def linked(self, holder: Holder) -> None:
+        """What is new goes to *holder* from now on."""
+        self.current = holder
+        for each, writes in list(self._holders.items()):
+            if not writes and each != holder:
                 self._resent_before += writes.resent_count
-                del self._nodes[number]
+                del self._holders[each]
 
     @property
     def clogged(self) -> bool:
         """The linked node owes too much to be sent more."""
-        return self.current in self._nodes and self._nodes[self.current].clogged
+        return self.current in self._holders and self._holders[self.current].clogged
 
     @property
-    def owing(self) -> list[int]:
-        """Nodes with something unanswered, other than the linked one."""
-        return [node for node, writes in self._nodes.items() if writes and node != self.current]
+    def owing(self) -> list[Holder]:
+        """Those with something unanswered, other than the linked one."""
+        return [each for each, writes in self._holders.items() if writes and each != self.current]
 
     @property
     def unanswered_count(self) -> int:
         """Frames."""
-        return sum(map(len, self._nodes.values()))
+        return sum(map(len, self._holders.values()))
 
     @property
     def resent_count(self) -> int:
         """Frames that were sent again."""
-        return self._resent_before + sum(writes.resent_count for writes in self._nodes.values())
+        return self._resent_before + sum(writes.resent_count for writes in self._holders.values())
 
     def pump(self) -> list[CrdtWrite]:
         """The frames for the linked node."""
         return self.of(self.current).pump(self.queue)
 
-    def on_written(self, node: int, written: CrdtWritten, cluster: str) -> None:
+    def on_written(self, holder: Holder, written: CrdtWritten, cluster: str) -> None:
         """See ``NodeWrites.on_written``."""
         self._last_refusal = ""
-        self.of(node).on_written(written, cluster)
+        self.of(holder).on_written(written, cluster)
 
-    def on_failed(self, node: int, failed: CrdtFailed) -> bool:
+    def on_failed(self, holder: Holder, failed: CrdtFailed) -> bool:
         """Act on a refusal. True: another node may do better."""
-        back = self.of(node).on_failed(failed)
+        back = self.of(holder).on_failed(failed)
         if back:
             self._last_refusal = f"{failed.code}: {failed.message}"
             self.queue.put_back(back)
-        return bool(back) and node == self.current and failed.code in ELSEWHERE_CODES
+        return bool(back) and holder == self.current and failed.code in ELSEWHERE_CODES
 
     # --- as a part of a client (``turns.Part``) -------------------------------------------------
 
     @property
     def waiting(self) -> bool:
         """Whether anything waits for the linked node, or for any."""
-        return bool(self.queue) or any(self._nodes.values())
+        return bool(self.queue) or any(self._holders.values())
 
     @property
     def in_flight(self) -> bool:
         """Whether the linked node owes an answer."""
-        return self.current in self._nodes and self._nodes[self.current].in_flight
+        return self.current in self._holders and self._holders[self.current].in_flight
 
     @property
     def wake_at(self) -> float:
         """See ``turns.Part``."""
-        return min([self.queue.deadline_min, *[writes.wake_at for writes in self._nodes.values()]])
+        return min(
+            [self.queue.deadline_min, *[writes.wake_at for writes in self._holders.values()]]
+        )
 
     def expire(self, trouble: str) -> None:
         """See ``turns.Part``."""
@@ -424,12 +437,12 @@ class Writes:
             self.queue.expire(
                 now, NotSentError(f"the deadline passed before a node took the operation{because}")
             )
-        for node, writes in self._nodes.items():
-            writes.expire(current=node == self.current)
+        for holder, writes in self._holders.items():
+            writes.expire(current=holder == self.current)
 
     def fail_all(self, error: QuorateError) -> None:
         """See ``turns.Part``: *error* for what never left, ``OutcomeUnknownError`` for the rest."""
         self.queue.fail_all(error)
         unknown = OutcomeUnknownError("the handle was closed while the operation was under way")
-        for writes in self._nodes.values():
+        for writes in self._holders.values():
             writes.fail_all(unknown)

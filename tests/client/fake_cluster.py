@@ -121,6 +121,7 @@ class FakeNode:
         self.number = number
         self.port = 0
         self.data = FakeData(number)
+        self.incarnation = "i"
         self.connections: set[_Served] = set()
         self.dials = 0
         self.told: tuple[int, int] | None = None  # (leader, term) if it differs from the truth
@@ -208,7 +209,9 @@ class _Served(asyncio.Protocol):
                 return
             self.acting = cluster.nodes[cluster.leader]
         info = self.acting.info()
-        self.send(Welcome(1, cluster.name, self.acting.number, "i", *_fields(info)))
+        self.send(
+            Welcome(1, cluster.name, self.acting.number, self.acting.incarnation, *_fields(info))
+        )
 
     def serve(self, frame: Any) -> None:
         fault = self.node.cluster.script(self.acting, frame)

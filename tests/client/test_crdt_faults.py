@@ -33,6 +33,7 @@ from tests.client.fake_cluster import (
     Fault,
     fake_cluster,
 )
+from tests.client.fake_crdt import FakeData
 
 
 @pytest.fixture
@@ -334,6 +335,20 @@ async def test_another_node_that_answers_at_the_address_pays_no_debts(pair: Fake
         with pytest.raises(OutcomeUnknownError):
             await call
         assert not pair.nodes[2].data.executed
+
+
+async def test_a_node_that_was_wiped_has_forgotten(pair: FakeCluster, db: Database) -> None:
+    await pair.nodes[2].stop()
+    _script(pair, LOST_REPLY)
+    call = asyncio.ensure_future(db.counter("c").increment(timeout=0.5))
+    await _until(lambda: pair.nodes[1].data.executed)
+    await pair.nodes[1].stop()
+    pair.nodes[1].incarnation, pair.nodes[1].data = "another disk", FakeData(1)
+    await pair.nodes[1].start()
+    with pytest.raises(OutcomeUnknownError, match="node 1 may have done it"):
+        await call
+    await db.counter("c").increment()
+    assert await db.counter("c").value() == 1
 
 
 # --- everything at once ---------------------------------------------------------------------------
