@@ -263,6 +263,10 @@ class World:
         self.index = 0
         self.bytes = 0
         self.frames = 0
+        self.in_order = False  #: between two nodes, as on one connection
+        self._arrival_s: dict[tuple[int, int], float] = {}
+        #: Asked of each frame, from and to whom: whether it may pass.
+        self.lets_through: Callable[[int, int, CrdtFrame], bool] = lambda *_: True
         voters = tuple(NodeId(number) for number in range(1, count + 1))
         self.membership = Membership(voters)
         self.nodes: dict[int, Node] = {}
@@ -300,11 +304,16 @@ class World:
     def send(self, source: int, target: int, frame: CrdtFrame) -> None:
         if frozenset((source, target)) in self.cut or self.random.random() < self.loss:
             return
+        if not self.lets_through(source, target, frame):
+            return
         encoded = _encode(frame)
         self.bytes += len(encoded)
         self.frames += 1
-        delay_s = self.random.random() * 0.005
-        self.loop.call_later(delay_s, self._deliver, source, target, encoded)
+        arrival_s = self.loop.time() + self.random.random() * 0.005
+        if self.in_order:
+            arrival_s = max(arrival_s, self._arrival_s.get((source, target), 0.0))
+            self._arrival_s[source, target] = arrival_s
+        self.loop.call_at(arrival_s, self._deliver, source, target, encoded)
 
     def _deliver(self, source: int, target: int, encoded: bytes) -> None:
         tier = self.nodes[target].tier
@@ -332,10 +341,15 @@ class World:
         finally:
             self.loop.close()
 
-    async def converged(self, within_s: float = 10.0) -> None:
-        """Wait until all nodes have the same records, and see that they hold the same data."""
+    async def converged(self, within_s: float = 10.0, *, among: tuple[int, ...] = ()) -> None:
+        """Wait until all nodes, or those *among*, have the same records, and see that they hold the
+        same data."""
         end_s = self.loop.time() + within_s
-        live = [node for node in self.nodes.values() if node.tier is not None]
+        live = [
+            node
+            for node in self.nodes.values()
+            if node.tier is not None and (not among or node.number in among)
+        ]
         while any(node.engine.frontier != live[0].engine.frontier for node in live[1:]):
             if self.loop.time() > end_s:
                 told = {node.number: node.engine.frontier for node in live}

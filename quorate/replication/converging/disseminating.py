@@ -125,7 +125,7 @@ class Disseminating:
     def reached(self, node: NodeId) -> None:
         """Frames to *node* can be sent now."""
         self._peers[node] = _Peer()
-        if self._engine.frontier:
+        if self._engine.frontier or self._engine.own.generation:
             self.tell(node)
 
     def lost(self, node: NodeId) -> None:
@@ -273,9 +273,8 @@ class Disseminating:
                 peer.forget_sent()
                 peer.progress_s = now_s
             differs = peer.known != frontier or not peer.heard
-            if (frontier or peer.known) and now_s - peer.told_s >= (
-                TELL_S if differs else TELL_QUIET_S
-            ):
+            empty = not (frontier or peer.known or self._engine.own.generation)
+            if not empty and now_s - peer.told_s >= (TELL_S if differs else TELL_QUIET_S):
                 self.tell(node)
             if differs:
                 self._pump(node, peer)

@@ -263,8 +263,15 @@ class Reconciling:
                 self._disseminating.deafen(deaf=False)
 
     def _fail(self, want: _Want, error: QuorateError) -> None:
-        """Not now: those who wait are told, and it is tried again later."""
+        """Not now: those who wait are told, it is tried again later, and others may have what is
+        missing."""
         self.given_up += 1
+        for node in self._disseminating.connected():
+            known = self._disseminating.known(node)
+            for actor, sequence in want.lacking.items():
+                if known.get(actor, 0) >= sequence:
+                    other = self._want(node)
+                    other.lacking = {**other.lacking, actor: sequence}
         pause_s = min(PAUSE_S * 2**want.tries, PAUSE_S_MAX)
         want.tries = min(want.tries + 1, 16)
         want.due_s = self._clock.monotonic_s() + pause_s * (0.5 + self._random.random() / 2)
