@@ -28,6 +28,7 @@ from quorate.client.crdt import (
     TwoPSet,
 )
 from quorate.client.crdt_maps import ORMap
+from quorate.client.crdt_text import Text
 from quorate.client.database import Database, connect
 from quorate.client.levels import Receipt
 from quorate.client.tls import tls_context
@@ -80,6 +81,7 @@ __all__ = [
     "ReplSet",
     "Replicated",
     "Table",
+    "Text",
     "TwoPSet",
     "__version__",
     "command",

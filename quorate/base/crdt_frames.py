@@ -76,9 +76,9 @@ class Value(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """What is under *name*, of kind *kind*, at the place in nested maps that *within* leads to by
     (key, kind of what is there). The answer, see ``docs/protocol.md``, is by kind: an integer, a
     bool, any value, or [items, rest] of what has many: items of a set are elements, of an
-    MVRegister values, of a map [key, kind, value], with None in place of what may have many itself,
-    and one item for each kind if there are several under a key. *rest*: ``start`` of the next page,
-    b"" at the end."""
+    MVRegister values, of a text [name, update], of a map [key, kind, value], with None in place of
+    what may have many itself, and one item for each kind if there are several under a key.
+    *rest*: ``start`` of the next page, b"" at the end."""
 
     name: str
     kind: int

@@ -30,6 +30,7 @@ class KindTag(IntEnum):
     OR_MAP = 9
     ENABLE_WINS_FLAG = 10
     DISABLE_WINS_FLAG = 11
+    TEXT = 12
 
 
 class Increment(
@@ -108,10 +109,38 @@ class Update(msgspec.Struct, frozen=True, array_like=True, tag=10, forbid_unknow
     key: Any
     kind: int
     operation: (
-        Increment | Decrement | Transfer | Assign | Add | Remove | Enable | Disable | Clear | Update
+        Increment
+        | Decrement
+        | Transfer
+        | Assign
+        | Add
+        | Remove
+        | Enable
+        | Disable
+        | Clear
+        | Update
+        | Edit
     )
 
 
+class Edit(msgspec.Struct, frozen=True, array_like=True, tag=11, forbid_unknown_fields=True):
+    """Text: add *update*, bytes of the Yjs format; it takes the place of those that *replaces*
+    names, which its author has read and merged into it, or of none."""
+
+    update: bytes
+    replaces: tuple[bytes, ...] = ()
+
+
 Operation = (
-    Increment | Decrement | Transfer | Assign | Add | Remove | Enable | Disable | Clear | Update
+    Increment
+    | Decrement
+    | Transfer
+    | Assign
+    | Add
+    | Remove
+    | Enable
+    | Disable
+    | Clear
+    | Update
+    | Edit
 )

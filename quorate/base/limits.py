@@ -89,3 +89,4 @@ CRDT_OPERATIONS_MAX: Final = 1_000  # in one client frame: some 25 ms of work be
 CRDT_QUESTIONS_MAX: Final = 1_000  # in one client frame
 CRDT_PAGE_BYTES_MAX: Final = 1 * MIB  # about as much of a large set or map is answered at once
 CRDT_PAGE_ITEMS_MAX: Final = 5_000
+CRDT_REPLACED_MAX: Final = 1_000  # updates of a text that one update takes the place of

@@ -24,6 +24,7 @@ from quorate.client.crdt import (
     _Clearable,
 )
 from quorate.client.crdt_calls import CrdtScope, Place
+from quorate.client.crdt_text import Text
 from quorate.client.crdt_values import Key, as_key, check_key, check_name
 from quorate.client.levels import Receipt
 from quorate.errors import InvalidArgumentError
@@ -70,6 +71,10 @@ class ORMap(_Clearable[dict[Any, Any]]):
     def map(self, key: Key) -> ORMap:
         """The map under *key*."""
         return self.crdt(key, ORMap)
+
+    def text(self, key: Key) -> Text:
+        """The text under *key*."""
+        return self.crdt(key, Text)
 
     # --- keys ----------------------------------------------------------------------------------
 
@@ -210,11 +215,19 @@ KINDS: Final[dict[int, type[Data[Any]]]] = {
         ORMap,
         EnableWinsFlag,
         DisableWinsFlag,
+        Text,
     )
 }
 #: Those of which a map does not show the value, because it may be long.
 MANY: Final = frozenset(
-    (KindTag.MV_REGISTER, KindTag.G_SET, KindTag.TWO_P_SET, KindTag.OR_SET, KindTag.OR_MAP)
+    (
+        KindTag.MV_REGISTER,
+        KindTag.G_SET,
+        KindTag.TWO_P_SET,
+        KindTag.OR_SET,
+        KindTag.OR_MAP,
+        KindTag.TEXT,
+    )
 )
 must({*MANY} <= {*KINDS}, "what has many can be read", kinds=sorted(KINDS))
 
@@ -265,6 +278,10 @@ class Converging:
     def map(self, name: str) -> ORMap:
         """The map under *name*."""
         return self.crdt(name, ORMap)
+
+    def text(self, name: str) -> Text:
+        """The text under *name*; it needs pycrdt, which ``quorate[text]`` installs."""
+        return self.crdt(name, Text)
 
     async def remove_crdt(
         self,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from types import TracebackType
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
 
 from quorate.base.levels import Level
 from quorate.client import crdt as asynchronous
-from quorate.client import crdt_maps
+from quorate.client import crdt_maps, crdt_text
+from quorate.client.crdt_draft import Draft
 from quorate.client.crdt_maps import CrdtName
 from quorate.client.crdt_values import Key
 from quorate.client.crdt_watch import PAUSE_S_DEFAULT
@@ -229,6 +231,49 @@ class TwoPSet(_RemovableSet):
     """As the asynchronous ``TwoPSet``."""
 
 
+class Editing:
+    """As the asynchronous ``Editing``, for ``with``."""
+
+    def __init__(self, twin: crdt_text.Editing, run: Run) -> None:
+        self._twin = twin
+        self._run = run
+
+    def __enter__(self) -> Draft:
+        draft: Draft = self._run(self._twin.__aenter__)
+        return draft
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._run(lambda: self._twin.__aexit__(kind, error, trace))
+
+
+class Text(Data[str]):
+    """As the asynchronous ``Text``."""
+
+    _twin: crdt_text.Text
+
+    def edit(
+        self,
+        *,
+        level: Level | None = None,
+        receipt: Receipt | None = None,
+        timeout: float | None = None,
+    ) -> Editing:
+        """As ``Text.edit``, for ``with``."""
+        return Editing(self._twin.edit(level=level, receipt=receipt, timeout=timeout), self._run)
+
+    length = _blocking(crdt_text.Text.length)
+    insert = _blocking(crdt_text.Text.insert)
+    append = _blocking(crdt_text.Text.append)
+    delete = _blocking(crdt_text.Text.delete)
+    replace = _blocking(crdt_text.Text.replace)
+    clear = _blocking(crdt_text.Text.clear)
+
+
 class ORMap(_Clearable[dict[Any, Any]]):
     """As the asynchronous ``ORMap``."""
 
@@ -258,6 +303,10 @@ class ORMap(_Clearable[dict[Any, Any]]):
         """As ``ORMap.map``."""
         return ORMap(self._twin.map(key), self._run)
 
+    def text(self, key: Key) -> Text:
+        """As ``ORMap.text``."""
+        return Text(self._twin.text(key), self._run)
+
     remove = _blocking(crdt_maps.ORMap.remove)
     observe = _blocking(crdt_maps.ORMap.observe)
     contains = _blocking(crdt_maps.ORMap.contains)
@@ -282,6 +331,7 @@ TWINS: Final[dict[type[asynchronous.Data[Any]], type[Data[Any]]]] = {
     asynchronous.ORSet: ORSet,
     asynchronous.TwoPSet: TwoPSet,
     crdt_maps.ORMap: ORMap,
+    crdt_text.Text: Text,
 }
 
 
@@ -329,6 +379,11 @@ class Converging:
     def map(self, name: str) -> ORMap:
         """As ``Database.map``."""
         found: ORMap = self.crdt(name, crdt_maps.ORMap)
+        return found
+
+    def text(self, name: str) -> Text:
+        """As ``Database.text``."""
+        found: Text = self.crdt(name, crdt_text.Text)
         return found
 
     def remove_crdt(

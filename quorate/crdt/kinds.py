@@ -11,6 +11,7 @@ from quorate.crdt.kind import KINDS
 from quorate.crdt.maps import ORMap
 from quorate.crdt.registers import LWWRegister, MVRegister
 from quorate.crdt.sets import GSet, ORSet, TwoPSet
+from quorate.crdt.text import Text
 
 __all__ = [
     "BoundedCounter",
@@ -23,6 +24,7 @@ __all__ = [
     "ORMap",
     "ORSet",
     "PNCounter",
+    "Text",
     "TwoPSet",
 ]
 

@@ -33,10 +33,18 @@ from quorate.crdt.kinds import ORMap
 from quorate.crdt.maps import place
 from quorate.crdt.observing import observe
 from quorate.crdt.replica import MemoryReplica
+from quorate.crdt.text import updates
 from quorate.crdt.values import decode_key, encode_key
 from quorate.errors import InsufficientRightsError, QuorateError
 
-MANY = {KindTag.G_SET, KindTag.TWO_P_SET, KindTag.OR_SET, KindTag.OR_MAP, KindTag.MV_REGISTER}
+MANY = {
+    KindTag.G_SET,
+    KindTag.TWO_P_SET,
+    KindTag.OR_SET,
+    KindTag.OR_MAP,
+    KindTag.MV_REGISTER,
+    KindTag.TEXT,
+}
 
 
 class FakeData:
@@ -149,6 +157,8 @@ class FakeData:
             return observe(kind, view, prefix, key=question.element)
         if kind.tag == KindTag.OR_MAP:
             return self._paged(self._items(prefix), question.start)
+        if kind.tag == KindTag.TEXT:
+            return self._paged([list(each) for each in updates(view, prefix)], question.start)
         value = kind.value(view, prefix)
         if kind.tag == KindTag.MV_REGISTER:
             return [value, b""]

@@ -32,6 +32,7 @@ from quorate.crdt.maps import place
 from quorate.crdt.replica import MemoryReplica
 from quorate.errors import NotObservedError, QuorateError
 from tests.crdt.specification import Event, Known, Scope, effect, innermost, touched, value
+from tests.crdt.support import resolved
 
 Frontier = dict[int, int]
 
@@ -224,6 +225,7 @@ class FoldedWorld:
         """Carry *operation* out at *site*, which removes what *seen* knows. False: refused."""
         replica = site.replica
         seen = site.known if seen is None else seen
+        operation = resolved(operation, replica.state)
         scopes = touched(self.kind.tag, operation, replica.actor, seen)
         saw = {scope: seen.get(scope, frozenset()) for scope in scopes}
         try:

@@ -18,6 +18,7 @@ from quorate.base.crdt_operations import (
     Clear,
     Decrement,
     Disable,
+    Edit,
     Enable,
     Increment,
     KindTag,
@@ -42,6 +43,13 @@ class Event:
     saw: dict[Scope, frozenset[Event]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Merged:
+    """An update in place of all that were there."""
+
+    update: bytes
+
+
 def innermost(operation: Operation) -> tuple[Operation, Scope]:
     """What is done, and below which keys."""
     prefix: Scope = ()
@@ -64,13 +72,19 @@ def touched(tag: KindTag, operation: Operation, actor: int, known: Known) -> lis
         return [(*prefix, inner.element)]
     if isinstance(inner, Increment | Decrement):
         return [(*prefix, actor)]
+    if isinstance(inner, Edit):
+        others = [scope for scope in known if scope[: len(prefix)] == prefix]
+        own = (*prefix, f"{actor}/{len(known)}")
+        return [own, *others] if inner.replaces else [own]
     return [(*prefix, "only")]
 
 
-def effect(tag: KindTag, operation: Operation) -> Operation:
+def effect(tag: KindTag, operation: Operation) -> Operation | Merged:
     """What an operation does in the scopes that it touches: removing a key clears what is there."""
     inner, prefix = innermost(operation)
     kind = prefix[-1] if prefix else tag
+    if isinstance(inner, Edit) and inner.replaces:
+        return Merged(inner.update)
     return Clear() if isinstance(inner, Remove) and kind is KindTag.OR_MAP else inner
 
 
@@ -155,6 +169,12 @@ def _many(here: Known) -> list[Any]:
     return [values[encoded] for encoded in sorted(values)]
 
 
+def _text(here: Known) -> list[bytes]:
+    undoing = Merged | Clear
+    alive = {event for each in here.items() for event in _alive(*each, Edit | Merged, undoing)}
+    return sorted(event.operation.update for event in alive)
+
+
 def _flag(wins: Any, loses: Any) -> Callable[[Known], bool]:
     return lambda here: (
         any(_alive(*each, wins, loses | Clear) for each in here.items()) == (wins is Enable)
@@ -171,4 +191,5 @@ VALUES: dict[KindTag, Callable[[Known], Any]] = {
     KindTag.TWO_P_SET: _two_phase,
     KindTag.ENABLE_WINS_FLAG: _flag(Enable, Disable),
     KindTag.DISABLE_WINS_FLAG: _flag(Disable, Enable),
+    KindTag.TEXT: _text,
 }

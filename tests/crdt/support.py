@@ -12,6 +12,7 @@ from quorate.base.crdt_operations import (
     Clear,
     Decrement,
     Disable,
+    Edit,
     Enable,
     Increment,
     Operation,
@@ -20,10 +21,13 @@ from quorate.base.crdt_operations import (
     Update,
 )
 from quorate.crdt.delta import Delta
-from quorate.crdt.dots import make_actor
+from quorate.crdt.dots import Path, make_actor
 from quorate.crdt.kind import KINDS, Kind
 from quorate.crdt.kinds import ORMap, ORSet
+from quorate.crdt.maps import place
 from quorate.crdt.replica import MemoryReplica
+from quorate.crdt.text import updates
+from quorate.crdt.view import View
 from quorate.errors import QuorateError
 
 ALL = [KINDS[tag] for tag in sorted(KINDS)]
@@ -32,6 +36,9 @@ REPLICAS = 3
 ELEMENTS = st.sampled_from(["a", "b", 3, b"c", ("x", 1)])
 VALUES = st.sampled_from([None, 0, 1, "v", b"w", 1.5, [1, "x"], {"k": True}])
 AMOUNTS = st.integers(1, 5)
+UPDATES = st.sampled_from([b"t", b"u", b"\x00v"])
+#: In place of the names that an edit replaces: all that its replica has, see ``resolved``.
+ALL_NAMES = (b"all",)
 
 
 def operations(
@@ -56,8 +63,23 @@ def operations(
             return st.one_of(*changes, st.just(Clear()))
         case "EnableWinsFlag" | "DisableWinsFlag":
             return st.sampled_from([Enable(), Disable(), Clear()])
+        case "Text":
+            edits = st.builds(Edit, UPDATES, st.sampled_from([(), (), ALL_NAMES]))
+            return st.one_of(edits, edits, edits, st.just(Clear()))
         case _:
             return map_operations(depth, but)
+
+
+def resolved(operation: Operation, view: View, prefix: Path = ()) -> Operation:
+    """*operation* with the names of the updates that stand at *view* below *prefix*, if it is an
+    edit that replaces all."""
+    if isinstance(operation, Update):
+        below = place(operation.key, KINDS[operation.kind], prefix)
+        inner = resolved(operation.operation, view, below)
+        return Update(operation.key, operation.kind, inner)
+    if isinstance(operation, Edit) and operation.replaces == ALL_NAMES:
+        return Edit(operation.update, tuple([name for name, _update in updates(view, prefix)]))
+    return operation
 
 
 def map_operations(depth: int, but: tuple[type[Kind], ...]) -> st.SearchStrategy[Operation]:
@@ -111,7 +133,8 @@ class World:
         replica = self.replicas[step.at]
         if step.operation is not None:
             try:
-                delta = replica.apply(step.operation, wall_ms=step.wall_ms)
+                operation = resolved(step.operation, replica.state)
+                delta = replica.apply(operation, wall_ms=step.wall_ms)
             except QuorateError:
                 return  # refused: says so, and changes nothing
             self.deltas.append(delta)

@@ -107,7 +107,7 @@ def test_the_makers_of_these_tests_make_sound_bytes() -> None:
     ("what", "encoded"),
     [
         ("another version", encode([2, 8, True, [], []])),
-        ("no such kind", encode([1, 12, True, [], []])),
+        ("no such kind", encode([1, 13, True, [], []])),
         ("one thing more", encode([1, 8, True, [], [], 0])),
         ("one thing less", encode([1, 8, True, []])),
         ("a payload in a set", a_delta(8, (b"\xa1a",), b"x")),

@@ -13,6 +13,7 @@ from quorate.base.crdt_operations import (
     Clear,
     Decrement,
     Disable,
+    Edit,
     Enable,
     Increment,
     KindTag,
@@ -38,6 +39,7 @@ from quorate.crdt.kinds import (
     ORMap,
     ORSet,
     PNCounter,
+    Text,
     TwoPSet,
 )
 from quorate.crdt.replica import MemoryReplica
@@ -51,7 +53,7 @@ from quorate.errors import (
     QuorateError,
     TypeMismatchError,
 )
-from tests.crdt.support import ALL, pair, sync
+from tests.crdt.support import ALL, ALL_NAMES, pair, resolved, sync
 
 EMPTY: dict[str, Any] = {
     "BoundedCounter": 0,
@@ -64,6 +66,7 @@ EMPTY: dict[str, Any] = {
     "ORMap": {},
     "ORSet": frozenset(),
     "PNCounter": 0,
+    "Text": [],
     "TwoPSet": frozenset(),
 }
 
@@ -105,6 +108,11 @@ def test_what_is_read_before_the_first_write(kind: type[Kind]) -> None:
         (DisableWinsFlag, [Disable()], [Enable()], [], True),
         (DisableWinsFlag, [], [Disable()], [Enable()], False),
         (DisableWinsFlag, [Disable()], [Clear()], [], True),
+        (Text, [Edit(b"a")], [Edit(b"a")], [Edit(b"b")], [b"a", b"a", b"b"]),
+        (Text, [Edit(b"a")], [Edit(b"ab", ALL_NAMES)], [Edit(b"c")], [b"ab", b"c"]),
+        (Text, [Edit(b"a")], [Edit(b"ab", ALL_NAMES)], [Edit(b"ac", ALL_NAMES)], [b"ab", b"ac"]),
+        (Text, [Edit(b"a")], [Clear()], [Edit(b"b")], [b"b"]),
+        (Text, [Edit(b"a")], [Clear()], [Edit(b"ab", ALL_NAMES)], [b"ab"]),
     ],
 )
 def test_concurrent_operations(
@@ -119,9 +127,9 @@ def test_concurrent_operations(
         left.apply(operation)
     sync(left, right)
     for operation in mine:
-        left.apply(operation)
+        left.apply(resolved(operation, left.state))
     for operation in theirs:
-        right.apply(operation)
+        right.apply(resolved(operation, right.state))
     sync(left, right)
     assert left.value() == right.value() == expected
     assert left.state == right.state
@@ -141,6 +149,7 @@ HAS: dict[type[Kind], set[type[Operation]]] = {
     ORMap: {Update, Remove, Clear},
     EnableWinsFlag: {Enable, Disable, Clear},
     DisableWinsFlag: {Enable, Disable, Clear},
+    Text: {Edit, Clear},
 }
 ONE_OF_EACH: list[Operation] = [
     Increment(),
@@ -152,6 +161,7 @@ ONE_OF_EACH: list[Operation] = [
     Enable(),
     Disable(),
     Clear(),
+    Edit(b"u"),
     Update("k", KindTag.G_COUNTER, Increment()),
 ]
 
@@ -373,7 +383,7 @@ def test_maps_are_nested_to_a_bound() -> None:
             assert decode_delta(encode_delta(deeper)) == deeper
 
 
-@pytest.mark.parametrize("tag", [0, 12, 255, -1])
+@pytest.mark.parametrize("tag", [0, 13, 255, -1])
 def test_an_unknown_kind_under_a_key_is_refused(tag: int) -> None:
     left, _right = pair(ORMap)
     with pytest.raises(InvalidArgumentError, match="no kind"):

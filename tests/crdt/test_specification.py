@@ -23,7 +23,7 @@ from quorate.crdt.maps import place
 from quorate.crdt.replica import MemoryReplica
 from quorate.errors import CrdtError, NotObservedError
 from tests.crdt.specification import Event, Known, Scope, effect, innermost, touched, value
-from tests.crdt.support import ALL, REPLICAS, operations
+from tests.crdt.support import ALL, REPLICAS, operations, resolved
 
 SPECIFIED = [kind for kind in ALL if kind is not BoundedCounter]
 INDEX = st.integers(0, REPLICAS - 1)
@@ -81,6 +81,7 @@ class Machine(RuleBasedStateMachine):
 
     def _carry_out(self, site: Site, operation: Operation, wall_ms: int, seen: Known) -> None:
         replica = site.replica
+        operation = resolved(operation, replica.state)
         scopes = touched(self.kind.tag, operation, replica.actor, seen)
         saw = {scope: seen.get(scope, frozenset()) for scope in scopes}
         try:

@@ -23,9 +23,10 @@ from quorate.crdt.codec import decode_leaf
 from quorate.crdt.delta import path_key, path_of
 from quorate.crdt.dots import Path, epoch_of, member_of
 from quorate.crdt.kind import Kind, kind_of
-from quorate.crdt.kinds import GSet, MVRegister, ORMap, ORSet, TwoPSet
+from quorate.crdt.kinds import GSet, MVRegister, ORMap, ORSet, Text, TwoPSet
 from quorate.crdt.maps import place
 from quorate.crdt.observing import observe
+from quorate.crdt.text import update_of
 from quorate.crdt.values import decode_key, encode_key
 from quorate.errors import (
     BadCommandError,
@@ -43,7 +44,7 @@ _logger = logging.getLogger("quorate.crdt")
 
 _SETS: Final = (GSet, TwoPSet, ORSet)
 #: Kinds that may have much: in a page of a map only their keys stand.
-_MANY: Final = (*_SETS, ORMap, MVRegister)
+_MANY: Final = (*_SETS, ORMap, MVRegister, Text)
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -188,6 +189,8 @@ def _value(view: Elements, kind: type[Kind], prefix: Path, question: Value, budg
         return _set_page(view, kind, prefix, question.start, budget)
     if kind is ORMap:
         return _map_page(view, prefix, question.start, budget)
+    if kind is Text:
+        return _text_page(view, prefix, question.start, budget)
     value = kind.value(view, prefix)
     return [value, b""] if kind is MVRegister else value
 
@@ -206,6 +209,20 @@ def _set_page(
         if kind is not TwoPSet or kind.counts(decode_leaf(encoded)):
             found.append(decode_key(segment))
         budget.take(len(segment) + 2)
+    return [found, b""]
+
+
+def _text_page(view: Elements, prefix: Path, start: bytes, budget: _Budget) -> list[Any]:
+    below = path_key(prefix)
+    found: list[Any] = []
+    name = b""
+    first = key_after(below + path_key((start,))) if start else below
+    for key, encoded in view.range(first or below, key_after(below)) if first else ():
+        if budget.spent:
+            return [found, name]
+        name, update = path_of(key)[-1], update_of(decode_leaf(encoded))
+        found.append([name, update])
+        budget.take(len(name) + len(update) + 8)
     return [found, b""]
 
 
