@@ -18,8 +18,8 @@ from quorate.base.frames import Run, Submit, SubmitFailed
 from quorate.base.types import NO_NODE, NodeId
 from quorate.crdt.dots import make_actor
 from quorate.errors import ClosedError, MembershipError, QuorateError
-from quorate.replication.converging.lives import LIVES_MACHINE, Adopt, Begin
-from quorate.replication.proposals import SubmitAnswer
+from quorate.replication.converging.lives import LIVES_MACHINE, Adopt, Begin, LivesCommand
+from quorate.replication.proposals import SubmitAnswer, SubmitSink
 from quorate.replication.transport import LifeRequest
 
 if TYPE_CHECKING:
@@ -123,15 +123,29 @@ class Lifeline:
             if request.epoch
             else Begin(member, request.nonce)
         )
-        run = Run(LIVES_MACHINE, msgspec.Raw(msgspec.msgpack.encode([command])))
 
         def sink(answer: SubmitAnswer) -> None:
             self._proposed.pop(member, None)
             if isinstance(answer, SubmitFailed):
                 _logger.info("no life for node %d yet: %s", member, answer.message)
 
-        try:
-            replica.submit(Submit(0, 0, 0, (run,)), sink)
+        if self._submit(command, sink):
             self._proposed[member] = None
+
+    def propose(self, command: LivesCommand) -> None:
+        """Put *command*, of the leader's own, into the log; what comes of it is seen there."""
+        self._submit(command, _look_at_the_log)
+
+    def _submit(self, command: LivesCommand, sink: SubmitSink) -> bool:
+        run = Run(LIVES_MACHINE, msgspec.Raw(msgspec.msgpack.encode([command])))
+        try:
+            self._node.replica.submit(Submit(0, 0, 0, (run,)), sink)
         except QuorateError as error:
-            _logger.info("no life for node %d yet: %s", member, error)
+            _logger.info("%s cannot be proposed now: %s", type(command).__name__, error)
+            return False
+        return True
+
+
+def _look_at_the_log(answer: SubmitAnswer) -> None:
+    if isinstance(answer, SubmitFailed):
+        _logger.info("what was proposed of lives failed: %s", answer.message)

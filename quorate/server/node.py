@@ -362,6 +362,8 @@ class Node:
                 begin=lifeline.begin,
                 adopt=lifeline.adopt,
                 failed=self._on_failure,
+                leads=lambda: replica.is_leader,
+                propose=lifeline.propose,
             ),
         )
 

@@ -23,16 +23,28 @@ from quorate.base.crdt_frames import (
     Value,
 )
 from quorate.base.crdt_operations import KindTag, Operation, Update
+from quorate.base.frames import Run, Submit
 from quorate.base.levels import LEVELS
+from quorate.base.results import Failure
 from quorate.base.types import NodeId
 from quorate.consensus.membership import Membership
 from quorate.crdt.codec import decode_leaf
 from quorate.crdt.delta import path_of
-from quorate.crdt.dots import Leaf, Path, make_actor
+from quorate.crdt.dots import Leaf, Path
 from quorate.errors import QuorateError, UnavailableError, error_from_code
+from quorate.replication.batch import Batch, encode_batch
 from quorate.replication.clock import Clock
+from quorate.replication.converging.lives import (
+    Adopt,
+    Begin,
+    Begun,
+    LivesCommand,
+    LivesMachine,
+    Noted,
+)
 from quorate.replication.converging.service import Converging, Surroundings
 from quorate.replication.converging.view import ELEMENTS
+from quorate.replication.machines import Machines
 from quorate.replication.transport import CrdtFrame
 from quorate.storage.memory_elements import ElementImage, MemoryElementStore
 
@@ -42,41 +54,42 @@ _decode = msgspec.msgpack.Decoder(CrdtFrame).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Book:
-    """What the log would say of lives."""
+class Log:
+    """What the log says of lives: the machine, and all that was ever proposed to it."""
 
     def __init__(self) -> None:
-        self.epochs: dict[int, int] = {}
-        self.admitted: dict[int, None] = {}
-        self.frontier: dict[int, int] = {}
-        self.expelled: set[int] = set()
+        self.lives, self.machines = _machine()
+        self.entries: list[LivesCommand] = []
+        self.nonce = 0
+
+    def submit(self, command: LivesCommand) -> Any:
+        self.entries.append(command)
+        return _results.decode(_feed(self.machines, command))[0][0]
 
     def begin(self, member: int) -> int:
-        self.epochs[member] = self.epochs.get(member, 0) + 1
-        self.admitted[make_actor(member, self.epochs[member])] = None
-        return self.epochs[member]
+        self.nonce += 1
+        begun = self.submit(Begin(member, self.nonce))
+        assert isinstance(begun, Begun), begun
+        return begun.epoch
 
     def adopt(self, member: int, epoch: int) -> bool:
-        if epoch <= self.epochs.get(member, 0):
-            return False
-        self.epochs[member] = epoch
-        self.admitted[make_actor(member, epoch)] = None
-        return True
+        self.nonce += 1
+        return isinstance(self.submit(Adopt(member, epoch, self.nonce)), Begun)
 
-    def is_admitted(self, actor: int) -> bool:
-        return actor in self.admitted
 
-    def is_expelled(self, member: int) -> bool:
-        return member in self.expelled
+def _machine() -> tuple[LivesMachine, Machines]:
+    lives = LivesMachine()
+    return lives, Machines([lives])
 
-    def epoch_known(self, member: int) -> int:
-        return self.epochs.get(member, 0)
 
-    def present(self) -> list[int]:
-        return [make_actor(member, epoch) for member, epoch in sorted(self.epochs.items())]
+def _feed(machines: Machines, command: LivesCommand) -> bytes:
+    run = Run("lives", msgspec.Raw(_encode([command])))
+    payload = encode_batch(Batch(0, 7, 11, (Submit(0, 0, 0, (run,)),)))
+    (outcome,) = machines.apply(machines.index + 1, 1, payload, None).outcomes
+    return outcome.results
 
-    def stable(self) -> dict[int, int]:
-        return self.frontier
+
+_results = msgspec.msgpack.Decoder(list[list[Failure | Begun | Noted]])
 
 
 class SlowRunner:
@@ -127,6 +140,7 @@ class Node:
 
     def start(self) -> None:
         world = self.world
+        self.lives, self.machines = _machine()
         self.store = MemoryElementStore(self.image)
         self.runner = SlowRunner(world.loop, world.random)
         clock = Clock(
@@ -138,7 +152,7 @@ class Node:
             self.runner,
             clock,
             world.random,
-            world.book,
+            self.lives,
             Surroundings(
                 send=lambda node, frame: world.send(self.number, node, frame),
                 membership=lambda: world.membership,
@@ -146,6 +160,8 @@ class Node:
                 begin=self._begin,
                 adopt=self._adopt,
                 failed=self.failures.append,
+                leads=lambda: world.leader == self.number and self.log_reachable,
+                propose=world.log.submit,
             ),
         )
         self.tier.start()
@@ -157,13 +173,32 @@ class Node:
         await asyncio.sleep(0.01)
         while not self.log_reachable:
             await asyncio.sleep(0.05)
-        return self.world.book.begin(self.number)
+        epoch = self.world.log.begin(self.number)
+        await self._applied()
+        return epoch
 
     async def _adopt(self, epoch: int) -> bool:
         await asyncio.sleep(0.01)
         while not self.log_reachable:
             await asyncio.sleep(0.05)
-        return self.world.book.adopt(self.number, epoch)
+        adopted = self.world.log.adopt(self.number, epoch)
+        await self._applied()
+        return adopted
+
+    async def _applied(self) -> None:
+        last = len(self.world.log.entries)
+        while self.machines.index < last:
+            await asyncio.sleep(0.01)
+
+    def apply(self) -> None:
+        """Some of what the log has that is not applied here."""
+        entries = self.world.log.entries
+        behind = len(entries) - self.machines.index
+        if self.tier is None or not self.log_reachable or not behind:
+            return
+        for _ in range(self.world.random.randint(1, behind)):
+            _feed(self.machines, entries[self.machines.index])
+        self.tier.applied()
 
     def crash(self) -> None:
         self.runner.crashed = True
@@ -259,7 +294,8 @@ class World:
         self.random = Random(seed)
         self.loss = loss
         self.cut: set[frozenset[int]] = set()
-        self.book = Book()
+        self.log = Log()
+        self.leader = 0  #: who proposes of itself; 0: nobody
         self.index = 0
         self.bytes = 0
         self.frames = 0
@@ -320,14 +356,24 @@ class World:
         if tier is not None and frozenset((source, target)) not in self.cut:
             tier.receive(_decode(encoded))
 
+    async def _apply(self) -> None:
+        """Nodes apply the log one by one, and at times some of it together."""
+        while True:
+            for node in self.nodes.values():
+                if self.random.random() < 0.5:
+                    node.apply()
+            await asyncio.sleep(0.005)
+
     def run(self, story: Callable[[World], Coroutine[Any, Any, T]]) -> T:
         asyncio.set_event_loop(None)
 
         async def main() -> T:
             self.start()
+            log = asyncio.ensure_future(self._apply())
             try:
                 return await story(self)
             finally:
+                log.cancel()
                 for node in self.nodes.values():
                     if node.tier is not None:
                         node.tier.stop()

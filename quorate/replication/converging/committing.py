@@ -20,6 +20,7 @@ from quorate.crdt.codec import encode_context, encode_delta
 from quorate.crdt.context import CausalContext
 from quorate.crdt.delta import Delta, merge_all, part_bytes
 from quorate.crdt.dots import Leaf, Part, Path, dots_of, epoch_of, join_leaves, member_of
+from quorate.crdt.folding import as_here, generation_of, join_behind, takes
 from quorate.crdt.kind import Moment, operate, tidy
 from quorate.crdt.kinds import ORMap
 from quorate.crdt.registers import newest_stamp
@@ -59,8 +60,8 @@ Results = tuple[Refusal | None, ...]
 
 
 class Arrived(msgspec.Struct, frozen=True):
-    """A record of another life that came from *sender*, decoded and checked, as it reads in the
-    present generation. *after*: as in ``Record``."""
+    """A record of another life that came from *sender*, decoded and checked. *after*, *generation*:
+    as in ``Record``."""
 
     sender: int
     actor: int
@@ -68,6 +69,7 @@ class Arrived(msgspec.Struct, frozen=True):
     delta: Delta
     encoded: bytes
     after: tuple[tuple[int, int], ...] = ()
+    generation: int = 0
 
 
 class Made(NamedTuple):
@@ -109,6 +111,7 @@ class Commit:
         self._changed: list[Path] = []
         self._ahead = own.ahead
         self._floors = own.floors
+        self.stands_still = True  #: no step of folding was taken
         #: Told that all of it is durable, or why nothing of it is.
         self.ended: Callable[[QuorateError | None], None] | None = None
 
@@ -119,14 +122,18 @@ class Commit:
         making it is here: so what a node shows is always what some author could have seen."""
         if arrived.sequence != self.frontier.get(arrived.actor, 0) + 1:
             return False
-        if not self.covers(arrived.after):
+        stage = self._own.generation
+        if not self.covers(arrived.after) or not takes(stage, arrived.generation):
             return False
         self._observe(newest_stamp(arrived.delta))
-        changed = self.view.join(arrived.delta)
+        self.view.allow()
+        delta = as_here(arrived.delta, arrived.generation, self.view, stage, self._is_retired)
+        changed = self.view.join(delta)
         self._changed += changed
         self._touch(changed)
         self.frontier[arrived.actor] = arrived.sequence
-        self._write_journal(arrived.actor, arrived.sequence, arrived.encoded, arrived.after)
+        row = Record(arrived.generation, arrived.encoded, arrived.after)
+        self._write_journal(arrived.actor, arrived.sequence, row)
         return True
 
     def covers(self, marks: Iterable[tuple[int, int]]) -> bool:
@@ -137,11 +144,14 @@ class Commit:
         )
 
     def join_elements(
-        self, elements: Iterable[tuple[Path, Leaf]], sees: Callable[[int, int], bool]
+        self,
+        elements: Iterable[tuple[Path, Leaf]],
+        sees: Callable[[int, int], bool],
+        retired: Callable[[int], bool] | None = None,
     ) -> int:
         """Take over what another replica holds in each of these elements, () where it holds
-        nothing. *sees*: what it had accounted for, at that time or before. Returns how many
-        elements changed.
+        nothing. *sees*: what it had accounted for, at that time or before. *retired*: which lives
+        it has folded, if this one cannot fold them itself. Returns how many elements changed.
 
         What the other has accounted for is not accounted for here, before all of it can be: see
         ``complete``. An element may so hold dots that are not in the context. They count as
@@ -151,7 +161,12 @@ class Commit:
         parts: dict[Path, Part] = {}
         for path, theirs in elements:
             mine = view.leaf(path)
-            joined = mine if mine == theirs else join_leaves(mine, theirs, view.sees, sees)
+            if mine == theirs:
+                continue
+            if retired is None:
+                joined = join_leaves(mine, theirs, view.sees, sees)
+            else:
+                joined = join_behind(ORMap, path, mine, theirs, view.sees, sees, retired)
             if joined == mine:
                 continue
             alive = dots_of(joined)
@@ -179,9 +194,26 @@ class Commit:
         self._floors = {**self._floors, self._own.actor: sequence}
         self._ahead = {}
 
-    def begin_at(self, generation: int) -> None:
-        """Nothing stands here yet that a fold would change: begin behind the last one."""
-        self._own = msgspec.structs.replace(self._own, generation=generation)
+    def begin_at(self, stage: int, finishing: tuple[int, ...] = ()) -> None:
+        """From here on the replica is at this *stage* of folding. *finishing*: the lives that the
+        next fold takes, if it is prepared."""
+        self._own = msgspec.structs.replace(self._own, generation=stage, finishing=finishing)
+        self.view.finishing = finishing
+        self.stands_still = False
+
+    def put(self, path: Path, leaf: Leaf) -> None:
+        """Put *leaf* in place of what was there, without a word of who did it: in folding, every
+        replica does the same."""
+        self.view.put(path, leaf)
+        self.stands_still = False
+
+    def mutate(self, change: Callable[[OpenBatch, Moment], Delta | None]) -> None:
+        """Make a *change* of this life's own, if there is something to change."""
+        moment = Moment(self._own.actor, self._counter + 1, self._stamp)
+        delta = change(self.view, moment)
+        if delta is not None:
+            self._take_in(delta, _size_of(delta), moment)
+            self.stands_still = False
 
     def complete(
         self, context: CausalContext, frontier: Mapping[int, int], retired: Mapping[int, int]
@@ -222,7 +254,7 @@ class Commit:
     def _operate(self, operation: Operation) -> Refusal | None:
         self.view.allow()
         try:
-            operation = at_generation(operation, self._own.generation)
+            operation = at_generation(operation, generation_of(self._own.generation))
         except QuorateError as error:
             return refusal(error)
         stamp = tick(self._stamp, self.wall_ms)
@@ -276,7 +308,7 @@ class Commit:
         encoded, after = encode_delta(delta), self._declare(actor)
         self.records.append(Made(actor, sequence, encoded, after))
         self.frontier[actor] = sequence
-        self._write_journal(actor, sequence, encoded, after)
+        self._write_journal(actor, sequence, Record(self._own.generation, encoded, after))
 
     def _declare(self, me: int) -> tuple[tuple[int, int], ...]:
         """What was joined of others since the record before, and what may show of it."""
@@ -291,10 +323,8 @@ class Commit:
             self.declared = {**self.declared, **news}
         return tuple(sorted(news.items()))
 
-    def _write_journal(
-        self, actor: int, sequence: int, delta: bytes, after: tuple[tuple[int, int], ...]
-    ) -> None:
-        row = encode(Record(self._own.generation, delta, after))
+    def _write_journal(self, actor: int, sequence: int, record: Record) -> None:
+        row = encode(record)
         self._journal.append((journal_key(actor, sequence), row))
         self._journal_bytes += len(row)
 
@@ -373,7 +403,7 @@ _MAY_BE_OBSERVED: Final = (Remove, Clear, Update)
 
 
 def at_generation(operation: Operation, generation: int) -> Operation:
-    """*operation* with what its author observed, if it was in this *generation* of folding.
+    """*operation* with what its author observed, if it was after as many folds: *generation*.
 
     Raises:
         CrdtFormatError: it comes with something else.

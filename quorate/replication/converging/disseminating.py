@@ -16,9 +16,10 @@ from typing import Final
 
 from quorate.base.limits import MIB
 from quorate.base.types import NodeId
-from quorate.crdt.codec import decode_delta, encode_delta
+from quorate.crdt.codec import decode_delta
 from quorate.crdt.delta import Delta
 from quorate.crdt.dots import member_of
+from quorate.crdt.folding import takes
 from quorate.errors import CrdtError, CrdtFormatError
 from quorate.replication.clock import Clock
 from quorate.replication.converging.committing import Arrived, Made
@@ -27,7 +28,6 @@ from quorate.replication.converging.records import (
     JOURNAL,
     RECORD_BYTES_MAX,
     Frontier,
-    Record,
     decode_record,
     journal_key,
     pairs,
@@ -59,9 +59,6 @@ UNBLOCK: Final = -1
 #: Records of lives that the log has not admitted here yet: it mostly does within milliseconds.
 EARLY_MAX: Final = 16
 
-#: From a delta of an earlier generation to the present one; None: it cannot be had.
-Translate = Callable[[Delta, int], "Delta | None"]
-
 
 class _Peer:
     """What is known of one member while it is connected."""
@@ -92,7 +89,7 @@ class _Peer:
 
 class Disseminating:
     """*send*: to a member, or into nothing. *on_known*: a peer confirmed something. *on_gone*: a
-    peer cannot send what comes next here. *translate*: see ``Translate``."""
+    peer cannot send what comes next here."""
 
     def __init__(
         self,
@@ -102,14 +99,12 @@ class Disseminating:
         *,
         on_known: Callable[[CrdtKnown], None],
         on_gone: Callable[[CrdtGone], None],
-        translate: Translate,
     ) -> None:
         self._engine = engine
         self._clock = clock
         self._send = send
         self._on_known = on_known
         self._on_gone = on_gone
-        self._translate = translate
         self._peers: dict[NodeId, _Peer] = {}
         self._expected: Frontier = {}  # by actor, the last record that was taken in or waits
         self._early: dict[tuple[int, int], CrdtRecord] = {}  # of lives not admitted here, yet
@@ -210,12 +205,11 @@ class Disseminating:
                     return
                 record = decode_record(row)
                 _, sequence = parse_journal_key(key)
-                delta = self._present(record)
-                if delta is None:
+                if not takes(self._engine.own.generation, record.generation):
                     self._tell_gone(node, peer, actor, sequence)
                     return
-                generation, sender = self._engine.own.generation, NodeId(self._engine.member)
-                frame = CrdtRecord(sender, generation, actor, sequence, delta, record.after)
+                sender, stage = NodeId(self._engine.member), record.generation
+                frame = CrdtRecord(sender, stage, actor, sequence, record.delta, record.after)
                 self._push(node, peer, frame)
 
     def _tell_gone(self, node: NodeId, peer: _Peer, actor: int, sequence: int) -> None:
@@ -224,13 +218,6 @@ class Disseminating:
         if now_s - peer.gone_s >= GONE_S:
             peer.gone_s = now_s
             self._send(node, CrdtGone(NodeId(self._engine.member), actor, sequence))
-
-    def _present(self, record: Record) -> bytes | None:
-        """The delta of a record as it reads in the present generation."""
-        if record.generation == self._engine.own.generation:
-            return record.delta
-        delta = self._translate(decode_delta(record.delta), record.generation)
-        return None if delta is None else encode_delta(delta)
 
     def tell(self, node: NodeId, *, asks: int = 0, answers: int = 0) -> None:
         """Tell *node* all that is here."""
@@ -331,7 +318,7 @@ class Disseminating:
             self.joined({(frame.sender, actor): max(has, frame.sequence)})
             return
         expected = max(has, self._expected.get(actor, 0)) + 1
-        if not engine.lives.is_admitted(actor):
+        if not engine.may_take(actor):
             self._early[actor, frame.sequence] = frame
             if len(self._early) > EARLY_MAX:
                 self._drop(self._early.pop(next(iter(self._early))), "its life is not admitted")
@@ -345,28 +332,32 @@ class Disseminating:
 
     def applied(self) -> None:
         """The log has come further: a life may have been admitted whose records are here."""
-        if self._early and any(self._engine.lives.is_admitted(actor) for actor, _ in self._early):
+        if self._early and any(self._engine.may_take(actor) for actor, _ in self._early):
             early, self._early = self._early, {}
             for key in sorted(early):
                 self.on_record(early[key])
 
     def _take(self, frame: CrdtRecord) -> None:
         engine = self._engine
+        if not takes(engine.own.generation, frame.generation):
+            self._drop(frame, f"it was made at stage {frame.generation} of folding")
+            return
         try:
-            delta: Delta | None = decode_delta(frame.delta, bytes_max=2 * RECORD_BYTES_MAX)
-            encoded = frame.delta
-            if delta is not None and frame.generation != engine.own.generation:
-                delta = self._translate(delta, frame.generation)
-                encoded = b"" if delta is None else encode_delta(delta)
-            if delta is None:
-                self._drop(frame, f"it is of generation {frame.generation}")
-                return
+            delta = decode_delta(frame.delta, bytes_max=2 * RECORD_BYTES_MAX)
             self._check(delta)
         except CrdtError as error:
             self._complain(frame, error)
             self._drop(frame, str(error))
             return
-        record = Arrived(frame.sender, frame.actor, frame.sequence, delta, encoded, frame.after)
+        record = Arrived(
+            frame.sender,
+            frame.actor,
+            frame.sequence,
+            delta,
+            frame.delta,
+            frame.after,
+            frame.generation,
+        )
         if engine.arrived(record):
             self._expected[frame.actor] = frame.sequence
         else:
@@ -388,8 +379,7 @@ class Disseminating:
         if not delta.closed:
             raise CrdtFormatError("a record is a closed delta")
         for actor in delta.context().actors():
-            known = engine.lives.is_admitted(actor) or engine.is_retired(actor)
-            if not known and actor != engine.own.actor:
+            if not engine.may_take(actor) and actor != engine.own.actor:
                 raise CrdtFormatError(f"it speaks of actor {actor}, which was never admitted")
 
     def _drop(self, frame: CrdtRecord, why: str) -> None:

@@ -134,7 +134,7 @@ class Engine:
         self.own, context = decode_own(store.get(META, META_KEY))
         self.own = msgspec.structs.replace(self.own, actor=0)  # of another life
         self.frontier: Frontier = dict(self.own.frontier)
-        self.view = Elements(store, context, self.own.retired)
+        self.view = Elements(store, context, self.own.retired, self.own.finishing)
         self.change_count = 0
         self.drift_count = 0
         self._runner = runner
@@ -176,6 +176,11 @@ class Engine:
         self._alone.clear()
 
     @property
+    def stopped(self) -> bool:
+        """Whether it does nothing more."""
+        return self._stopped
+
+    @property
     def context_width(self) -> int:
         """Numbers that the causal context takes."""
         return self.view.context.width()
@@ -204,6 +209,13 @@ class Engine:
         return all(
             sequence <= frontier.get(actor, 0) or self.is_retired(actor)
             for actor, sequence in marks.items()
+        )
+
+    def may_take(self, actor: int) -> bool:
+        """Whether what that life did may be joined: the log has admitted it. It may have folded it
+        since, and this node have to take over what that came to."""
+        return (
+            self.lives.is_admitted(actor) or self.lives.is_retired(actor) or self.is_retired(actor)
         )
 
     def is_retired(self, actor: int) -> bool:
@@ -337,7 +349,7 @@ class Engine:
 
     def open(self) -> Commit:
         """An empty commit on top of what is durable."""
-        view = OpenBatch(self.store, self.view.context, self.own.retired)
+        view = OpenBatch(self.store, self.view.context, self.own.retired, self.own.finishing)
         wall_ms = max(self.clock.wall_ms(), 0)
         return Commit(self.own, self.frontier, self._declared, view, wall_ms)
 
@@ -487,6 +499,7 @@ class Engine:
         self.frontier = commit.frontier
         self.view.context = commit.view.context
         self.view.retired = own.retired
+        self.view.finishing = own.finishing
         self.drift_count += commit.drift_count
         if commit.records:
             self._declared = commit.declared

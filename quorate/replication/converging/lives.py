@@ -213,6 +213,14 @@ class LivesMachine(Machine):
         """The number of the last life of *member* that was folded, 0 for none."""
         return self._member(member).retired
 
+    def retired(self) -> Mapping[int, int]:
+        """The same, of every member of which some was."""
+        return {
+            int.from_bytes(key, "big"): record.retired
+            for key, record in self._members.items()
+            if record.retired
+        }
+
     def epoch_known(self, member: int) -> int:
         """The number of the last life of *member* that the log knows of, 0 for none."""
         return self._member(member).highest

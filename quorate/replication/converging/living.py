@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from random import Random
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -33,10 +33,11 @@ class Lives(Protocol):
     in order."""
 
     def is_admitted(self, actor: int) -> bool: ...
+    def is_retired(self, actor: int) -> bool: ...
     def is_expelled(self, member: int) -> bool: ...
     def epoch_known(self, member: int) -> int: ...
     def stable(self) -> Mapping[int, int]: ...
-    def present(self) -> Iterable[int]: ...
+    def present(self) -> tuple[int, ...]: ...
 
 
 class Living:
@@ -82,6 +83,12 @@ class Living:
         """Begin a life, and have the log admit those that it does not know."""
         if self._life is None and not self._stopped:
             self._life = self._loop.create_task(self._live(), name="quorate-life")
+
+    def again(self) -> None:
+        """The life is over, as somebody else has begun one: begin another."""
+        if self._life is not None and self._life.done():
+            self._life = None
+        self.begin()
 
     async def _live(self) -> None:
         """Have a life from the log; or have one admitted that was begun without it."""

@@ -29,6 +29,7 @@ from quorate.crdt.context import CausalContext
 from quorate.crdt.delta import path_of
 from quorate.crdt.digest import MODULUS, stored_digest
 from quorate.crdt.dots import Leaf, Path, epoch_of, member_of
+from quorate.crdt.folding import generation_of, is_whole
 from quorate.crdt.kinds import ORMap
 from quorate.crdt.sketch import (
     CELL_BYTES,
@@ -121,7 +122,8 @@ class _Own:
 
 class Pull:
     """One session with *node*, under the number *session*. *full*: even if it has no record that
-    is not here. While it runs, no records may be joined here."""
+    is not here; *folded*: even if it has folded lives that this node cannot fold any more. While it
+    runs, no records may be joined here."""
 
     def __init__(
         self,
@@ -132,6 +134,7 @@ class Pull:
         counts: Counts,
         *,
         full: bool,
+        folded: bool = False,
     ) -> None:
         self.node = node
         self.session = session
@@ -139,6 +142,8 @@ class Pull:
         self._send = send
         self._counts = counts
         self._full = full
+        self._folded = folded
+        self._theirs = 0  # how many folds the other has behind it
         self._me = NodeId(engine.member)
         self._loop = asyncio.get_running_loop()
         self._number = 0
@@ -146,7 +151,8 @@ class Pull:
         self._ended: QuorateError | None = None
         self._progress_s = engine.clock.monotonic_s()
         self._density = 0.0  # differing elements to all, in the ranges so far
-        self._generation = engine.own.generation
+        self._stage = engine.own.generation
+        self._behind = False  # the other has folded what this node cannot fold any more
         self._context = CausalContext()
         self._frontier: Frontier = {}
         self._retired: dict[int, int] = {}
@@ -218,13 +224,11 @@ class Pull:
             if not self._full and self._engine.covers(self._frontier):
                 return False
             if blank:
-                await self._commit(lambda commit: commit.begin_at(begun.generation))
+                await self._commit(lambda commit: commit.begin_at(self._stage))
                 await self._stream(b"", None)
             else:
                 await self._compare()
-            await self._commit(
-                lambda commit: commit.complete(self._context, self._frontier, self._retired)
-            )
+            await self._commit(self._complete)
         finally:
             self._send(self.node, CrdtEnd(self._me, self.session))
         return True
@@ -239,12 +243,18 @@ class Pull:
         self._context = decode_context(begun.context)
         self._frontier = dict(begun.frontier)
         self._retired = dict(begun.retired)
-        if begun.generation != self._generation and not blank:
+        mine, theirs = generation_of(self._stage), generation_of(begun.generation)
+        self._behind = theirs > mine and self._folded and not blank
+        if not (is_whole(self._stage) and is_whole(begun.generation)) or not (
+            mine == theirs or self._behind or blank
+        ):
             raise UnavailableError(
-                f"node {self.node} has folded lives {begun.generation} times, and this node "
-                f"{self._generation} times: neither can take over from the other yet"
+                f"node {self.node} is at stage {begun.generation} of folding, and this node at "
+                f"{self._stage}: neither can take over from the other yet"
             )
-        self._generation = begun.generation
+        if blank:
+            self._stage = 3 * theirs
+        self._theirs = theirs
         for actor in (*self._context.actors(), *self._frontier):
             self._check_actor(actor)
 
@@ -258,7 +268,7 @@ class Pull:
             return
         engine = self._engine
         retired = epoch_of(actor) <= self._retired.get(member_of(actor), 0)
-        if not (retired or engine.is_retired(actor) or engine.lives.is_admitted(actor)):
+        if not (retired or engine.may_take(actor)):
             raise UnavailableError(
                 f"node {self.node} holds data of life {epoch_of(actor)} of member "
                 f"{member_of(actor)}, which the log has not admitted as far as this node knows"
@@ -267,9 +277,16 @@ class Pull:
 
     def _sees(self, actor: int, counter: int) -> bool:
         """What the other has accounted for."""
-        if self._context.contains(actor, counter):
-            return True
+        return self._context.contains(actor, counter) or self._has_retired(actor)
+
+    def _has_retired(self, actor: int) -> bool:
+        """Whether the other has folded that life."""
         return epoch_of(actor) <= self._retired.get(member_of(actor), 0)
+
+    def _complete(self, commit: Commit) -> None:
+        if self._behind:
+            commit.begin_at(3 * self._theirs)
+        commit.complete(self._context, self._frontier, self._retired)
 
     async def _commit(self, change: Callable[[Commit], None]) -> None:
         """Make *change* durable, between other commits.
@@ -278,7 +295,7 @@ class Pull:
             QuorateError: it is not.
         """
         done: asyncio.Future[QuorateError | None] = self._loop.create_future()
-        generation = self._generation
+        generation = generation_of(self._stage)
 
         def ended(error: QuorateError | None) -> None:
             if not done.done():
@@ -288,7 +305,9 @@ class Pull:
             if done.done():  # the session was given up
                 return None
             commit = engine.open()
-            if engine.own.generation != generation and not is_blank(engine):
+            stage = engine.own.generation
+            same = generation_of(stage) == generation and is_whole(stage)
+            if not same and not is_blank(engine):
                 ended(UnavailableError("lives were folded since the session began"))
                 return None
             change(commit)
@@ -432,7 +451,8 @@ class Pull:
         at = answer.end
         if at != end and (at is None or at <= start or (end is not None and at > end)):
             raise CrdtFormatError(f"node {self.node} sent another range than it was asked for")
-        if answer.generation != self._generation:
+        stage = answer.generation
+        if generation_of(stage) != self._theirs or not is_whole(stage):
             raise UnavailableError(f"node {self.node} has folded lives since the session began")
         return answer
 
@@ -501,7 +521,8 @@ class Pull:
             return
 
         def change(commit: Commit) -> None:
-            self._counts.joined += commit.join_elements(elements, self._sees)
+            retired = self._has_retired if self._behind else None
+            self._counts.joined += commit.join_elements(elements, self._sees, retired)
             commit.show(frontier)
 
         await self._commit(change)

@@ -60,6 +60,7 @@ from typing import Any, Final
 import msgspec
 
 from quorate.base.types import NodeId
+from quorate.crdt.folding import generation_of, is_whole
 from quorate.errors import ClosedError, QuorateError, UnavailableError
 from quorate.replication.clock import Clock
 from quorate.replication.converging.committing import Commit
@@ -100,7 +101,8 @@ class _Want(msgspec.Struct):
 
 
 class Reconciling:
-    """*send*: to a member, or into nothing. *failed*: of an error that nobody expected."""
+    """*send*: to a member, or into nothing. *failed*: of an error that nobody expected.
+    *is_behind*: whether this node is to take over from one that has folded (``folding``)."""
 
     def __init__(
         self,
@@ -110,9 +112,11 @@ class Reconciling:
         random: Random,
         send: Callable[[NodeId, CrdtFrame], None],
         failed: Callable[[BaseException], None],
+        is_behind: Callable[[], bool],
     ) -> None:
         self._engine = engine
         self._disseminating = disseminating
+        self._is_behind = is_behind
         self._clock = clock
         self._random = random
         self._send = send
@@ -144,15 +148,18 @@ class Reconciling:
         want.lacking = {**want.lacking, frame.actor: frame.sequence}
 
     def on_known(self, frame: CrdtKnown) -> None:
-        """A peer says how often it has folded lives: a blank node never gets to know of them by
-        records."""
-        if frame.generation and self._is_without_folded():
+        """A peer says how far it has come in folding lives: a node that is blank, or was set back,
+        never gets to know by records what those did that are folded."""
+        own = generation_of(self._engine.own.generation)
+        folded, whole = generation_of(frame.generation), is_whole(frame.generation)
+        if whole and (folded > own or (folded and folded == own)) and self._is_without_folded():
             self._want(frame.sender).folded = True
 
     def _is_without_folded(self) -> bool:
-        """Whether this node may lack what lives did that were folded before it came."""
+        """Whether this node may lack what lives did that were folded."""
         own = self._engine.own
-        return is_blank(self._engine) or bool(own.generation and not own.retired)
+        incomplete = bool(generation_of(own.generation) and not own.retired)
+        return is_blank(self._engine) or incomplete or self._is_behind()
 
     async def pull(self, node: NodeId) -> None:
         """Take over all that *node* has now, although nothing may seem to be missing.
@@ -238,7 +245,9 @@ class Reconciling:
         waiters, want.waiters = want.waiters, []
         session = self._random.getrandbits(63)
         full = want.folded or bool(waiters)
-        pull = Pull(self._engine, self._send, node, session, self.counts, full=full)
+        folded = self._is_behind()
+        full = full or folded
+        pull = Pull(self._engine, self._send, node, session, self.counts, full=full, folded=folded)
         self._pull = pull
         problem: QuorateError | None = ClosedError("the node is stopping")
         self._disseminating.deafen(deaf=True)

@@ -34,8 +34,8 @@ Frontier = dict[int, int]
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
-    """One row of the journal, by actor and sequence. *generation*: of folding, under which the
-    delta's cells stand where they do. *after*: what its author had joined of others, as far as its
+    """One row of the journal, by actor and sequence. *generation*: the stage of folding at which
+    its author was. *after*: what its author had joined of others, as far as its
     record before this one does not say so; it is joined where all of that is."""
 
     generation: int
@@ -57,7 +57,8 @@ class Own(msgspec.Struct, frozen=True, array_like=True):
     """What a node knows of itself, written with every batch. *actor* 0: it never took a write.
     *retired*: by member, the last life that was folded away. *ahead*: elements here may show what
     these records did, beyond the frontier. *floors*: by actor, the journal is of use only behind
-    that record; what is left before it is to be deleted."""
+    that record; what is left before it is to be deleted. *generation*: the stage of folding
+    (``crdt.folding``); *finishing*: the lives that the next fold takes, if it is prepared here."""
 
     version: int
     actor: int
@@ -72,6 +73,7 @@ class Own(msgspec.Struct, frozen=True, array_like=True):
     journal_bytes: int = 0
     ahead: dict[int, int] = {}
     floors: dict[int, int] = {}
+    finishing: tuple[int, ...] = ()
 
 
 NEW: Final = Own(FORMAT, 0, 0, 0, 0, 0, 0, {}, encode_context(CausalContext()), {})

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -20,16 +20,19 @@ from quorate.base.crdt_frames import (
 from quorate.base.levels import QUORUM, STRONG, Level
 from quorate.base.types import NodeId
 from quorate.consensus.membership import Membership
-from quorate.crdt.delta import Delta
 from quorate.errors import ClosedError, QuorateError, StorageError, UnavailableError
 from quorate.replication.clock import Clock
 from quorate.replication.converging.answering import Asked, answer_all
 from quorate.replication.converging.disseminating import Disseminating
 from quorate.replication.converging.engine import Done, Engine, Events
+from quorate.replication.converging.folding import FoldedLives, Folding
 from quorate.replication.converging.levels import Levels
+from quorate.replication.converging.lives import LivesCommand
 from quorate.replication.converging.living import Lives
 from quorate.replication.converging.reconciling import Reconciling
+from quorate.replication.converging.reports import PresentLives, Reports
 from quorate.replication.converging.scanning import digest_of
+from quorate.replication.converging.stability import LeadersLives, Stability
 from quorate.replication.converging.watching import Watchers
 from quorate.replication.disk import JobRunner
 from quorate.replication.transport import CrdtFrame, CrdtGone, CrdtKnown, CrdtRecord
@@ -49,10 +52,18 @@ def crdt_failed(number: int, error: QuorateError, *, write: bool) -> CrdtFailed:
     return CrdtFailed(number, write, error.code, str(error), retry_ms)
 
 
+def _never() -> bool:
+    return False
+
+
+def _to_nobody(command: LivesCommand) -> None:
+    """There is no log."""
+
+
 class Surroundings(msgspec.Struct, frozen=True):
     """What the second tier needs of the node around it. *send*: to a member, or into nothing.
     *membership*: in force. *index*: of the last applied entry. *begin*, *adopt*: see ``Engine``.
-    *failed*: the disk did, the node must stop."""
+    *failed*: the disk did, the node must stop. *leads*, *propose*: see ``Stability``."""
 
     send: Callable[[NodeId, CrdtFrame], None]
     membership: Callable[[], Membership]
@@ -60,6 +71,12 @@ class Surroundings(msgspec.Struct, frozen=True):
     begin: Callable[[], Awaitable[int]]
     adopt: Callable[[int], Awaitable[bool]]
     failed: Callable[[BaseException], None]
+    leads: Callable[[], bool] = _never
+    propose: Callable[[LivesCommand], None] = _to_nobody
+
+
+class LivesOfAll(Lives, PresentLives, FoldedLives, LeadersLives, Protocol):
+    """What the log says of lives: ``lives.LivesMachine``."""
 
 
 class Converging:
@@ -72,7 +89,7 @@ class Converging:
         runner: JobRunner,
         clock: Clock,
         random: Random,
-        lives: Lives,
+        lives: LivesOfAll,
         surroundings: Surroundings,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -105,7 +122,6 @@ class Converging:
             surroundings.send,
             on_known=self._on_known,
             on_gone=lambda frame: self.reconciling.on_gone(frame),  # noqa: PLW0108  made below
-            translate=self._translate,
         )
         self.levels = Levels(
             self.engine,
@@ -114,8 +130,24 @@ class Converging:
             surroundings.membership,
             surroundings.index,
         )
+        membership = surroundings.membership
+        self.reports = Reports(self.engine, lives, membership)
+        self.folding = Folding(self.engine, lives, self.reports, self._tell_all)
+        self.stability = Stability(
+            lives,
+            self.reports,
+            membership,
+            leads=surroundings.leads,
+            propose=surroundings.propose,
+        )
         self.reconciling = Reconciling(
-            self.engine, self.disseminating, clock, random, surroundings.send, surroundings.failed
+            self.engine,
+            self.disseminating,
+            clock,
+            random,
+            surroundings.send,
+            surroundings.failed,
+            self.folding.is_behind,
         )
         self.watchers = Watchers(lambda: self.engine.change_count, self._loop.call_later)
 
@@ -148,6 +180,8 @@ class Converging:
             self.disseminating.on_tick(now_s)
             self.levels.on_tick(now_s)
             self.reconciling.on_tick(now_s)
+            self.folding.look()
+            self.stability.on_tick(now_s)
         except Exception as error:
             _logger.exception("the second tier fails")
             self._surroundings.failed(error)
@@ -163,6 +197,7 @@ class Converging:
         try:
             self.disseminating.applied()
             self.levels.progressed()
+            self.folding.look()
         except StorageError as error:
             self._failed(error)
 
@@ -201,7 +236,12 @@ class Converging:
             self.disseminating.gone(node)
             self.reconciling.lost(node)
 
+    def _tell_all(self) -> None:
+        for node in self.disseminating.connected():
+            self.disseminating.tell(node)
+
     def _on_known(self, frame: CrdtKnown) -> None:
+        self.reports.on_known(frame)
         self.levels.on_known(frame)
         self.reconciling.on_known(frame)
 
@@ -220,10 +260,6 @@ class Converging:
             UnavailableError: the data keeps changing.
         """
         return await digest_of(self.engine)
-
-    def _translate(self, delta: Delta, generation: int) -> Delta | None:
-        del delta, generation
-        return None
 
     # --- clients ------------------------------------------------------------------------------
 

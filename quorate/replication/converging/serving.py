@@ -17,6 +17,7 @@ from quorate.base.limits import KIB, MIB
 from quorate.base.types import NodeId
 from quorate.crdt.codec import encode_context
 from quorate.crdt.digest import DIGEST_BYTES, stored_digest
+from quorate.crdt.folding import generation_of, is_whole
 from quorate.crdt.sketch import CELLS_MAX, FINGERPRINT_BYTES, Sketch, fingerprint
 from quorate.errors import CrdtFormatError, QuorateError
 from quorate.replication.clock import Clock
@@ -131,6 +132,9 @@ class Serving:
         if engine.own.ahead:
             self._end(frame.sender, frame.session, "it is itself taking over from another")
             return
+        if not is_whole(engine.own.generation):
+            self._end(frame.sender, frame.session, "it is folding lives")
+            return
         session = self._sessions.get(frame.sender)
         if session is None or session.number != frame.session:
             begun = CrdtBegun(
@@ -182,7 +186,9 @@ class Serving:
             self._sessions.pop(frame.sender, None)
             self._end(frame.sender, frame.session, str(error))
             return
-        if self._engine.own.generation != session.begun.generation:
+        stage = self._engine.own.generation
+        same = generation_of(stage) == generation_of(session.begun.generation)
+        if not same or not is_whole(stage):
             self._sessions.pop(frame.sender, None)
             self._end(frame.sender, frame.session, "lives were folded since the session began")
             return
