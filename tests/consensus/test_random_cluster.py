@@ -7,9 +7,10 @@ import os
 import pytest
 
 from tests.consensus.chaos import run_seed
+from tests.sharing import turn
 
 ONE = os.environ.get("QUORATE_SEED")
-SEEDS = [int(ONE)] if ONE else range(60)
+SEEDS = [int(ONE)] if ONE else turn(range(60))
 TICKS = 500
 
 

@@ -18,9 +18,10 @@ from jepsen_like.simulation.swarm import Run, run_seed
 from jepsen_like.systems.base import UnsupportedError
 from jepsen_like.workloads.registry import make
 from tests.jepsen_like.test_workloads import Store, StoreClient
+from tests.sharing import turn
 
 
-@pytest.mark.parametrize("workload", COORDINATION)
+@pytest.mark.parametrize("workload", turn(COORDINATION))
 def test_coordination_keeps_its_promises(workload: str) -> None:
     outcome = run_seed(2, workloads=(workload,))
     replay = f"replay: python -m jepsen_like simulate --workload {workload} --seed 2"
@@ -84,7 +85,7 @@ def test_a_clock_that_is_far_wrong_is_written_into_the_history() -> None:
 QUICK = ("two-waiters-granted", "watch-gap", "causal-too-early")
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", turn(QUICK))
 def test_a_bug_is_found_by_its_workload(name: str) -> None:
     mutant = next(each for each in MUTANTS if each.name == name)
     names = {each.name for each in run_mutated(mutant, 1).violations}

@@ -17,6 +17,7 @@ from jepsen_like.simulation.invariants import Violation
 from jepsen_like.simulation.outcome import Outcome
 from jepsen_like.simulation.plan import draw_plain
 from jepsen_like.simulation.swarm import run_plan
+from tests.sharing import turn
 
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
 #: One each of replication, elections, the log and sessions, that any run nearly is enough for.
@@ -59,7 +60,7 @@ def test_a_profile_has_one_meaning() -> None:
     assert SWARM.plan(5) == draw_plain(5)
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", turn(QUICK))
 def test_a_known_bug_is_caught_and_its_seed_is_green_without_it(name: str) -> None:
     mutant = BY_NAME[name]
     seeds = (seed for seed in range(1, TRIES + 1) if run_mutated(mutant, seed).violations)

@@ -260,9 +260,3 @@ def test_simulate_runs_it_on_virtual_time(capsys: pytest.CaptureFixture[str]) ->
     assert main(["simulate", "--system", "pysyncobj", "--seed", "36", "--json"]) == 1
     result = json.loads(capsys.readouterr().out)
     assert "applied-entries-truncated" in {each["name"] for each in result["violations"]}
-
-
-def test_run_finds_disks_that_never_sync(capsys: pytest.CaptureFixture[str]) -> None:
-    words = "run --system quorate --unsafe-no-fsync --seeds 12 --json"  # hands over to simulate
-    assert main(words.split()) == 1
-    assert json.loads(capsys.readouterr().out)["violations"]

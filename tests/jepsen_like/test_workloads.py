@@ -205,7 +205,9 @@ async def test_a_wrong_store_is_found_out(name: str, bug: str) -> None:
         verdict = workload.check(await drive(workload, Store(Random(seed), bug, chance)))
         caught += verdict.valid is False
         assert bool(verdict.problems) == (verdict.valid is False)
-    assert caught >= 2
+        if caught == 2:
+            return
+    pytest.fail("not caught twice in three runs")
 
 
 @pytest.mark.parametrize("name", PLAIN)

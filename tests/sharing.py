@@ -1,0 +1,31 @@
+"""What is too much for every quick run is shared out among those of one CI, one for each Python.
+
+Searches draw other examples in each process, so that three runs with a third of them are one with
+all. A simulated cluster does the same under every Python, so that each takes other seeds. Together
+they try everything; alone, a run of the quick tests tries its own part.
+
+``QUORATE_PARTS`` is the number of runs and ``QUORATE_PART``, from 0, is this one: ``.ci/run`` sets
+both. ``QUORATE_PARTS=1`` does all of it here, as ``python -m tools.check --deep`` does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+PARTS: Final = max(1, int(os.environ.get("QUORATE_PARTS", "3")))
+PART: Final = int(os.environ.get("QUORATE_PART", sys.version_info.minor)) % PARTS
+
+
+def examples(count: int) -> int:
+    """How many of a search's *count* examples are to be tried here."""
+    return max(1, -(-count // PARTS))
+
+
+def turn(cases: Iterable[T]) -> list[T]:
+    """Those of *cases*, which do the same under every Python, that are to be tried here."""
+    return list(cases)[PART::PARTS]
