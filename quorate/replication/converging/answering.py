@@ -17,11 +17,13 @@ from quorate.base.limits import (
     CRDT_PAGE_BYTES_MAX,
     CRDT_PAGE_ITEMS_MAX,
     CRDT_QUESTIONS_MAX,
+    REPLY_BYTES_MAX,
 )
 from quorate.crdt.bounded import all_rights, rights
 from quorate.crdt.codec import decode_leaf
 from quorate.crdt.delta import path_key, path_of
 from quorate.crdt.dots import Path, epoch_of, member_of
+from quorate.crdt.folding import generation_of
 from quorate.crdt.kind import Kind, kind_of
 from quorate.crdt.kinds import GSet, MVRegister, ORMap, ORSet, Text, TwoPSet
 from quorate.crdt.maps import place
@@ -85,18 +87,23 @@ def answer_all(asked: Asked, questions: tuple[Question, ...]) -> bytes:
     """
     if not 0 < len(questions) <= CRDT_QUESTIONS_MAX:
         raise LimitExceededError(f"{len(questions)} questions at once, 1 to {CRDT_QUESTIONS_MAX}")
-    results: list[list[Any]] = []
+    results: list[msgspec.Raw] = []
+    size_bytes = 0
     for question in questions:
         try:
-            results.append([_answer(asked, question)])
+            result = _encode([_answer(asked, question)])
+            if size_bytes and size_bytes + len(result) > REPLY_BYTES_MAX:
+                raise LimitExceededError("there is no room left beside the other answers: ask again")
         except StorageError:
             raise
         except QuorateError as error:
-            results.append([error.code, str(error)])
+            result = _encode([error.code, str(error)])
         except Exception as error:  # a question changes nothing, and the node goes on
             _logger.exception("a question about CRDT data failed: %.200r", question)
             failed = f"the question failed in this node: {error!r:.200}"
-            results.append([MachineError.code, failed])
+            result = _encode([MachineError.code, failed])
+        results.append(msgspec.Raw(result))
+        size_bytes += len(result)
     return _encode(results)
 
 
@@ -113,7 +120,9 @@ def _answer(asked: Asked, question: Question) -> Any:  # noqa: ANN401  each has 
     if isinstance(question, Contains):
         return _contains(view, kind, prefix, question.element)
     if isinstance(question, Observe):
-        return encode_token(asked.generation, observe(kind, view, prefix, key=question.element))
+        return encode_token(
+            generation_of(asked.generation), observe(kind, view, prefix, key=question.element)
+        )
     return _value(view, kind, prefix, question, _Budget())
 
 
