@@ -68,6 +68,7 @@ class Room(NamedTuple):
         for name in ("quorate", self.tests, *self.needs):
             shutil.copytree(ROOT / name, place / name, ignore=ignored)
         shutil.copy(ROOT / "pyproject.toml", place)
+        shutil.copy(ROOT / "tests" / "sharing.py", place / "tests")
         (place / "conftest.py").write_text(CONFTEST, "utf-8")
 
     def _passes(self, place: Path, tests: tuple[str, ...]) -> tuple[bool, str]:

@@ -7,6 +7,7 @@ shows everything; the exit status is 0 only if all passed, 1 otherwise, 2 for a 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fix", action="store_true", help="let ruff rewrite what it can")
     parser.add_argument("--no-tests", action="store_true", help="format, lint and types only")
     options = parser.parse_args(arguments)
+    if options.deep:
+        os.environ["QUORATE_PARTS"] = "1"  # the quick tests, whole: see tests/sharing.py
     plan = steps(deep=options.deep, fix=options.fix)
     if options.no_tests:
         plan = [step for step in plan if "test" not in step.name and "torture" not in step.name]

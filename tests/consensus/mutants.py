@@ -225,6 +225,7 @@ def _copy(target: Path) -> None:
         ignored = shutil.ignore_patterns("__pycache__", "test_mutants.py")
         shutil.copytree(ROOT / folder, target / folder, ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", target)
+    shutil.copy(ROOT / "tests" / "sharing.py", target / "tests")
 
 
 def _first_failure(root: Path) -> str:
