@@ -1,4 +1,4 @@
-"""``quorate crdt``: counters, sets, registers, flags and maps that every node takes writes for.
+"""``quorate crdt``: counters, sets, registers, flags, texts, maps that every node takes writes for.
 
 Every command names its data in the same way, so what that takes is added to each of them here.
 """
@@ -28,23 +28,35 @@ from quorate.client.crdt import (
     TwoPSet,
 )
 from quorate.client.crdt_maps import ORMap
+from quorate.client.crdt_text import Text
 from quorate.client.views import View
 from quorate.errors import InvalidArgumentError
-from quorate.server.cli_common import Exit, Target, client_command, emit, opened, say, shown
+from quorate.server.cli_common import (
+    Exit,
+    Target,
+    client_command,
+    emit,
+    opened,
+    say,
+    shown,
+    write_bytes,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Counters, sets, registers, flags and maps that stay writable when the cluster does not.",
+    help="Counters, sets, registers, flags, texts, maps: writable even when the cluster is not.",
 )
 counter_app = typer.Typer(no_args_is_help=True, help="Counters.")
 set_app = typer.Typer(no_args_is_help=True, help="Sets.")
 register_app = typer.Typer(no_args_is_help=True, help="Registers, which hold one value.")
 flag_app = typer.Typer(no_args_is_help=True, help="Flags, on or off.")
+text_app = typer.Typer(no_args_is_help=True, help="Texts; they need quorate[text].")
 map_app = typer.Typer(no_args_is_help=True, help="Maps of all these; --key leads into them.")
 app.add_typer(counter_app, name="counter")
 app.add_typer(set_app, name="set")
 app.add_typer(register_app, name="register")
 app.add_typer(flag_app, name="flag")
+app.add_typer(text_app, name="text")
 app.add_typer(map_app, name="map")
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME")]
@@ -358,6 +370,54 @@ async def flag_disable(call: Call) -> Exit:
     return call.done()
 
 
+# --- texts ----------------------------------------------------------------------------------------
+
+PieceArgument = Annotated[str, typer.Argument(metavar="TEXT")]
+IndexArgument = Annotated[int, typer.Argument(metavar="INDEX", min=0)]
+
+
+@_command(text_app, "get", Text)
+async def text_get(call: Call) -> Exit:
+    """Print a text as it is."""
+    value = await call.data.value()
+    if call.target.json:
+        return call.tell(value)
+    write_bytes(value.encode(), b"")
+    return Exit.OK
+
+
+@_command(text_app, "insert", Text)
+async def text_insert(call: Call, index: IndexArgument, text: PieceArgument) -> Exit:
+    """Put TEXT before the character at INDEX, from 0."""
+    await call.data.insert(index, text)
+    return call.done()
+
+
+@_command(text_app, "append", Text)
+async def text_append(call: Call, text: PieceArgument) -> Exit:
+    """Put TEXT at the end."""
+    await call.data.append(text)
+    return call.done()
+
+
+@_command(text_app, "delete", Text)
+async def text_delete(
+    call: Call,
+    index: IndexArgument,
+    length: Annotated[int, typer.Argument(metavar="LENGTH", min=0)],
+) -> Exit:
+    """Take LENGTH characters out of a text, from INDEX on."""
+    await call.data.delete(index, length)
+    return call.done()
+
+
+@_command(text_app, "clear", Text)
+async def text_clear(call: Call) -> Exit:
+    """Take all characters out of a text."""
+    await call.data.clear()
+    return call.done()
+
+
 # --- maps -----------------------------------------------------------------------------------------
 
 
@@ -401,6 +461,7 @@ async def map_clear(call: Call) -> Exit:
 @_command(set_app, "watch", *_SETS)
 @_command(register_app, "watch", *_REGISTERS)
 @_command(flag_app, "watch", *_FLAGS)
+@_command(text_app, "watch", Text)
 @_command(map_app, "watch", ORMap)
 async def watch(call: Call, *, limit: LimitOption = 0) -> Exit:
     """Print the value now, and whenever it has changed, until interrupted.

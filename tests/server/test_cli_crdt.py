@@ -114,6 +114,20 @@ def test_registers_flags_and_maps(run: Run) -> None:
     assert run("register clear colour").status == 0
 
 
+def test_texts(run: Run) -> None:
+    assert run("text get notes") == Said(0, "", "")
+    assert run("text append notes", "Hello world\n").status == 0
+    assert run("text insert notes 5 ,").status == 0
+    assert run("text delete notes 0 1").status == 0
+    assert run("text get notes").out == "ello, world\n"
+    assert run("text get notes --json").json[0]["value"] == "ello, world\n"
+    assert run("text insert notes 99 x").status == 2
+    assert run("text append doc x --key body").status == 0
+    assert run("map get doc").out == "body\tx\n"
+    assert run("text clear notes").status == 0
+    assert run("text watch notes --limit 1").out == "\n"
+
+
 def test_watching(run: Run) -> None:
     assert run("counter watch hits --limit 1").out == "0\n"
     assert run("set watch nothing --limit 1 --json").json == [{"value": []}]

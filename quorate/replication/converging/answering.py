@@ -48,6 +48,8 @@ _SETS: Final = (GSet, TwoPSet, ORSet)
 #: Kinds that may have much: in a page of a map only their keys stand.
 _MANY: Final = (*_SETS, ORMap, MVRegister, Text)
 _encode = msgspec.msgpack.Encoder().encode
+#: In place of what would not fit beside the other answers: the client asks again with fewer.
+_NO_ROOM: Final = _encode([LimitExceededError.code, "no room is left beside the other answers"])
 
 
 class _Budget:
@@ -90,21 +92,23 @@ def answer_all(asked: Asked, questions: tuple[Question, ...]) -> bytes:
     results: list[msgspec.Raw] = []
     size_bytes = 0
     for question in questions:
-        try:
-            result = _encode([_answer(asked, question)])
-            if size_bytes and size_bytes + len(result) > REPLY_BYTES_MAX:
-                raise LimitExceededError("there is no room left beside the other answers: ask again")
-        except StorageError:
-            raise
-        except QuorateError as error:
-            result = _encode([error.code, str(error)])
-        except Exception as error:  # a question changes nothing, and the node goes on
-            _logger.exception("a question about CRDT data failed: %.200r", question)
-            failed = f"the question failed in this node: {error!r:.200}"
-            result = _encode([MachineError.code, failed])
-        results.append(msgspec.Raw(result))
-        size_bytes += len(result)
+        encoded = _NO_ROOM if size_bytes > REPLY_BYTES_MAX else _result(asked, question)
+        size_bytes += len(encoded)
+        results.append(msgspec.Raw(encoded))
     return _encode(results)
+
+
+def _result(asked: Asked, question: Question) -> bytes:
+    try:
+        return _encode([_answer(asked, question)])
+    except StorageError:
+        raise
+    except QuorateError as error:
+        return _encode([error.code, str(error)])
+    except Exception as error:  # a question changes nothing, and the node goes on
+        _logger.exception("a question about CRDT data failed: %.200r", question)
+        failed = f"the question failed in this node: {error!r:.200}"
+        return _encode([MachineError.code, failed])
 
 
 def _answer(asked: Asked, question: Question) -> Any:  # noqa: ANN401  each has its own
