@@ -253,6 +253,14 @@ class Bundle:
     def __init__(self, segments: list[Segment]) -> None:
         self.segments = segments
         self.option: Any = segments[0].option if segments else 0
+        if len(segments) == 1:  # as a rule: no copies, 3 us less
+            (segment,) = segments
+            self.count = len(segment.parts)
+            self.size_bytes = segment.size_bytes
+            self.runs = [(segment.codec, segment.futures)]
+            packed = msgspec.Raw(pack_array(segment.parts))
+            self.wire_runs: tuple[Run, ...] = (Run(segment.codec.name, packed),)
+            return
         self.count = sum(len(segment.parts) for segment in segments)
         self.size_bytes = sum(segment.size_bytes for segment in segments)
         joined: list[tuple[MachineCodec, list[bytes], list[AnyFuture]]] = []

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Any, Protocol
 
-from quorate.base.frames import ClientFrame, MemberInfo, ServerFrame
+from quorate.base.frames import ClientFrame, MemberInfo, QueryReply, ServerFrame, SubmitReply
 from quorate.client.connection import Connection
 from quorate.client.segments import SegmentQueue
 from quorate.client.settings import DEADLINE_RESOLUTION_S, QUEUE_BYTES_MAX, QUEUE_COMMANDS_MAX
@@ -53,6 +53,7 @@ class Turns:
         self._closed = self._closing = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
+        self._timer_stale = True  # something may be due before it
         self._stall_look_at = inf
         self._frames_unexpected = 0
         self._queues: Sequence[SegmentQueue] = ()
@@ -68,7 +69,7 @@ class Turns:
         return SegmentQueue(
             self._loop.create_future,
             self._loop.time,
-            self._wake,
+            self._plan_flush,
             commands_max=QUEUE_COMMANDS_MAX,
             bytes_max=QUEUE_BYTES_MAX,
             **limits,
@@ -121,7 +122,12 @@ class Turns:
     # --- the turn ------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        """Something new is queued: flush at the end of this turn, once."""
+        """Something new waits: flush at the end of this turn, once, and look when it is due."""
+        self._plan_flush()
+        self._timer_stale = True
+
+    def _plan_flush(self) -> None:
+        """As ``_wake``, of a queue, whose deadlines a flush looks at anyway."""
         if self._closing:
             raise ClosedError("the handle was closed")
         if not self._flush_planned:
@@ -141,19 +147,24 @@ class Turns:
         self._flush_planned = self._frames_behind = False
         if self._closed:
             return
+        stale = self._timer_stale or self._stall_look_at == inf
         for queue in self._queues:  # also if nothing can be sent now: later calls end later
             queue.close_turn()
+            stale = stale or queue.deadline_min < self._timer_at
         connection = self._connection
+        frames: Sequence[ClientFrame] = ()
         if not connection.linked:
             connection.want()
-        elif connection.writable:
-            frames = self._pump()
-            if frames:
-                connection.send(frames)
-        self._set_timer()
+        elif connection.writable and (frames := self._pump()):
+            connection.send(frames)
+        # Not by a busy client, whose answers bring the next flush: asking every part when it wants
+        # to be woken is a tenth of a turn's time.
+        if stale or not frames:
+            self._set_timer()
 
     def _set_timer(self) -> None:
         """Have ``_on_timer`` called when the first deadline, retry or keep-alive is due."""
+        self._timer_stale = False
         wake_at = min([part.wake_at for part in self._parts])
         if self._stall_look_at == inf and self._waiting():
             self._stall_look_at = self._loop.time() + self._connection.stall_period
@@ -169,7 +180,7 @@ class Turns:
         self._timer = self._loop.call_at(max(wake_at, earliest), self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer, self._timer_at = None, inf
+        self._timer, self._timer_at, self._timer_stale = None, inf, True
         if self._loop.time() >= self._stall_look_at:
             self._stall_look_at = inf
             if self._clogged():
@@ -197,6 +208,8 @@ class Turns:
             self._frames_unexpected += 1
             return
         handler(frame)
+        if frame.__class__ is not SubmitReply and frame.__class__ is not QueryReply:
+            self._timer_stale = True
         # Behind the tasks that were just woken, so in time for their next calls.
         if self._flush_planned:
             self._frames_behind = True

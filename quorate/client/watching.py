@@ -177,6 +177,8 @@ class Watches:
 
     def pump(self) -> list[Watch | Unwatch]:
         """The frames to send now. Call only while connected to a node that is to be watched."""
+        if not self._to_open and not self._to_end:
+            return []
         frames: list[Watch | Unwatch] = [Unwatch(each) for each in self._to_end]
         self._to_end.clear()
         if self._paused_until > self._now():
