@@ -12,7 +12,7 @@ import pycrdt
 import pytest
 
 from quorate.base.crdt_frames import CrdtWrite
-from quorate.base.crdt_operations import Edit, Update
+from quorate.base.crdt_operations import Clear, Edit, Update
 from quorate.client import crdt_yjs, sync
 from quorate.client.crdt_draft import Draft
 from quorate.client.crdt_yjs import Author, compose, shown
@@ -285,6 +285,25 @@ async def test_two_who_are_cut_apart_both_keep_what_they_wrote() -> None:
             two.data.join(one.data)
             assert await mine.text("t").value() == "red or grey blue"
             assert await theirs.text("t").value() == "red or grey blue"
+
+
+def test_what_is_written_into_a_text_while_it_is_removed_is_not_shown() -> None:
+    one, two = Writer(1), Writer(2)
+
+    def append(writer: Writer, text: str) -> None:
+        draft = Draft(shown(writer.read().values(), "t"))
+        draft.append(text)
+        writer.replica.apply(Edit(compose(writer.read(), draft, None, "t").update))
+
+    append(one, "old")
+    two.replica.join(one.replica)
+    one.replica.apply(Clear())
+    append(two, " late")
+    one.replica.join(two.replica)
+    assert (shown(one.read().values(), "t"), len(one.read())) == ("", 1)
+    append(one, "new")
+    two.replica.join(one.replica)
+    assert shown(two.read().values(), "t") == shown(one.read().values(), "t") == "new"
 
 
 async def test_a_handle_goes_on_as_one_author_while_it_knows_what_it_did(

@@ -486,4 +486,25 @@ MUTANTS = (
         "    return join_leaves(mine, theirs, mine_sees, theirs_sees)",
         ("folding",),
     ),
+    Mutant(
+        "a merged update stands where a reader of pages may have been already",
+        _in("text"),
+        "            own = (*prefix, name_of(level, (at.actor, at.counter)))",
+        "            own = (*prefix, name_of(0, (at.actor, at.counter)))",
+        ("text",),
+    ),
+    Mutant(
+        "what was merged or removed meanwhile is merged all the same",
+        _in("text"),
+        "        if not leaf:\n            raise NotObservedError(",
+        "        if False:\n            raise NotObservedError(",
+        ("text",),
+    ),
+    Mutant(
+        "what was merged stays beside the merged update",
+        _in("text"),
+        "        parts[(*prefix, name)] = ((), dots_of(leaf))",
+        "        parts[(*prefix, name)] = ((), ())",
+        ("text", "specification"),
+    ),
 )  # fmt: skip
