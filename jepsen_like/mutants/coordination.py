@@ -385,9 +385,9 @@ MUTANTS = (
         bug="a causal read is answered before the node has come to what the session has seen",
         source="MongoDB: Jepsen 4.2.6, causal sessions",
         rewrites=one(
-            "quorate.replication.reading:Serving.query",
-            "elif query.after <= self._applier.applied:",
-            "elif True:",
+            "quorate.replication.reading:Serving._query_here",
+            "if query.after <= self._applier.applied:",
+            "if True:",
         ),
         profile=READERS,
         budget=20,

@@ -15,6 +15,7 @@ from jepsen_like.checkers.crdt.acts import (
 from jepsen_like.simulation.load import Load
 from jepsen_like.simulation.membership import Keeper
 from jepsen_like.simulation.stage import Stage
+from quorate.consensus.membership import Membership
 
 
 class NodeNews:
@@ -28,6 +29,7 @@ class NodeNews:
         self._number = 0
         self._lost = 0
         self._removed: dict[int, None] = {}
+        self._members: dict[int, Membership] = {}
         self._voters: dict[int, list[int]] = {}
         self._asked = 0
         self._changing = False
@@ -42,34 +44,42 @@ class NodeNews:
         if not self._begun:
             self._begun = True
             self._tell(WATCHED, "begin", "all", [0])
-        for node in self._stage.nodes():
-            well = self._stage.undisturbed(node)
-            if well and node in self._away:
-                number = self._away.pop(node)
-                self._tell(AWAY, "end", f"node {node}", [node], number)
-            elif not well and node not in self._away:
-                self._number += 1
-                self._away[node] = self._number
-                self._tell(AWAY, "begin", f"node {node}", [node], self._number)
-        for node in self._stage.nodes():
-            ahead = self._stage.takes_over(node)
-            if ahead is not None and ahead[0] != (node in self._ahead):
-                self._tell_ahead(node, *ahead)
-        for node in self._keeper.leaving:
-            if node not in self._removed:
-                self._removed[node] = None
-                self._tell(REMOVED, "begin", f"node {node}", [node])
-        for node in self._stage.disks_lost[self._lost :]:
+        running = self._stage.running()
+        for number in self._stage.nodes():
+            node = running.get(number)
+            self._look_at(number, well=node is not None and self._stage.is_well(number))
+            if node is None:
+                continue
+            tier = node.parts.converging.engine
+            if bool(tier.own.ahead) != (number in self._ahead):
+                self._tell_ahead(number, tier.frontier)
+            membership = node.replica.core.state.membership
+            if self._members.get(number) is not membership:
+                self._members[number] = membership
+                self._tell_of_voters(number, voters_of(membership))
+        self._look_for_changes()
+        for number in self._keeper.leaving:
+            if number not in self._removed:
+                self._removed[number] = None
+                self._tell(REMOVED, "begin", f"node {number}", [number])
+        for number in self._stage.disks_lost[self._lost :]:
             self._lost += 1
-            self._tell(DISK_LOST, "note", f"node {node}", [node])
-        self._tell_of_voters()
+            self._tell(DISK_LOST, "note", f"node {number}", [number])
 
-    def _tell_of_voters(self) -> None:
-        for node in self._stage.nodes():
-            voters = self._stage.voters(node)
-            if voters and voters != self._voters.get(node):
-                self._voters[node] = voters
-                self._tell(VOTERS, "note", f"node {node}: {voters}", [node], voters=voters)
+    def _look_at(self, node: int, *, well: bool) -> None:
+        if well and node in self._away:
+            self._tell(AWAY, "end", f"node {node}", [node], self._away.pop(node))
+        elif not well and node not in self._away:
+            self._number += 1
+            self._away[node] = self._number
+            self._tell(AWAY, "begin", f"node {node}", [node], self._number)
+
+    def _tell_of_voters(self, node: int, voters: list[int]) -> None:
+        if voters and voters != self._voters.get(node):
+            self._voters[node] = voters
+            self._tell(VOTERS, "note", f"node {node}: {voters}", [node], voters=voters)
+
+    def _look_for_changes(self) -> None:
         asked = self._keeper.asked
         if not self._changing and (asked > self._asked or self._keeper.in_doubt):
             self._changing = True
@@ -79,17 +89,22 @@ class NodeNews:
             self._tell(CHANGING, "end", "the members", [0])
         self._asked = asked
 
-    def _tell_ahead(self, node: int, begins: bool, frontier: dict[int, int]) -> None:  # noqa: FBT001
-        if begins:
+    def _tell_ahead(self, node: int, frontier: dict[int, int]) -> None:
+        if node in self._ahead:
+            del self._ahead[node]
+            self._tell(AHEAD, "end", f"node {node}", [node])
+        else:
             self._ahead[node] = None
             marks = sorted(frontier.items())
             self._tell(AHEAD, "begin", f"node {node}", [node], marks=marks)
-        else:
-            del self._ahead[node]
-            self._tell(AHEAD, "end", f"node {node}", [node])
 
     def _tell(
         self, kind: str, do: str, what: str, nodes: list[int], number: int = 0, **more: object
     ) -> None:
         value = {"id": number, "do": do, "what": what, "nodes": nodes, **more}
         self._load.tell_of_nodes(kind, value, self._stage.now_s)
+
+
+def voters_of(membership: Membership) -> list[int]:
+    """Half of the way to another configuration those of both."""
+    return sorted({*map(int, membership.voters), *map(int, membership.voters_old)})

@@ -357,26 +357,14 @@ class Stage:
 
     # --- the whole ------------------------------------------------------------------------------
 
-    def undisturbed(self, number: int) -> bool:
-        """Whether the node serves, moves on, and has a disk that works."""
+    def running(self) -> dict[int, Node]:
+        """Nodes that have started and not ended; paused ones, too."""
+        return self.cluster.nodes
+
+    def is_well(self, number: int) -> bool:
+        """Whether a node that runs moves on, and has a disk that works."""
         member = self.cluster.members[number]
-        return self.runs(number) and not member.paused and not member.disk.is_sick
-
-    def takes_over(self, number: int) -> tuple[bool, dict[int, int]] | None:
-        """Whether the node's converging data may be ahead of its frontier, and that; None: it does
-        not run."""
-        if not self.runs(number):
-            return None
-        tier = self.node(number).parts.converging.engine
-        return bool(tier.own.ahead), tier.frontier
-
-    def voters(self, number: int) -> list[int]:
-        """Whom a node takes for voters, half of the way to another configuration both halves; []
-        if it does not run."""
-        if not self.runs(number):
-            return []
-        membership = self.node(number).replica.core.state.membership
-        return sorted({*map(int, membership.voters), *map(int, membership.voters_old)})
+        return not member.paused and not member.disk.is_sick
 
     def agreed_on_members(self) -> bool:
         """Whether every member runs and knows the leader's configuration, which is no joint one."""
