@@ -35,6 +35,7 @@ from quorate.errors import (
     QuorateError,
     WireFormatError,
 )
+from tests import sharing
 
 encode = msgspec.msgpack.encode
 
@@ -105,7 +106,7 @@ results = st.lists(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=sharing.examples(200))
 @given(
     counts=st.lists(st.integers(1, 3), min_size=1, max_size=3),
     answer=results.map(encode) | plain.map(encode) | st.binary(max_size=40),
@@ -193,7 +194,7 @@ def test_frames_survive_any_cutting(frames: list[Any], cuts: list[int]) -> None:
     assert received(chunks) == (frames, None)
 
 
-@settings(max_examples=200)
+@settings(max_examples=sharing.examples(200))
 @given(
     st.lists(
         st.binary(max_size=60)
@@ -236,7 +237,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     made.close()
 
 
-@settings(max_examples=200)
+@settings(max_examples=sharing.examples(200))
 @given(
     st.lists(
         st.tuples(

@@ -10,6 +10,7 @@ from quorate.base.types import LogIndex, Term
 from quorate.consensus.log_view import LogView
 from quorate.consensus.messages import APPEND_ENTRIES_MAX, Entry, EntryId
 from quorate.errors import InvariantViolationError
+from tests import sharing
 
 
 def view(terms: list[int], floor: tuple[int, int] = (0, 0), size: int = 10) -> LogView:
@@ -23,7 +24,7 @@ def view(terms: list[int], floor: tuple[int, int] = (0, 0), size: int = 10) -> L
         max_size=40,
     )
 )
-@settings(max_examples=150)
+@settings(max_examples=sharing.examples(150))
 def test_against_a_list(steps: list[tuple[str, int]]) -> None:
     log = view([])
     model: list[tuple[int, int]] = []  # (term, size)
@@ -64,7 +65,7 @@ def test_against_a_list(steps: list[tuple[str, int]]) -> None:
     index=st.integers(0, 25),
     term=st.integers(0, 6),
 )
-@settings(max_examples=200)
+@settings(max_examples=sharing.examples(200))
 def test_hint_is_the_last_entry_that_can_match(
     terms: list[int], floor: int, index: int, term: int
 ) -> None:

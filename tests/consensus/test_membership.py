@@ -19,6 +19,7 @@ from quorate.consensus.membership import (
     invalid_membership,
 )
 from quorate.errors import InvariantViolationError, MembershipError, WireFormatError
+from tests import sharing
 from tests.consensus.harness import plain
 
 KINDS = {"add": ChangeKind.ADD_LEARNER, "promote": ChangeKind.PROMOTE, "demote": ChangeKind.DEMOTE,
@@ -126,7 +127,7 @@ def test_a_joint_configuration_is_no_place_to_start() -> None:
         unique_by=lambda wish: wish[1],
     )
 )
-@settings(max_examples=200)
+@settings(max_examples=sharing.examples(200))
 def test_whatever_is_taken_is_well_formed(wanted: list[tuple[str, int]]) -> None:
     now = plain((1, 2, 3), (4, 5))
     try:
@@ -182,7 +183,7 @@ def test_bytes_that_are_no_configuration(payload: bytes) -> None:
         max_size=25,
     )
 )
-@settings(max_examples=150)
+@settings(max_examples=sharing.examples(150))
 def test_history_against_a_list_per_index(steps: list[tuple[str, int]]) -> None:
     """The model: the configuration at every index, written out."""
     base = plain((1,))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from quorate.base.types import LogIndex
 from quorate.consensus.progress import MARKS_MAX, Progress, ProgressState
+from tests import sharing
 
 
 def at(index: int) -> LogIndex:
@@ -131,7 +132,7 @@ steps = st.lists(
 
 
 @given(steps)
-@settings(max_examples=150)
+@settings(max_examples=sharing.examples(150))
 def test_whatever_happens_match_stays_below_next_and_bytes_add_up(
     taken: list[tuple[str, int]],
 ) -> None:

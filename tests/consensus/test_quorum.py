@@ -17,6 +17,7 @@ from quorate.consensus.quorum import (
     quorum_value,
     tally,
 )
+from tests import sharing
 
 IDS = tuple(map(NodeId, range(1, 8)))
 voter_sets = st.lists(st.sampled_from(IDS), min_size=1, unique=True).map(lambda v: tuple(sorted(v)))
@@ -57,7 +58,7 @@ def test_value_of_all_combinations(count: int) -> None:
 
 
 @given(voters=voter_sets, old=old_sets, reached=values)
-@settings(max_examples=150)
+@settings(max_examples=sharing.examples(150))
 def test_value_against_brute_force(
     voters: tuple[NodeId, ...], old: tuple[NodeId, ...], reached: dict[NodeId, int]
 ) -> None:
@@ -69,7 +70,7 @@ def test_value_against_brute_force(
 
 
 @given(voters=voter_sets, old=old_sets, votes=st.dictionaries(st.sampled_from(IDS), st.booleans()))
-@settings(max_examples=150)
+@settings(max_examples=sharing.examples(150))
 def test_tally_against_all_ways_the_election_can_end(
     voters: tuple[NodeId, ...], old: tuple[NodeId, ...], votes: dict[NodeId, bool]
 ) -> None:

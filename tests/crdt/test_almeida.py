@@ -16,6 +16,7 @@ from quorate.crdt.delta import Delta, merge
 from quorate.crdt.dots import Leaf, Path, join_payloads
 from quorate.crdt.kind import Kind
 from quorate.crdt.state import State
+from tests import sharing
 from tests.crdt.support import ALL, steps, world
 
 Context = frozenset[tuple[int, int]]
@@ -61,7 +62,7 @@ def dots(delta: Delta) -> Context:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=sharing.examples(30), deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.name)
 def test_join_is_that_of_the_paper(kind: type[Kind], data: st.DataObject) -> None:

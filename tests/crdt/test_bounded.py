@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from quorate.base.crdt_operations import Decrement, Increment, Transfer
 from quorate.crdt.bounded import all_rights, rights
 from quorate.crdt.kinds import BoundedCounter
+from tests import sharing
 from tests.crdt.support import Step, World, steps, sync
 
 
-@pytest.mark.parametrize("examples", [60, pytest.param(10_000, marks=pytest.mark.deep)])
+@pytest.mark.parametrize(
+    "examples", [sharing.examples(60), pytest.param(10_000, marks=pytest.mark.deep)]
+)
 def test_what_is_spent_was_there(examples: int) -> None:
     @settings(max_examples=examples, deadline=None)
     @given(steps(BoundedCounter, 30))
@@ -39,7 +42,7 @@ def test_what_is_spent_was_there(examples: int) -> None:
     search()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=sharing.examples(40), deadline=None)
 @given(st.data())
 def test_an_actor_never_has_fewer_rights_than_it_believes(data: st.DataObject) -> None:
     """What has not arrived can only add to them."""

@@ -26,6 +26,7 @@ from quorate.crdt.kind import KINDS, Kind, elements
 from quorate.crdt.kinds import LWWRegister, MVRegister, ORMap, ORSet, PNCounter
 from quorate.crdt.registers import STAMP_BYTES
 from quorate.errors import CrdtFormatError, InvariantViolationError
+from tests import sharing
 from tests.crdt.support import ALL, pair, steps, world
 
 encode = msgspec.msgpack.encode
@@ -40,7 +41,7 @@ def refused(encoded: bytes) -> bool:
     return False
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=sharing.examples(300), deadline=None)
 @given(st.binary(max_size=60))
 def test_garbage_is_refused(encoded: bytes) -> None:
     """Or it is a delta, and then these are its only bytes."""
@@ -59,14 +60,14 @@ SHAPES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=sharing.examples(300), deadline=None)
 @given(st.integers(0, 12), st.booleans(), SHAPES, SHAPES)
 def test_garbage_of_the_right_shape_is_refused(tag: int, closed: bool, one: Any, two: Any) -> None:
     encoded = encode([1, tag, closed, one, two])
     assert refused(encoded) or encode_delta(decode_delta(encoded)) == encoded
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=sharing.examples(60), deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.name)
 def test_damaged_bytes_never_pass_for_others(kind: type[Kind], data: st.DataObject) -> None:

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from quorate.crdt.codec import decode_context, encode_context
 from quorate.crdt.context import CausalContext, pointwise_minimum
 from quorate.crdt.dots import make_actor
+from tests import sharing
 
 ACTORS = [make_actor(1, 1), make_actor(1, 2), make_actor(2, 1)]
 DOTS = st.tuples(st.sampled_from(ACTORS), st.integers(1, 20))
@@ -75,7 +76,9 @@ class ContextMachine(RuleBasedStateMachine):
 
 
 TestContext = ContextMachine.TestCase
-TestContext.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+TestContext.settings = settings(
+    max_examples=sharing.examples(30), stateful_step_count=20, deadline=None
+)
 
 
 @given(SETS, SETS)

@@ -18,6 +18,7 @@ from quorate.crdt.digest import element_digest, range_digest, stored_digest
 from quorate.crdt.dots import Leaf, Path
 from quorate.crdt.kind import Kind, Moment, elements, operate
 from quorate.errors import QuorateError
+from tests import sharing
 from tests.crdt.support import ALL, operations, steps, world
 
 
@@ -83,7 +84,7 @@ class Records:
             self.records[key] = encode_leaf(leaf)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=sharing.examples(20), deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.name)
 def test_records_follow_the_replica(kind: type[Kind], data: st.DataObject) -> None:

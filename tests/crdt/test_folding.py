@@ -43,6 +43,7 @@ from quorate.crdt.kinds import BoundedCounter, ORMap, ORSet, PNCounter
 from quorate.crdt.replica import MemoryReplica
 from quorate.crdt.state import State
 from quorate.errors import CrdtError, InvalidArgumentError, NotObservedError
+from tests import sharing
 from tests.crdt.folded_world import FoldedWorld
 from tests.crdt.specification import Known
 from tests.crdt.support import operations, pair, sync
@@ -199,7 +200,9 @@ class Drive:
         self.happen(12)
 
 
-@pytest.mark.parametrize("examples", [30, pytest.param(2_000, marks=pytest.mark.deep)])
+@pytest.mark.parametrize(
+    "examples", [sharing.examples(30), pytest.param(2_000, marks=pytest.mark.deep)]
+)
 def test_sums_are_exact_whatever_runs_beside_the_fold(examples: int) -> None:
     @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
     @given(data=st.data())
@@ -216,7 +219,9 @@ def test_sums_are_exact_whatever_runs_beside_the_fold(examples: int) -> None:
     check()
 
 
-@pytest.mark.parametrize("examples", [60, pytest.param(3_000, marks=pytest.mark.deep)])
+@pytest.mark.parametrize(
+    "examples", [sharing.examples(60), pytest.param(3_000, marks=pytest.mark.deep)]
+)
 def test_who_folds_reads_what_the_specification_says(examples: int) -> None:
     run_state_machine_as_test(
         FoldingMachine,
@@ -232,7 +237,9 @@ def test_who_folds_reads_what_the_specification_says(examples: int) -> None:
 def test_rights_are_spent_once_and_inherited() -> None:
     """No schedule makes a bounded counter negative, and no right is lost for good."""
 
-    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=sharing.examples(30), deadline=None, suppress_health_check=list(HealthCheck)
+    )
     @given(data=st.data())
     def check(data: st.DataObject) -> None:
         world = FoldedWorld(BoundedCounter, specified=False)

@@ -15,9 +15,10 @@ from quorate.crdt.digest import element_digest, range_digest, replaced
 from quorate.crdt.kind import Kind, elements
 from quorate.crdt.kinds import ORMap, ORSet
 from quorate.crdt.state import State
+from tests import sharing
 from tests.crdt.support import ALL, World, pair, steps, world
 
-QUICK, DEEP = 25, 10_000
+QUICK, DEEP = sharing.examples(25), 10_000
 
 
 def each_kind(test: Any) -> Any:

@@ -22,6 +22,7 @@ from quorate.crdt.kinds import BoundedCounter, LWWRegister
 from quorate.crdt.maps import place
 from quorate.crdt.replica import MemoryReplica
 from quorate.errors import CrdtError, NotObservedError
+from tests import sharing
 from tests.crdt.specification import Event, Known, Scope, effect, innermost, touched, value
 from tests.crdt.support import ALL, REPLICAS, operations, resolved
 
@@ -206,7 +207,9 @@ class Machine(RuleBasedStateMachine):
 KINDS = {kind.tag: kind for kind in ALL}
 
 
-@pytest.mark.parametrize("examples", [40, pytest.param(1_000, marks=pytest.mark.deep)])
+@pytest.mark.parametrize(
+    "examples", [sharing.examples(40), pytest.param(1_000, marks=pytest.mark.deep)]
+)
 @pytest.mark.parametrize("kind", SPECIFIED, ids=lambda kind: kind.name)
 def test_replicas_read_what_the_specification_says(kind: type[Kind], examples: int) -> None:
     machine = type(f"{kind.name}Machine", (Machine,), {"kind": kind})

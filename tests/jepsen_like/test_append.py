@@ -13,6 +13,7 @@ from jepsen_like.checkers.append import AppendChecker
 from jepsen_like.checkers.graph import Graph, Kind
 from jepsen_like.errors import HistoryError
 from jepsen_like.history import Event
+from tests import sharing
 from tests.jepsen_like.histories import (
     asked,
     at_once,
@@ -229,7 +230,7 @@ def event(process: int, kind: Any, steps: list[list[Any]], at: int) -> Event:
     return Event(process=process, type=kind, f="txn", value=steps, time_ns=at)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=sharing.examples(40), deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_what_a_serial_store_really_did_is_valid(seed: int) -> None:
     verdict = AppendChecker().check(run_lists(Random(seed), 120, 5))
@@ -263,7 +264,7 @@ def reachable(graph: Graph, source: int) -> list[int]:
     return seen
 
 
-@settings(max_examples=60)
+@settings(max_examples=sharing.examples(60))
 @given(
     edges=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=20),
 )

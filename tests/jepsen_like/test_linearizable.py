@@ -26,6 +26,7 @@ from jepsen_like.checkers.models import (
 from jepsen_like.checkers.search import search
 from jepsen_like.errors import HistoryError
 from jepsen_like.history import Event, operations
+from tests import sharing
 from tests.jepsen_like.histories import any_order, history, run_register, sequential
 
 CAS = CasRegisterModel()
@@ -263,7 +264,7 @@ def arbitrary(random: Random) -> list[Event]:
     return found
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=sharing.examples(400), deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_agrees_with_the_definition(seed: int) -> None:
     events = arbitrary(Random(seed))
@@ -287,7 +288,7 @@ def test_both_verdicts_are_common_there() -> None:
     assert 60 < verdicts.count(False) < 240
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=sharing.examples(150), deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_counterexamples_are_sound_and_small(seed: int) -> None:
     events = arbitrary(Random(seed))
@@ -310,13 +311,13 @@ def test_counterexamples_are_sound_and_small(seed: int) -> None:
 # --- against itself -------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=sharing.examples(60), deadline=None)
 @given(seed=st.integers(0, 2**32), values=st.sampled_from([None, 3]))
 def test_what_a_register_really_did_is_valid(seed: int, values: int | None) -> None:
     assert valid(run_register(Random(seed), 120, 5, values=values)) is True
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=sharing.examples(60), deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_a_read_of_an_old_value_is_found(seed: int) -> None:
     random = Random(seed)

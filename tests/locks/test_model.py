@@ -22,6 +22,7 @@ from quorate.base.lock_commands import (
     Waiting,
 )
 from quorate.base.results import Failure
+from tests import sharing
 from tests.locks.support import LockNode
 from tests.replication.support import run_of, state_of, submit
 
@@ -256,7 +257,9 @@ def _break(*_arguments: object) -> Any:
 
 
 TestLocksAgainstAModel = LocksAgainstAModel.TestCase
-TestLocksAgainstAModel.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestLocksAgainstAModel.settings = settings(
+    max_examples=sharing.examples(40), stateful_step_count=30, deadline=None
+)
 
 
 def test_a_follower_that_decodes_comes_to_the_same_state() -> None:

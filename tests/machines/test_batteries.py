@@ -28,6 +28,7 @@ from quorate.replication.batteries import (
 )
 from quorate.replication.machines import Machines
 from quorate.storage.memory_store import MemoryImage
+from tests import sharing
 from tests.machines.test_declaring import Bench
 from tests.replication.support import restored, state_of, store_checkpoint
 
@@ -115,7 +116,7 @@ def step(name: str, *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[Ste
     return st.tuples(st.just(name), *arguments)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=sharing.examples(60), deadline=None)
 @given(
     steps(
         *(step(name, st.integers(-(2**63), 2**63 - 1)) for name in ("set", "add", "sub")),
@@ -139,7 +140,7 @@ def test_counter(given_steps: list[Step]) -> None:
     Pair(ReplCounter).compare(given_steps, model)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=sharing.examples(60), deadline=None)
 @given(
     steps(
         step("set", keys, values),
@@ -189,7 +190,7 @@ def test_dict(given_steps: list[Step]) -> None:
     Pair(ReplDict).compare(given_steps, model)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=sharing.examples(60), deadline=None)
 @given(
     steps(
         *(step(name, keys) for name in ("add", "remove", "discard", "contains")),
@@ -239,7 +240,7 @@ def test_set(given_steps: list[Step]) -> None:
     Pair(ReplSet).compare(given_steps, model)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=sharing.examples(80), deadline=None)
 @given(
     steps(
         step("append", values),
@@ -290,7 +291,7 @@ def test_list(given_steps: list[Step]) -> None:
     Pair(ReplList).compare(given_steps, model)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=sharing.examples(60), deadline=None)
 @given(
     steps(
         *(step("put", values) for _ in range(3)),
@@ -338,7 +339,7 @@ tuples = st.tuples(numbers, texts).map(list) | st.tuples(numbers).map(list)
 
 @pytest.mark.parametrize("kind", [numbers, texts, st.binary(max_size=3), tuples])
 def test_priority_queue(kind: st.SearchStrategy[Any]) -> None:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=sharing.examples(40), deadline=None)
     @given(
         steps(
             *(step("put", st.integers(0, 9), kind) for _ in range(4)),
@@ -380,7 +381,7 @@ def test_priority_queue(kind: st.SearchStrategy[Any]) -> None:
     holds()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=sharing.examples(300), deadline=None)
 @given(numbers, numbers)
 def test_numbers_are_put_in_order_exactly(one: Any, other: Any) -> None:
     first, second = (b"".join(batteries._order_of(each)) for each in (one, other))

@@ -25,6 +25,7 @@ from quorate.replication.feeds import Feed, Feeds
 from quorate.replication.machine import Context, Interest, Machine
 from quorate.replication.machines import Machines
 from quorate.replication.tables import Tables
+from tests import sharing
 from tests.replication.support import Node, Note, run_of, submit
 
 
@@ -209,7 +210,7 @@ def _wants(ask: Ask, key: bytes) -> bool:
 
 
 @given(st.lists(st.tuples(_asks, st.booleans()), max_size=8), st.lists(_keys, max_size=12))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=sharing.examples(150), deadline=None)
 def test_every_event_finds_exactly_its_watches(
     asks: list[tuple[Ask, bool]], keys: list[bytes]
 ) -> None:

@@ -46,6 +46,7 @@ from quorate.base.results import Failure
 from quorate.errors import BadCommandError, InvalidArgumentError, LimitExceededError
 from quorate.replication.kv import KvMachine
 from quorate.storage.memory_store import MemoryImage
+from tests import sharing
 from tests.replication.support import Node, kv, restored, run_of, state_of, store_checkpoint, submit
 
 # --- the model -----------------------------------------------------------------------------------
@@ -206,7 +207,7 @@ sets = st.builds(CompareAndSet, keys, st.none() | values, st.none() | values | n
 commands: Any = st.one_of(puts, deletes, delete_ranges, increments, sets, txns)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=sharing.examples(150), deadline=None)
 @given(
     st.lists(st.tuples(st.lists(commands, max_size=5), st.booleans()), max_size=10), st.booleans()
 )
@@ -237,7 +238,7 @@ def test_the_machine_is_its_model(entries: Any, leader: bool) -> None:
         assert node.ask(Get(key)) == GetResult(model.revision, model.keys.get(key))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=sharing.examples(100), deadline=None)
 @given(st.lists(puts, max_size=8), ranges)
 def test_ranges_are_those_of_the_model(batch: list[Put], query: Range) -> None:
     node, model = Node(), Model()

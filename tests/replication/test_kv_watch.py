@@ -37,6 +37,7 @@ from quorate.replication.feeds import Feed, Feeds
 from quorate.replication.kv import KvMachine
 from quorate.replication.machines import Applied
 from quorate.storage.memory_store import MemoryImage
+from tests import sharing
 from tests.replication.support import Node, kv, restored, run_of, state_of, store_checkpoint, submit
 
 _told = msgspec.msgpack.Decoder(list[KeyTold]).decode
@@ -654,11 +655,13 @@ def _names(request: WatchKeys, key: bytes) -> bool:
 
 
 TestWatchedStore = WatchedStore.TestCase
-TestWatchedStore.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestWatchedStore.settings = settings(
+    max_examples=sharing.examples(60), stateful_step_count=25, deadline=None
+)
 
 
 @given(st.lists(st.lists(_writes, max_size=4), max_size=8))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=sharing.examples(80), deadline=None)
 def test_followers_and_leaders_come_to_the_same_history(entries: list[list[Any]]) -> None:
     nodes = [Node([KvMachine()]), Node([KvMachine()])]
     for node, leader in zip(nodes, (True, False), strict=True):

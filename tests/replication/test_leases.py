@@ -32,6 +32,7 @@ from quorate.replication.machine import Context, Machine
 from quorate.replication.sessions import TERM_GRACE_MS
 from quorate.replication.tables import Tables
 from quorate.storage.memory_store import MemoryImage
+from tests import sharing
 from tests.replication.support import Node, Note, restored, run_of, store_checkpoint, submit
 
 _results = msgspec.msgpack.Decoder(list[list[LeaseResult]])
@@ -284,4 +285,6 @@ class LeasesAgainstAModel(RuleBasedStateMachine):
 
 
 TestLeasesAgainstAModel = LeasesAgainstAModel.TestCase
-TestLeasesAgainstAModel.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+TestLeasesAgainstAModel.settings = settings(
+    max_examples=sharing.examples(30), stateful_step_count=20, deadline=None
+)

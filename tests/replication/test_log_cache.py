@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from quorate.base.types import LogIndex
 from quorate.consensus.messages import Entry
 from quorate.replication.log_cache import UNAPPLIED_FACTOR, LogCache
+from tests import sharing
 from tests.replication.driving import entry
 
 SIZE_MAX = 40
@@ -22,7 +23,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=sharing.examples(150), deadline=None)
 @given(start=st.integers(0, 3), plan=steps)
 def test_a_window_of_the_log(start: int, plan: list[tuple[str, int, object]]) -> None:
     cache = LogCache(SIZE_MAX)

@@ -29,6 +29,7 @@ from quorate.replication.machine import Context, Machine
 from quorate.replication.machines import Machines
 from quorate.replication.tables import Tables
 from quorate.storage.memory_store import MemoryImage
+from tests import sharing
 from tests.replication.support import (
     HOOKS,
     Do,
@@ -266,7 +267,7 @@ def _life(log: Any, *, leader: bool = False, restart_before: int = -1, write_aft
     return outcomes, machines.state_hash, state_of(machines), machines.next_deadline_ms()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=sharing.examples(80), deadline=None)
 @given(logs, st.integers(0, 7), st.integers(0, 3))
 def test_one_log_makes_one_state(log: Any, restart_before: int, write_after: int) -> None:
     """On a leader that decoded the commands at its gateway, on a follower that reads them from the

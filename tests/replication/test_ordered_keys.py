@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from quorate.replication import ordered_keys
 from quorate.replication.ordered_keys import OrderedKeys
+from tests import sharing
 
 keys = st.binary(max_size=3)
 doings = st.lists(
@@ -26,7 +27,7 @@ doings = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=sharing.examples(150), deadline=None)
 @given(doings, st.sampled_from([(4, 2), (8, 3), (512, 64)]))
 def test_they_are_those_of_a_sorted_list(life: Any, sizes: tuple[int, int]) -> None:
     model: list[bytes] = []

@@ -16,6 +16,7 @@ from quorate.replication.batch import Batch, encode_batch
 from quorate.replication.gateway import Prepared
 from quorate.replication.machines import Machines
 from quorate.replication.proposals import Proposals
+from tests import sharing
 from tests.replication.driving import Tally, hit
 
 NO = NotLeaderError.code
@@ -154,7 +155,7 @@ events = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=sharing.examples(150), deadline=None)
 @given(plan=events)
 def test_every_answer_is_true_whatever_becomes_of_the_log(plan: list[tuple[str, int]]) -> None:
     """A log per leadership; what is committed never changes; answers are held to it."""

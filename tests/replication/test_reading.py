@@ -11,6 +11,7 @@ from quorate.base.types import LogIndex
 from quorate.errors import OverloadedError, UnavailableError
 from quorate.replication import reading as module
 from quorate.replication.reading import Reads
+from tests import sharing
 from tests.replication.driving import how_many
 
 
@@ -157,7 +158,7 @@ plans = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=sharing.examples(150), deadline=None)
 @given(plan=plans)
 def test_every_read_is_answered_once_and_never_from_before_its_round(
     plan: list[tuple[str, int]],

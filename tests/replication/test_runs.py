@@ -28,6 +28,7 @@ from quorate.replication.kv import KvMachine
 from quorate.replication.machine import Context, Machine
 from quorate.replication.nesting import check_nesting, is_bounded
 from quorate.replication.tables import Tables
+from tests import sharing
 from tests.replication.support import (
     Do,
     Node,
@@ -115,7 +116,7 @@ anything = st.one_of(
 machine_names = st.sampled_from(["kv", "sessions", "teller", "gardener", "none", "", "\U0001f600"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=sharing.examples(200), deadline=None)
 @given(st.lists(st.tuples(machine_names, anything), min_size=1, max_size=3))
 def test_any_bytes_get_a_typed_answer_at_the_gateway_and_change_nothing(runs: Any) -> None:
     node = _node()
@@ -137,7 +138,7 @@ def _is_whole(items: bytes) -> bool:
     return True
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=sharing.examples(200), deadline=None)
 @given(st.lists(st.tuples(machine_names, anything.filter(_is_whole)), min_size=1, max_size=3))
 def test_any_bytes_in_the_log_come_to_the_same_on_every_node(runs: Any) -> None:
     """On the leader too, if its gateway let them through: there they are decoded only once."""
@@ -316,7 +317,7 @@ long_values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=sharing.examples(60), deadline=None)
 @given(st.lists(long_values, max_size=4), st.integers(0, 4))
 def test_depth_is_counted_right(items: list[Any], depth_max: int) -> None:
     encoded = msgspec.Raw(encode(items))

@@ -32,6 +32,7 @@ from quorate.replication.machines import Machines
 from quorate.replication.sessions import Outcome
 from quorate.replication.tables import Tables
 from quorate.storage.memory_store import MemoryImage
+from tests import sharing
 from tests.replication.support import (
     Node,
     Note,
@@ -138,7 +139,7 @@ doings = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=sharing.examples(150), deadline=None)
 @given(st.lists(st.tuples(doings, st.sampled_from([0, 0, 1, 9, 15])), max_size=20))
 def test_each_submission_takes_effect_once_and_every_retry_gets_the_same_bytes(life: Any) -> None:
     node, mourner = _node()

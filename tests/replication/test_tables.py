@@ -20,6 +20,7 @@ from quorate.errors import (
 )
 from quorate.replication.tables import Dirty, Table, Tables, encode_dirty, prefix_end
 from quorate.storage.store_format import STORED_KEY_BYTES_MAX, TABLES_MAX
+from tests import sharing
 
 
 class Thing(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -64,7 +65,7 @@ def _change(tables: tuple[Table[Thing], Table[Thing]], what: Any, models: Any) -
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=sharing.examples(100), deadline=None)
 @given(entries=st.lists(entry, max_size=8))
 def test_state_and_captures_are_those_of_the_commands_that_stood(
     entries: Any, packed: bool
@@ -336,7 +337,7 @@ _steps = st.lists(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=sharing.examples(300))
 @given(_steps)
 def test_captures_of_a_derived_table_add_up_to_what_it_holds(
     steps: list[tuple[str, bytes]],

@@ -18,6 +18,7 @@ from quorate.storage.interfaces import LogStore
 from quorate.storage.memory_files import MemoryFileSystem
 from quorate.storage.memory_log import MemoryLogStore
 from quorate.storage.wal import WriteAheadLog
+from tests import sharing
 
 SMALL_SEGMENT = 2048
 READ_ALL = 1 << 30
@@ -386,7 +387,7 @@ class WalMachine(LogMachine):
 
 
 PROFILE = settings(
-    max_examples=150,
+    max_examples=sharing.examples(150),
     stateful_step_count=30,
     deadline=None,
     derandomize=True,

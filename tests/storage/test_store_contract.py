@@ -40,6 +40,7 @@ from quorate.storage.interfaces import (
 )
 from quorate.storage.memory_store import MemoryImage, MemoryStateStore
 from quorate.storage.store import LmdbStateStore
+from tests import sharing
 
 Model = dict[str, dict[bytes, bytes]]
 Opener = Callable[[], StateStore]
@@ -558,7 +559,7 @@ def test_any_history_equals_a_dict(kind: str) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=30,
+            max_examples=sharing.examples(30),
             stateful_step_count=20,
             deadline=None,
             suppress_health_check=list(HealthCheck),
