@@ -7,6 +7,7 @@ from typing import Final
 
 from jepsen_like.mutants import (
     client,
+    converging,
     coordination,
     elections,
     membership,
@@ -29,6 +30,7 @@ ROOMS: Final[Mapping[str, tuple[Mutant, ...]]] = {
     "sessions": sessions.MUTANTS,
     "client": client.MUTANTS,
     "coordination": coordination.MUTANTS,
+    "converging": converging.MUTANTS,
 }
 
 MUTANTS: Final = tuple(mutant for room in ROOMS.values() for mutant in room)

@@ -68,6 +68,8 @@ class Values:
         perhaps: list[Act] = []
         for put in self._puts.get(cell, ()):
             alive = self._life(read, cell, put)
+            if self._visibility.repeats(put) and put.begun < read.ended:
+                perhaps.append(put)
             if alive is not Seen.NO:
                 (sure if alive is Seen.YES else perhaps).append(put)
         return sure, perhaps
@@ -86,7 +88,7 @@ class Values:
             saw = visibility.saw(take, put)
             if saw is Seen.YES and there is Seen.YES:
                 return Seen.NO
-            if saw is not Seen.NO:
+            if saw is not Seen.NO or visibility.repeats(take):
                 held = Seen.MAYBE
         return held
 

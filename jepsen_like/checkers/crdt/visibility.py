@@ -108,6 +108,11 @@ class Visibility:
         """Whether its node held just what its place says."""
         return self._story.certain(read) is None
 
+    def repeats(self, write: Act) -> bool:
+        """Whether *write* may have been carried out twice: its node forgot, with what it lost, that
+        it had done so, and was asked again."""
+        return self._story.between(DISK_LOST, write.node, write.begun, write.ended)
+
     # --- writes and writes ------------------------------------------------------------------------
 
     def saw(self, later: Act, earlier: Act) -> Seen:
