@@ -30,10 +30,13 @@ def refuse_full(command: Any, context: Context) -> Any:  # noqa: ANN401, ARG001
     raise ReplyFullError
 
 
+_SMALL: Final = tuple(bytes((0x90 | count,)) for count in range(16))
+
+
 def array_header(count: int) -> bytes:
     """The msgpack header of an array of *count* items."""
     if count < 16:
-        return bytes((0x90 | count,))
+        return _SMALL[count]
     if count < 1 << 16:
         return b"\xdc" + count.to_bytes(2, "big")
     return b"\xdd" + count.to_bytes(4, "big")

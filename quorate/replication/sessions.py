@@ -14,7 +14,8 @@ nothing does, so that clients find the new leader before it judges them.
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import insort
+from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from typing import Any, ClassVar, Final
@@ -110,7 +111,7 @@ class _Kept:
     __slots__ = ("bytes", "sequences")
 
     def __init__(self) -> None:
-        self.sequences: list[int] = []
+        self.sequences: deque[int] = deque()
         self.bytes = 0
 
 
@@ -250,14 +251,17 @@ class SessionMachine(Machine):
                 SessionExpiredError.code,
                 f"session {session} is closed or has expired; open a new one",
             )
+        kept = self._kept[session]
+        sequences = kept.sequences
         acknowledged = record.acknowledged
         if submit.acknowledged > acknowledged:
             acknowledged = submit.acknowledged
-            self._forget(session, acknowledged)
+            while sequences and sequences[0] <= acknowledged:
+                kept.bytes -= self._forget(session, sequences.popleft())
         expires_ms = context.time_ms + record.ttl_ms
         if expires_ms != record.expires_ms or acknowledged != record.acknowledged:
             renewed = SessionRecord(record.client, record.ttl_ms, expires_ms, acknowledged)
-            self._live.put(session.to_bytes(8, "big"), renewed)
+            self._live.put(_session_key(session), renewed)
         sequence = submit.sequence
         if sequence <= acknowledged:
             return _refusal(
@@ -266,19 +270,21 @@ class SessionMachine(Machine):
                 f"submission {sequence} of session {session} came after its client had "
                 f"acknowledged {acknowledged}",
             )
-        stored = self._replies.get(_reply_key(session, sequence))
-        if stored is not None:
-            return Outcome(stored.index, stored.results)
-        kept = self._kept[session]
+        if not sequences:
+            return None
+        if sequence <= sequences[-1]:
+            stored = self._replies.get(_reply_key(session, sequence))
+            if stored is not None:
+                return Outcome(stored.index, stored.results)
         if (
-            len(kept.sequences) < SESSION_UNACKNOWLEDGED_MAX
+            len(sequences) < SESSION_UNACKNOWLEDGED_MAX
             and kept.bytes < SESSION_UNACKNOWLEDGED_BYTES_MAX
         ):
             return None
         return _refusal(
             context,
             OverloadedError.code,
-            f"session {session} has {len(kept.sequences)} replies of {kept.bytes} bytes that its "
+            f"session {session} has {len(sequences)} replies of {kept.bytes} bytes that its "
             "client has not acknowledged; acknowledge some",
             OVERLOADED_RETRY_MS,
         )
@@ -297,13 +303,10 @@ class SessionMachine(Machine):
         else:
             insort(kept.sequences, sequence)
 
-    def _forget(self, session: int, acknowledged: int) -> None:
-        kept = self._kept[session]
-        count = bisect_right(kept.sequences, acknowledged)
-        for sequence in kept.sequences[:count]:
-            reply = self._replies.delete(_reply_key(session, sequence))
-            kept.bytes -= 0 if reply is None else len(reply.results)
-        del kept.sequences[:count]
+    def _forget(self, session: int, sequence: int) -> int:
+        """Drop a kept reply; its bytes."""
+        reply = self._replies.delete(_reply_key(session, sequence))
+        return 0 if reply is None else len(reply.results)
 
     # --- commands -------------------------------------------------------------------------------
 

@@ -82,6 +82,7 @@ class Table(Generic[R]):
         "_changed",
         "_check",
         "_dirty",
+        "_encoded_name",
         "_fresh",
         "_journal",
         "_keys",
@@ -107,6 +108,7 @@ class Table(Generic[R]):
         journal: list[_Undo],
     ) -> None:
         self.name = name
+        self._encoded_name = _encode_record(name)
         self.record_type = record_type
         self.derived = derived
         #: Records, or their encoded forms if the table is packed.
@@ -282,7 +284,7 @@ class Table(Generic[R]):
         """
         changed = self._changed
         if not self.derived:
-            encode_into(self.name, buffer, -1)
+            buffer += self._encoded_name
             encode_into(list(changed), buffer, -1)
             encode_into(list(changed.values()), buffer, -1)
         if self._fresh is not None:
