@@ -9,6 +9,7 @@ from jepsen_like.mutants.profiles import Profile
 
 _ROOM: Final = "quorate.replication.converging"
 _ENGINE: Final = f"{_ROOM}.engine:Engine"
+_LIVING: Final = f"{_ROOM}.living:Living"
 _COMMIT: Final = f"{_ROOM}.committing:Commit"
 _SPREAD: Final = f"{_ROOM}.disseminating:Disseminating"
 _LEVELS: Final = f"{_ROOM}.levels:Levels"
@@ -35,8 +36,22 @@ def _profile(name: str, mix: dict[str, float], rate: float, **settings: Any) -> 
 
 #: Nodes that are cut off for long, and write meanwhile.
 APART: Final = _profile("apart", {"cut-off": 2.0, "halves": 1.0}, 2.0)
+#: Some links between nodes are cut, and others are not: records come by other ways.
+ROUNDABOUT: Final = _profile(
+    "roundabout", {"bridge": 2.0, "majorities-ring": 2.0, "delay": 1.0}, 3.0, voters=5, clients=8
+)
+#: The same with maps alone, whose keys come and go.
+KEYS_APART: Final = _profile(
+    "keys-apart", {"cut-off": 2.0, "halves": 1.0}, 2.0, workloads={"crdt-map": 1.0}
+)
 #: Nodes that lose power, all at once or cut off.
-POWERLESS: Final = _profile("powerless", {"cut-off": 2.0, "crash-one": 2.0, "crash-all": 1.0}, 3.0)
+POWERLESS: Final = _profile(
+    "powerless",
+    {"cut-off": 2.0, "crash-one": 2.0, "crash-all": 1.0},
+    4.0,
+    disk_delay_ms=15.0,
+    clients=8,
+)
 #: Frames of peers are lost, repeated and swapped.
 GARBLED: Final = _profile("garbled", {"replay": 3.0, "cut-off": 1.0, "reset": 1.0}, 3.0)
 #: Data of one node is lost, or set back to what it was.
@@ -57,13 +72,29 @@ UNANSWERED: Final = _profile(
 
 MUTANTS = (
     Mutant(
+        name="actor-used-again",
+        bug="a restart goes on as the actor of before, and counts its dots from the beginning",
+        source="delta_crdt: node ids; Riak: vnode ids (trap D5.4)",
+        rewrites=one(
+            f"{_LIVING}._live",
+            "epoch = await self._begin()",
+            "epoch = epoch_of(self._mine()[-1]) if self._mine() else await self._begin()",
+        ),
+        profile=POWERLESS,
+    ),
+    Mutant(
         name="life-goes-on",
-        bug="a node goes on writing as the life that its disk names, whatever became of the disk",
-        source="delta_crdt: node ids; Riak: vnode ids after a restore (trap D5.4)",
+        bug="a restart goes on as the actor that its disk names, with the count that stands there",
+        source="Riak: vnode ids after the restore of a backup (trap D5.4)",
         rewrites=one(
             f"{_ENGINE}.__init__",
             "self.own = msgspec.structs.replace(self.own, actor=0)",
             "self.own = msgspec.structs.replace(self.own)",
+        )
+        + one(
+            f"{_LIVING}._live",
+            "elif await self._adopt(epoch_of(engine.own.actor)):",
+            "elif await self._adopt(epoch_of(engine.own.actor)) or True:",
         ),
         profile=FORGETTING,
     ),
@@ -90,17 +121,15 @@ MUTANTS = (
         profile=POWERLESS,
     ),
     Mutant(
-        name="confirmed-before-durable",
-        bug="a member confirms records as soon as they arrive",
-        source="Raft figure 2, translated; Cassandra: periodic commit log",
+        name="confirms-what-it-drops",
+        bug="a member confirms a record that it drops, because one before it is missing",
+        source="Riak: hinted handoff counts towards a quorum that is not one",
         rewrites=one(
-            f"{_SPREAD}._take",
-            "            self._expected[frame.actor] = frame.sequence\n",
-            "            self._expected[frame.actor] = frame.sequence\n"
-            "            self.joined({(frame.sender, frame.actor): frame.sequence})\n",
+            f"{_SPREAD}.on_record",
+            "            self._tell_of_gap(frame.sender)\n",
+            "            self.joined({(frame.sender, actor): frame.sequence})\n",
         ),
-        profile=POWERLESS,
-        budget=40,
+        profile=GARBLED,
     ),
     Mutant(
         name="gap-accepted",
@@ -120,7 +149,7 @@ MUTANTS = (
         bug="a record is joined where what its author had seen is missing",
         source="Antidote: causal delivery; D6.7",
         rewrites=one(f"{_COMMIT}.covers", "return all(", "return True or all("),
-        profile=APART,
+        profile=ROUNDABOUT,
     ),
     Mutant(
         name="sent-is-confirmed",
@@ -197,18 +226,18 @@ MUTANTS = (
         source="delta_crdt: max_sync_size with the whole clock (trap D5.9)",
         rewrites=one(
             f"{_PULL}._join",
-            "            self._counts.joined += commit.join_elements(elements, self._sees)\n",
-            "            self._counts.joined += commit.join_elements(elements, self._sees)\n"
-            "            commit.complete(self._context, self._frontier, self._retired)\n",
+            "            commit.show(frontier)\n",
+            "            commit.show(frontier)\n            self._complete(commit)\n",
         ),
         profile=REPAIRED,
     ),
     Mutant(
         name="ranges-without-a-context",
-        bug="an element that the other does not hold stays, though the other has seen it removed",
+        bug="what the other does not hold any more stays, though the other saw it removed",
         source="Riak: keys that come back after repair (trap D5.12)",
-        rewrites=one(f"{_PULL}._sees", "return epoch_of(actor)", "return False and epoch_of(actor)")
-        + one(f"{_PULL}._sees", "            return True\n", "            return False\n"),
+        rewrites=one(
+            f"{_PULL}._sees", "return self._context.contains(actor, counter) or", "return"
+        ),
         profile=REPAIRED,
     ),
     Mutant(
@@ -259,7 +288,7 @@ MUTANTS = (
             "parts[path] = (_undone(leaf), ())",
             "continue",
         ),
-        profile=APART,
+        profile=KEYS_APART,
     ),
     Mutant(
         name="dropped-key-takes-all",
@@ -270,6 +299,6 @@ MUTANTS = (
             "parts[path] = (_undone(leaf), ())",
             "parts[path] = ((), dots_of(leaf))",
         ),
-        profile=APART,
+        profile=KEYS_APART,
     ),
 )

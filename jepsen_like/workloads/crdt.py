@@ -24,8 +24,9 @@ from quorate.errors import QuorateError, UnconfirmedError
 
 #: Tokens and observations that others may still take up.
 HANDED_MAX: Final = 30
-#: Of one call: longer than a node waits for others to confirm.
-CALL_S: Final = 3.0
+#: Of one call: longer than a node waits for others to confirm, or for a life from the log, though
+#: its clock runs at half its pace.
+CALL_S: Final = 4.5
 #: Operations on one name, before another takes its place.
 USES: Final = 80
 ELEMENTS: Final = 5
