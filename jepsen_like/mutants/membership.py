@@ -6,6 +6,7 @@ from jepsen_like.mutants import profiles
 from jepsen_like.mutants.mutant import Mutant, one
 
 _CHANGES = "quorate.consensus.changes"
+_ELECTION = "quorate.consensus.election"
 
 MUTANTS = (
     Mutant(
@@ -92,5 +93,34 @@ MUTANTS = (
             "if False:",
         ),
         profile=profiles.DAMAGE,
+    ),
+    Mutant(
+        name="pins-only-when-applied",
+        bug="who stands behind a number is known only once the entry that says so is applied again",
+        source="our own: a node that had just started let a wiped member in",
+        rewrites=one(
+            "quorate.server.node:Node.pinned",
+            "return membership.incarnation(node) or",
+            "return",
+        ),
+        profile=profiles.WIPED_AND_RESTARTED,
+        budget=40,
+    ),
+    Mutant(
+        name="founded-by-a-majority",
+        bug="some founders elect a leader before all have been on record",
+        source="our own: the rest may meet a founder that was wiped, and elect another",
+        rewrites=one(f"{_ELECTION}:_result", "if membership.unmet():", "if False:"),
+    ),
+    Mutant(
+        name="removal-told-early",
+        bug="a removal is called done once its joint configuration is committed",
+        source="our own: the removed node is switched off, and the others still need its vote",
+        rewrites=one(
+            "quorate.server.admin:Admin._committed",
+            "if state.commit >= index and not (in_force.joint and made == index):",
+            "if state.commit >= index:",
+        ),
+        profile=profiles.SHRINKING,
     ),
 )

@@ -273,6 +273,22 @@ DAMAGE: Final = Profile(
     mix={"bit-flip": 3.0, "truncate": 1.0, "wipe": 2.0, "crash-leader": 1.0},
     rate=2.0,
 )
+#: One disk is new and empty, and the others begin again from their own: with nothing but the log.
+WIPED_AND_RESTARTED: Final = Profile(
+    name="wiped-and-restarted",
+    settings={
+        "voters": 3,
+        "learners": 0,
+        "checkpoint_bytes": 1_000_000,
+        "clients": 2,
+        "think_ms": 20.0,
+        "network_delay_ms": 0.2,
+        "heartbeat_ms": 50,
+        "election_timeout_ms": 500,
+    },
+    mix={"wipe": 3.0, "restart-storm": 2.0, "crash-leader": 2.0},
+    rate=3.0,
+)
 SMALL_SEGMENTS: Final = Profile(
     name="small-segments",
     settings={"voters": 3, "learners": 0, "segment_bytes": 8192},

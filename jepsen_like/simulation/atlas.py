@@ -35,7 +35,8 @@ class Atlas:
         self._invariants.tampered(node, damaged=damaged)
 
     def replaced(self, node: int) -> None:
-        """*node* is not a member any more."""
+        """The operator was told that *node* is not a member any more."""
+        self._invariants.removed(node)
         self._replaced[node] = None
 
     @property
@@ -78,11 +79,18 @@ class Atlas:
 
     def may_wipe(self, node: int) -> bool:
         """Likewise for an empty disk under the same number: every other member must know by its
-        own log which one stood there before."""
+        own log, on its disk, which one stood there before."""
         if not self.may_lose(node):
             return False
         return all(
-            self._stage.node(other).pinned(node)  # type: ignore[arg-type]
+            self._knows(other, node)
             for other in self._stage.nodes()
             if other != node and self._stage.runs(other)
+        )
+
+    def _knows(self, other: int, node: int) -> bool:
+        state = self._stage.node(other).replica.core.state
+        named = dict(state.membership.incarnations)
+        return bool(named.get(node)) and state.members.index <= max(  # type: ignore[call-overload]
+            state.persisted, state.log.floor.index
         )

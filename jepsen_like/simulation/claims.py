@@ -23,6 +23,16 @@ def quorum(membership: Membership, holders: Iterable[int]) -> bool:
     return majority(membership.voters, known) and (not old or majority(old, known))
 
 
+def elected(membership: Membership, votes: Iterable[int]) -> bool:
+    """Whether *votes* elect: a quorum; all voters, while the configuration does not name the data
+    directories behind them, since one of them may have been wiped and nobody would know."""
+    known = list(votes)
+    voters = [*membership.voters, *membership.voters_old]
+    if all(incarnation or node not in voters for node, incarnation in membership.incarnations):
+        return quorum(membership, known)
+    return all(node in known for node in voters)
+
+
 class Disk:
     """What one data directory claims to hold: its last running core says so.
 

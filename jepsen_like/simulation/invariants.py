@@ -6,7 +6,8 @@ in ``found``, and the run ends. The names of violations:
 
 =========================  =====================================================================
 two-leaders                one leader per term (Raft figure 3, election safety)
-elected-without-votes      a leader has the durable votes of a quorum
+elected-without-votes      a leader has the durable votes of a quorum, and of all founders while it
+                           is not on record who they are
 lease-not-backed           who reads under a lease has a quorum's promises, as of that moment
 lease-promise              who let a leader count on it for its lease gives no vote meanwhile
 stale-answer               an answer to an earlier term, or to an earlier round, counts for no later
@@ -30,6 +31,7 @@ converging-differs         at the end members hold the same CRDT data, byte by b
 acknowledged-early         a command is answered after its entry was committed, and applied once
 executed-twice             a (session, sequence) takes effect at one place of the log
 stale-read                 a linearizable read sees all that was committed before it began
+removed-early              who was told that a member is removed may switch it off: nobody needs it
 membership-differs         the configuration at an index is the same everywhere
 wiped-admitted             a node whose disk was replaced is never led under its old number
 lease-early                no lease runs out in the first second of a term
@@ -59,7 +61,7 @@ from typing import Any, Final
 
 import msgspec
 
-from jepsen_like.simulation.claims import Before, Disk, majority, quorum
+from jepsen_like.simulation.claims import Before, Disk, elected, majority, quorum
 from quorate.base.types import LogIndex
 from quorate.consensus.membership import Membership, decode_membership
 from quorate.consensus.messages import (
@@ -369,7 +371,7 @@ class Invariants:
             if self.votes.get((node, other_disk.incarnation, term)) == disk.node
         ]
         self.claim(
-            quorum(state.membership, voted),
+            elected(state.membership, voted),
             "elected-without-votes",
             f"node {disk.node} leads term {term} by the votes of {voted}",
             membership=state.membership,
@@ -473,6 +475,17 @@ class Invariants:
             f"others that of {known[0]}",
             here=membership,
             known=known[1],
+        )
+
+    def removed(self, node: int) -> None:
+        """Somebody was told that *node* is not a member any more."""
+        index, membership = self.configs[-1]
+        self.claim(
+            node not in membership.members(),
+            "removed-early",
+            f"node {node} is said to be removed; the last configuration that was committed, in "
+            f"entry {index}, needs it still",
+            membership=membership,
         )
 
     # --- applying -------------------------------------------------------------------------------

@@ -94,8 +94,8 @@ class Keeper:
     async def _remove(self, node: int) -> bool:
         self.leaving[node] = None
         done = await self._call(lambda each: each.remove_member(node))
-        if not done and (not self._members("voters") or node in self._everybody()):
-            return False  # the answer to an earlier call may have been lost
+        if not done and not self._gone(node):
+            return False
         self._retired[node] = None
         self._atlas.replaced(node)
         await asyncio.sleep(RETRY_S)
@@ -136,6 +136,16 @@ class Keeper:
             return []
         membership = self._stage.node(leader).replica.core.state.membership
         return [int(node) for node in getattr(membership, what)]
+
+    def _gone(self, node: int) -> bool:
+        """It was removed all the same: the answer to an earlier call may have been lost. What is
+        not committed says nothing: until it is, the others may need the node."""
+        leader = self._stage.leader()
+        if leader is None:
+            return False
+        state = self._stage.node(leader).replica.core.state
+        in_force = state.members.at(state.commit)
+        return not in_force.joint and node not in in_force.members()
 
     def _everybody(self) -> list[int]:
         return [*self._members("voters"), *self._members("voters_old"), *self._members("learners")]

@@ -41,6 +41,7 @@ REPLY_BYTES_MAX: Final = 8 * MIB  # results of one batch; larger ones are errors
 
 MEMBERS_MAX: Final = 31  # voters and learners together; beyond 7 voters latency only grows
 MACHINE_NAME_MAX: Final = 64
+INCARNATION_LENGTH_MAX: Final = 64  # what a member's data directory is known by: 32 hex digits
 
 must(ENTRY_BYTES_MAX >= BATCH_BYTES_MAX + 64 * KIB, "one client batch fits into one log entry")
 must(FRAME_BYTES_MAX >= ENTRY_BYTES_MAX + 64 * KIB, "one log entry fits into one frame")

@@ -18,6 +18,10 @@ def on_change(state: State, event: ChangeMembership) -> None:
     if refusal is not None:
         state.refuse(refusal)
         return
+    others = any(change.kind is not ChangeKind.INCARNATION for change in event.changes)
+    if others and state.membership.unmet():
+        state.refuse(Refusal.CHANGE_PENDING, "who the founders are is being recorded")
+        return
     try:
         target = changed(state.membership, event.changes)
     except MembershipError as error:
@@ -47,9 +51,12 @@ def _guard(state: State) -> Refusal | None:
 
 def _learner_behind(state: State, event: ChangeMembership) -> str:
     """A learner promoted too early stalls the commits of the new majority (thesis 4.2.1)."""
+    membership = state.membership
     for change in event.changes:
         if change.kind is not ChangeKind.PROMOTE:
             continue
+        if membership.incarnations and not membership.incarnation(change.node):
+            return f"node {change.node} has not shown its data directory; start it first"
         progress = state.progress[change.node]  # a learner, or the change was refused before
         lag = state.log.last_index - progress.match
         if lag > state.config.promote_lag_entries_max:

@@ -6,7 +6,7 @@ from quorate.base.types import NO_NODE, NodeId, Term
 from quorate.consensus import leader
 from quorate.consensus.messages import TimeoutNow, VoteReply, VoteRequest
 from quorate.consensus.output import Role
-from quorate.consensus.quorum import VoteResult, tally
+from quorate.consensus.quorum import VoteResult, tally, unanimous
 from quorate.consensus.roles import (
     become_candidate,
     become_follower,
@@ -46,8 +46,7 @@ def campaign(state: State, *, transfer: bool) -> None:
 
 
 def _ask_for_votes(state: State, term: Term, *, pre: bool, transfer: bool) -> None:
-    membership = state.membership
-    for voter in sorted({*membership.voters, *membership.voters_old}):
+    for voter in _voters(state):
         if voter != state.node_id:
             state.send(
                 VoteRequest(
@@ -62,8 +61,18 @@ def _ask_for_votes(state: State, term: Term, *, pre: bool, transfer: bool) -> No
             )
 
 
+def _voters(state: State) -> list[NodeId]:
+    """Of both sets, ascending."""
+    return sorted({*state.membership.voters, *state.membership.voters_old})
+
+
 def _result(state: State) -> VoteResult:
-    return tally(state.membership.voters, state.membership.voters_old, state.votes)
+    """A quorum decides; all voters, while this member does not know whose votes it counts: see
+    ``membership``."""
+    membership = state.membership
+    if membership.unmet():
+        return unanimous(_voters(state), state.votes)
+    return tally(membership.voters, membership.voters_old, state.votes)
 
 
 def sticky(state: State) -> bool:

@@ -3,6 +3,12 @@
 A configuration is itself a log entry and holds from the moment it is *appended*; a follower that
 truncates the entry falls back to the one before. ``MembershipHistory`` answers "which
 configuration at index i", which must be the same on every node.
+
+Raft assumes that a voter remembers its votes and its log. One whose disk was wiped does not, and
+must not count under its old number (trap "wiped node"). So a configuration names the *incarnation*
+of each member's data directory, and whoever has it in its log, committed or not, refuses any other.
+Founders cannot name them yet: until all of them are named, an election needs every voter. Then a
+wiped one and those that never heard of it elect nobody without one that knows better.
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ from itertools import pairwise
 import msgspec
 
 from quorate.base.invariants import must
-from quorate.base.limits import MEMBERS_MAX
+from quorate.base.limits import INCARNATION_LENGTH_MAX, MEMBERS_MAX
 from quorate.base.types import LogIndex, NodeId
 from quorate.errors import MembershipError, WireFormatError
 
@@ -24,7 +30,8 @@ class Membership(msgspec.Struct, frozen=True, array_like=True):
 
     *voters_old* is empty except in a joint configuration (thesis 4.3), where decisions need a
     majority of both voter sets. *learners_next*: old voters that become learners when the joint
-    configuration is left. *addresses*: "host:port" for every member.
+    configuration is left. *addresses*: "host:port" for every member. *incarnations*: of every
+    member's data directory, "" while it is not known; all empty: nobody keeps account of them.
     """
 
     voters: tuple[NodeId, ...]
@@ -32,6 +39,7 @@ class Membership(msgspec.Struct, frozen=True, array_like=True):
     learners: tuple[NodeId, ...] = ()
     learners_next: tuple[NodeId, ...] = ()
     addresses: tuple[tuple[NodeId, str], ...] = ()
+    incarnations: tuple[tuple[NodeId, str], ...] = ()
 
     @property
     def joint(self) -> bool:
@@ -50,6 +58,17 @@ class Membership(msgspec.Struct, frozen=True, array_like=True):
                 return address
         return None
 
+    def incarnation(self, node: NodeId) -> str:
+        """Of the data directory behind *node*, "" if it is not known."""
+        for member, incarnation in self.incarnations:
+            if member == node:
+                return incarnation
+        return ""
+
+    def unmet(self) -> tuple[NodeId, ...]:
+        """Voters whose data directory is not known, where account is kept: founders, at first."""
+        return tuple(node for node, known in self.incarnations if not known and self.is_voter(node))
+
     def without_old(self) -> Membership:
         """The configuration that a joint one leads to."""
         must(self.joint, "only a joint configuration is left", membership=self)
@@ -59,6 +78,7 @@ class Membership(msgspec.Struct, frozen=True, array_like=True):
             voters=self.voters,
             learners=learners,
             addresses=tuple(pair for pair in self.addresses if pair[0] in kept),
+            incarnations=tuple(pair for pair in self.incarnations if pair[0] in kept),
         )
 
 
@@ -70,14 +90,27 @@ class ChangeKind(enum.Enum):
     DEMOTE = "demote"
     REMOVE = "remove"
     ADDRESS = "address"
+    INCARNATION = "incarnation"
 
 
 class MemberChange(msgspec.Struct, frozen=True):
-    """One wish. *address* counts for ``ADD_LEARNER`` and ``ADDRESS`` only."""
+    """One wish. *address* counts for ``ADD_LEARNER`` and ``ADDRESS`` only, *incarnation* for
+    ``INCARNATION``."""
 
     kind: ChangeKind
     node: NodeId
     address: str = ""
+    incarnation: str = ""
+
+
+class _Draft:
+    """A configuration while changes are made to it."""
+
+    def __init__(self, now: Membership) -> None:
+        self.voters = set(now.voters)
+        self.learners = set(now.learners)
+        self.addresses = dict(now.addresses)
+        self.incarnations = dict(now.incarnations)
 
 
 def changed(now: Membership, changes: Sequence[MemberChange]) -> Membership:
@@ -91,9 +124,10 @@ def changed(now: Membership, changes: Sequence[MemberChange]) -> Membership:
         raise MembershipError("no change is named")
     if len({change.node for change in changes}) != len(changes):
         raise MembershipError("each node may be named once; do the second change after the first")
-    voters, learners, addresses = set(now.voters), set(now.learners), dict(now.addresses)
+    draft = _Draft(now)
     for change in changes:
-        _apply_change(change, voters, learners, addresses)
+        _apply_change(change, draft)
+    voters, learners = draft.voters, draft.learners
     if not voters:
         raise MembershipError("the change would leave no voter; add and promote another first")
     if len(voters) + len(learners) > MEMBERS_MAX:
@@ -103,36 +137,36 @@ def changed(now: Membership, changes: Sequence[MemberChange]) -> Membership:
         return Membership(
             voters=new_voters,
             learners=tuple(sorted(learners)),
-            addresses=tuple(sorted(addresses.items())),
+            addresses=tuple(sorted(draft.addresses.items())),
+            incarnations=tuple(sorted(draft.incarnations.items())),
         )
     demoted = learners & set(now.voters)
     kept = voters | learners | set(now.voters)
-    addresses = {**dict(now.addresses), **addresses}
+    addresses = {**dict(now.addresses), **draft.addresses}
+    incarnations = {**dict(now.incarnations), **draft.incarnations}
     return Membership(
         voters=new_voters,
         voters_old=now.voters,
         learners=tuple(sorted(learners - demoted)),
         learners_next=tuple(sorted(demoted)),
         addresses=tuple(sorted((node, at) for node, at in addresses.items() if node in kept)),
+        incarnations=tuple(sorted(pair for pair in incarnations.items() if pair[0] in kept)),
     )
 
 
-def _apply_change(
-    change: MemberChange,
-    voters: set[NodeId],
-    learners: set[NodeId],
-    addresses: dict[NodeId, str],
-) -> None:
-    node = change.node
+def _apply_change(change: MemberChange, draft: _Draft) -> None:
+    node, voters, learners = change.node, draft.voters, draft.learners
     known = node in voters or node in learners
     if change.kind is ChangeKind.ADD_LEARNER:
         if node < 1:
             raise MembershipError(f"a node id is 1 or more, not {node}")
         if known:
             raise MembershipError(f"node {node} is a member already")
-        _refuse_taken(change, addresses)
+        _refuse_taken(change, draft.addresses)
         learners.add(node)
-        addresses[node] = change.address
+        draft.addresses[node] = change.address
+        if draft.incarnations:
+            draft.incarnations[node] = ""
         return
     if not known:
         raise MembershipError(f"node {node} is not a member; members: {sorted(voters | learners)}")
@@ -150,10 +184,25 @@ def _apply_change(
         case ChangeKind.REMOVE:
             voters.discard(node)
             learners.discard(node)
-            addresses.pop(node, None)
+            draft.addresses.pop(node, None)
+            draft.incarnations.pop(node, None)
         case ChangeKind.ADDRESS:
-            _refuse_taken(change, addresses)
-            addresses[node] = change.address
+            _refuse_taken(change, draft.addresses)
+            draft.addresses[node] = change.address
+        case ChangeKind.INCARNATION:
+            _name_incarnation(change, draft)
+
+
+def _name_incarnation(change: MemberChange, draft: _Draft) -> None:
+    """Once and for all: who comes with another data directory has forgotten what it promised."""
+    node, incarnation = change.node, change.incarnation
+    if not 0 < len(incarnation) <= INCARNATION_LENGTH_MAX:
+        raise MembershipError(f"an incarnation has 1 to {INCARNATION_LENGTH_MAX} characters")
+    if draft.incarnations.get(node):
+        raise MembershipError(f"node {node} has shown its data directory already")
+    if not draft.incarnations:  # nobody kept account of them before
+        draft.incarnations = dict.fromkeys(sorted(draft.voters | draft.learners), "")
+    draft.incarnations[node] = incarnation
 
 
 def _refuse_taken(change: MemberChange, addresses: dict[NodeId, str]) -> None:
@@ -188,7 +237,8 @@ def invalid_membership(payload: bytes) -> str | None:
     voters, old = membership.voters, membership.voters_old
     learners, following = membership.learners, membership.learners_next
     addressed = tuple(node for node, _address in membership.addresses)
-    for ids in (voters, old, learners, following, addressed):
+    accounted = tuple(node for node, _incarnation in membership.incarnations)
+    for ids in (voters, old, learners, following, addressed, accounted):
         if any(node < 1 for node in ids) or any(a >= b for a, b in pairwise(ids)):
             return f"node ids do not ascend from 1: {membership}"
     if not voters:
@@ -200,6 +250,10 @@ def invalid_membership(payload: bytes) -> str | None:
     members = membership.members()
     if any(node not in members for node in addressed):
         return f"an address of a stranger: {membership}"
+    if accounted not in ((), members):
+        return f"incarnations of others than the members: {membership}"
+    if any(len(text) > INCARNATION_LENGTH_MAX for _node, text in membership.incarnations):
+        return f"an incarnation of more than {INCARNATION_LENGTH_MAX} characters: {membership}"
     if len(voters) + len(learners) + len(following) > MEMBERS_MAX or len(old) > MEMBERS_MAX:
         return f"more than {MEMBERS_MAX} members: {membership}"
     return None

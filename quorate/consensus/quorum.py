@@ -74,6 +74,14 @@ def tally(
     return VoteResult.PENDING if VoteResult.PENDING in both else VoteResult.WON
 
 
+def unanimous(voters: Sequence[NodeId], votes: Mapping[NodeId, bool]) -> VoteResult:
+    """Outcome of an election that every one of *voters* has to agree with."""
+    if any(votes.get(voter) is False for voter in voters):
+        return VoteResult.LOST
+    granted = all(votes.get(voter) is True for voter in voters)
+    return VoteResult.WON if granted and voters else VoteResult.PENDING
+
+
 def has_quorum(
     voters: Sequence[NodeId], voters_old: Sequence[NodeId], present: Mapping[NodeId, bool]
 ) -> bool:

@@ -1,9 +1,8 @@
-"""The machine that remembers which data directory stands behind each member's number.
+"""The machine that remembers which data directory stood behind each number that was ever used.
 
-A member whose disk was wiped forgets its votes and acknowledgements; under its old number it could
-elect a leader that lacks committed entries (trap "wiped node"). So the leader pins the incarnation
-of each member's data directory in the log, and every node refuses connections from another one.
-A pin outlives the member: a number is never used twice.
+While a member is one, its incarnation stands in the configuration itself, which is in force from
+the moment it is in a node's log (``consensus.membership``): a machine's state is behind that by
+whatever was not applied yet. A pin outlives the member: a number is never used twice.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from typing import ClassVar
 
 import msgspec
 
+from quorate.base.limits import INCARNATION_LENGTH_MAX
 from quorate.errors import CommandError
 from quorate.replication.machine import Context, Machine
 from quorate.replication.tables import Table, Tables
 
-INCARNATION_LENGTH_MAX = 64
 PINS_MAX = 10_000  # numbers ever used by a cluster
 
 

@@ -105,13 +105,14 @@ class Admin:
         return self._member_list()
 
     def _member_list(self) -> dict[str, Any]:
-        membership = self._node.replica.core.state.membership
+        state = self._node.replica.core.state
+        in_force = state.members.at(state.commit)
         return {
             "members": [
                 {"node": member.node, "address": member.address, "role": member.role}
-                for member in describe_members(membership)
+                for member in describe_members(state.membership)
             ],
-            "joint": membership.joint,
+            "joint": state.membership.joint or in_force.joint,
         }
 
     # --- membership ------------------------------------------------------------------------------
@@ -175,6 +176,8 @@ class Admin:
                 return node in membership.learners
             case ChangeKind.REMOVE:
                 return node not in membership.members()
+            case ChangeKind.INCARNATION:
+                return bool(membership.incarnation(node))
 
     async def _propose_change(
         self, change: MemberChange, deadline_s: float, *, again: bool
@@ -208,7 +211,8 @@ class Admin:
             await asyncio.sleep(POLL_S)
 
     async def _committed(self, index: LogIndex, term: Term, deadline_s: float) -> None:
-        """Until the change is in force, and the joint configuration it needed is left."""
+        """Until the change is in force, and what leaves the joint configuration it needed is
+        committed, too: before that, who is removed may still be needed."""
         replica = self._node.replica
         state = replica.core.state
         loop = asyncio.get_running_loop()
@@ -218,9 +222,8 @@ class Admin:
             in_log = index <= state.log.floor.index or state.log.term_at(index) == term
             if not in_log:
                 raise OutcomeUnknownError("another leader took over; look at the list of members")
-            if state.commit >= index and not (
-                state.membership.joint and state.members.index == index
-            ):
+            made, in_force = state.members.step_at(state.commit)
+            if state.commit >= index and not (in_force.joint and made == index):
                 return
             await asyncio.sleep(POLL_S)
 

@@ -43,7 +43,7 @@ class Routes(msgspec.Struct, frozen=True):
     client: Callable[[Connection], None]
     relay: Callable[[Connection, Hello], None]
     snapshot: Callable[[Connection, NodeId], None]
-    peer: Callable[[Connection, NodeId], None]
+    peer: Callable[[Connection, Hello], None]
     member_known: Callable[[NodeId, str], None]
     welcome: Callable[[], Welcome]
 
@@ -167,7 +167,7 @@ class Listener:
         if hello.role == ROLE_SNAPSHOT:
             self._routes.snapshot(connection, node)
         else:
-            self._routes.peer(connection, node)
+            self._routes.peer(connection, hello)
 
     def _refuse(self, connection: Connection, error: QuorateError) -> None:
         self.refused_count += 1

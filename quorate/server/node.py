@@ -66,7 +66,7 @@ from quorate.server.relay import Relays
 from quorate.server.status import node_status
 from quorate.server.tls import peer_context, server_context
 from quorate.server.upgrading import Upgrades
-from quorate.storage.directory import DataDirectory
+from quorate.storage.directory import DataDirectory, Identity
 from quorate.storage.interfaces import StateStore
 from quorate.storage.wal import WriteAheadLog
 
@@ -248,7 +248,7 @@ class Node:
             config,
             self._platform,
             self.machines,
-            self._founders(),
+            self._founders(gate.identity),
             self._closers,
         )
         peers = PeerTransport(
@@ -367,15 +367,18 @@ class Node:
             ),
         )
 
-    def _founders(self) -> Membership | None:
-        """The first configuration, or None for a node that joins a cluster."""
+    def _founders(self, own: Identity) -> Membership | None:
+        """The first configuration, the same on each founder, or None for a node that joins."""
         if self.config.join:
             return None
         founders = {**self.config.founders}
         if not self.config.initial:
             founders[self.config.node_id] = self.address
         pairs = tuple((NodeId(node), founders[node]) for node in sorted(founders))
-        return Membership(voters=tuple(node for node, _ in pairs), addresses=pairs)
+        voters = tuple(node for node, _ in pairs)
+        known = own.incarnation if len(voters) == 1 else ""  # nobody else is to agree
+        incarnations = tuple((node, known) for node in voters)
+        return Membership(voters=voters, addresses=pairs, incarnations=incarnations)
 
     async def _bind(self, listener: Listener) -> None:
         """Take the port before the log is read: its number may be part of the membership."""
@@ -391,7 +394,7 @@ class Node:
             client=lambda connection: self.parts.clients.accept(connection),  # noqa: PLW0108  no parts yet
             relay=self._accept_relay,
             snapshot=self._accept_snapshot,
-            peer=lambda connection, node: self.parts.peers.accept(connection, node),  # noqa: PLW0108
+            peer=self._accept_peer,
             member_known=self._check_member,
             welcome=lambda: self.parts.clients.welcome(),  # noqa: PLW0108
         )
@@ -432,8 +435,9 @@ class Node:
         return self._db
 
     def pinned(self, node: NodeId) -> str:
-        """The incarnation known for member *node*, "" if none is."""
-        return self._cluster_machine.incarnation(node)
+        """The incarnation known for member *node*, present or past, "" if none is."""
+        membership = self.replica.core.state.membership
+        return membership.incarnation(node) or self._cluster_machine.incarnation(node)
 
     async def checkpoint(self) -> LogIndex:
         """Write the state to the store now; returns the log index it covers.
@@ -518,6 +522,10 @@ class Node:
                 f"node {node} is not a member of this cluster (any more): add it with "
                 f"`quorate members add {node}=HOST:PORT`"
             )
+
+    def _accept_peer(self, connection: Connection, hello: Hello) -> None:
+        self.parts.registrar.shown(NodeId(hello.node), hello.incarnation)
+        self.parts.peers.accept(connection, NodeId(hello.node), hello.incarnation)
 
     def _accept_relay(self, connection: Connection, hello: Hello) -> None:
         if self.replica.is_leader:

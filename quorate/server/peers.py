@@ -13,6 +13,7 @@ import logging
 import ssl
 from collections.abc import Callable, Mapping
 from random import Random
+from typing import NamedTuple
 
 import msgspec
 
@@ -68,6 +69,7 @@ class PeerTransport:
         self.dropped_count = 0
         self._links: dict[NodeId, _Link] = {}
         self._incoming: dict[NodeId, Connection] = {}
+        self._callers: dict[Connection, _Caller] = {}
         self._stopped = False
 
     def send(self, target: NodeId, frame: PeerFrame) -> None:
@@ -81,15 +83,16 @@ class PeerTransport:
         else:
             connection.send(encode_frame(frame))
 
-    def accept(self, connection: Connection, node: NodeId) -> None:
+    def accept(self, connection: Connection, node: NodeId, incarnation: str) -> None:
         """Take over a connection that member *node* dialled, its hello accepted and answered."""
+        self.showed(node, incarnation)
         self._incoming[node] = connection
+        self._callers[connection] = _Caller(node, incarnation)
         connection.on_bodies = self.deliver_from(node)
 
         def on_closed(reason: str) -> None:
             _logger.info("node %d closed its connection: %s", node, reason)
-            if self._incoming.get(node) is connection:
-                del self._incoming[node]
+            self._forget(connection)
             self.events.lost(node)
 
         connection.on_closed = on_closed
@@ -105,9 +108,11 @@ class PeerTransport:
         return on_bodies
 
     def set_members(self, addresses: Mapping[NodeId, str]) -> None:
-        """Keep a connection to each of these, and to nobody else."""
+        """Keep a connection to each of these, and to nobody else. Called with each change of the
+        members: a connection with one whose number turns out to be another's ends."""
         for node in [node for node in self._links if node not in addresses]:
             self._links.pop(node).stop()
+        self._part(lambda node, shown: self.events.pinned(node) not in ("", shown))
         if self._stopped:
             return
         for node, address in addresses.items():
@@ -116,6 +121,28 @@ class PeerTransport:
                 if link is not None:
                     link.stop()
                 self._links[node] = _Link(self, node, address)
+
+    def showed(self, node: NodeId, incarnation: str) -> None:
+        """Member *node* was let in. A connection on which its number stood for another data
+        directory is of the past; what is still on its way there must not come in later."""
+        self._part(lambda other, shown: other == node and shown != incarnation)
+
+    def _part(self, is_another: Callable[[NodeId, str], bool]) -> None:
+        """From those that are not, or no more, who they said they are."""
+        for node, link in self._links.items():
+            if is_another(node, link.incarnation):
+                link.part()
+        for connection, caller in list(self._callers.items()):
+            if is_another(caller.node, caller.incarnation):
+                self._forget(connection)
+                connection.close()
+                self.events.lost(caller.node)
+
+    def _forget(self, connection: Connection) -> None:
+        """One that a member dialled."""
+        caller = self._callers.pop(connection, None)
+        if caller is not None and self._incoming.get(caller.node) is connection:
+            del self._incoming[caller.node]
 
     def connected(self) -> list[NodeId]:
         """Members that can be sent to now, ascending."""
@@ -135,13 +162,21 @@ class PeerTransport:
         await asyncio.gather(*(link.task for link in links), return_exceptions=True)
 
 
+class _Caller(NamedTuple):
+    """Who dialled a connection, and the incarnation it has shown."""
+
+    node: NodeId
+    incarnation: str
+
+
 class _Link:
-    """The connection to one member, made again and again."""
+    """The connection to one member, made again and again. *incarnation*: what it showed last."""
 
     def __init__(self, owner: PeerTransport, node: NodeId, address: str) -> None:
         self.node = node
         self.address = address
         self.problem = ""
+        self.incarnation = ""
         self._owner = owner
         self.connection: Connection | None = None
         self._closed = asyncio.Event()
@@ -154,6 +189,13 @@ class _Link:
         if connection is not None:
             connection.close()
             self._down("")
+
+    def part(self) -> None:
+        """Close the present connection; the next welcome decides whether there is another."""
+        connection = self.connection
+        if connection is not None:
+            connection.close()
+            self._down("its data directory is another than the one on record")
 
     async def _run(self) -> None:
         backoff_s = BACKOFF_S_MIN
@@ -192,10 +234,12 @@ class _Link:
         if not connection.open:
             # Nobody would be told any more, and this link would wait for ever to hear of it.
             raise UnavailableError(f"{self.address} closed the connection after its welcome")
+        owner.showed(self.node, welcome.incarnation)
         self._closed.clear()
         connection.on_bodies = owner.deliver_from(self.node)
         connection.on_closed = self._down
         self.connection = connection
+        self.incarnation = welcome.incarnation
         self.problem = ""
         owner.events.reached(self.node, welcome)
 

@@ -11,8 +11,8 @@ import msgspec
 from quorate.base.frames import Run, Submit, SubmitFailed
 from quorate.base.types import NodeId, Term
 from quorate.consensus.events import ChangeMembership
-from quorate.consensus.membership import ChangeKind, MemberChange
-from quorate.consensus.output import Role
+from quorate.consensus.membership import ChangeKind, MemberChange, Membership
+from quorate.consensus.output import Refusal, Role
 from quorate.errors import QuorateError
 from quorate.replication.cluster import ClusterMachine, Pin
 from quorate.replication.proposals import SubmitAnswer
@@ -41,20 +41,28 @@ class Registrar:
         self._shown: dict[NodeId, str] = {identity.node: identity.incarnation}
         self._upgrades = upgrades
         self._pinning = False
+        self._waits = False  # a change was refused that will pass in a moment
         self._tended_term = Term(0)
 
     def on_applied(self) -> None:
         """Called after every applied slice: a new leader records its members at once, with its
-        first entry. Until it has, a member that was wiped passes for the one it was."""
+        first entry. Until it has, nobody tells a founder that was wiped from the one it was, and
+        nobody leads without the votes of all."""
         state = self._replica.core.state
-        if state.term == self._tended_term or state.role is not Role.LEADER:
+        if state.role is not Role.LEADER:
+            return
+        if self._waits and state.members.index <= state.commit:
+            self._waits = False
+            asyncio.get_running_loop().call_soon(self.tend)
+        if state.term == self._tended_term:
             return
         if state.log.term_at(state.commit) == state.term:
             self._tended_term = state.term
             asyncio.get_running_loop().call_soon(self.tend)  # the core may be amid a step
 
     def shown(self, node: NodeId, incarnation: str) -> None:
-        """Member *node* keeps its data under *incarnation*, as it has shown in a handshake."""
+        """Member *node* keeps its data under *incarnation*, as it has shown in a handshake, on a
+        connection of either's making."""
         self._shown[node] = incarnation
 
     def tend(self) -> None:
@@ -65,19 +73,39 @@ class Registrar:
             return
         if state.log.term_at(state.commit) != state.term:
             return
-        own = state.membership.address(self._identity.node)
-        if own is not None and own != self._address and not state.membership.joint:
-            change = MemberChange(ChangeKind.ADDRESS, self._identity.node, self._address)
-            replica.step(ChangeMembership((change,)))
-        members = state.membership.members()
+        for wanted in (self._incarnations, self._own_address):
+            changes = wanted(state.membership)
+            if changes:
+                refusal = replica.step(ChangeMembership(changes)).refusal
+                self._waits |= refusal is Refusal.CHANGE_PENDING
         pins = [
             Pin(node, incarnation)
-            for node, incarnation in sorted(self._shown.items())
-            if node in members and not self._machine.incarnation(node)
+            for node, incarnation in state.membership.incarnations
+            if incarnation and not self._machine.incarnation(node)
         ]
         if pins and not self._pinning:
             self._pin(pins)
         self._upgrades.tend()
+
+    def _own_address(self, now: Membership) -> tuple[MemberChange, ...]:
+        node = self._identity.node
+        if now.address(node) in (None, self._address):
+            return ()
+        return (MemberChange(ChangeKind.ADDRESS, node, self._address),)
+
+    def _incarnations(self, now: Membership) -> tuple[MemberChange, ...]:
+        """Of those who have shown theirs since. Of voters all at once: the record of the founders
+        ends the time in which elections need all of them, and must not begin it again."""
+        new = [
+            MemberChange(ChangeKind.INCARNATION, node, incarnation=self._shown[node])
+            for node in now.members()
+            if not now.incarnation(node) and node in self._shown
+        ]
+        named = {change.node for change in new}
+        voters = {*now.voters, *now.voters_old}
+        if any(not now.incarnation(node) and node not in named for node in voters):
+            return ()
+        return tuple(new)
 
     def _pin(self, pins: list[Pin]) -> None:
         run = Run(ClusterMachine.name, msgspec.Raw(msgspec.msgpack.encode(pins)))

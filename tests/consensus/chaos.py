@@ -27,8 +27,10 @@ NODES_MAX = 7
 class Chaos:
     """One run. ``safety`` breaks things at random; ``liveness`` heals all and expects progress."""
 
-    def __init__(self, seed: int, *, leases: bool | None = None) -> None:
-        cluster = self.cluster = Cluster(seed=seed)
+    def __init__(
+        self, seed: int, *, leases: bool | None = None, cluster: Cluster | None = None
+    ) -> None:
+        cluster = self.cluster = cluster or Cluster(seed=seed)
         random = self.random = cluster.random
         self.leases = random.random() < 0.3 if leases is None else leases
         self.fast_failover = random.random() < 0.5
@@ -196,14 +198,7 @@ class Chaos:
     def liveness(self) -> int:
         """No more faults: soon one leader, everything committed everywhere. Returns the ticks."""
         cluster = self.cluster
-        cluster.faults = Faults()
-        cluster.blocked.clear()
-        cluster.reads.clear()
-        for member in cluster.members.values():
-            member.disk.stalled_until = -1
-            member.paused = False
-            if not member.alive:
-                member.start()
+        self._heal()
         used = self._settle()
         leader = cluster.leader()
         assert leader is not None
@@ -218,6 +213,17 @@ class Chaos:
         cluster.run(60)
         assert leader.leads, f"a healed cluster keeps its leader\n{cluster.describe()}"
         return used
+
+    def _heal(self) -> None:
+        cluster = self.cluster
+        cluster.faults = Faults()
+        cluster.blocked.clear()
+        cluster.reads.clear()
+        for member in cluster.members.values():
+            member.disk.stalled_until = -1
+            member.paused = False
+            if not member.alive:
+                member.start()
 
     def _settle(self) -> int:
         """Run until settled, within a bound that knows how much is to be caught up, and with

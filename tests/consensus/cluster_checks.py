@@ -119,11 +119,7 @@ class ClusterChecks:
         assert entry.index == self.commit_max + 1, "commits leave no gap"
         state = member.core.state
         if entry.index > 1:  # entry 1 is written by hand on every founder
-            holders = {
-                other.node
-                for other in self.cluster.members.values()
-                if other.disk.holds(entry.index, entry.term)
-            }
+            holders = self.holders(entry)
             now_holds = state.membership if entry.index > members_index else membership
             assert quorum(membership, holders) or quorum(now_holds, holders), (
                 f"node {member.node} ({state.role.value}) committed entry {entry.index} of term "
@@ -133,6 +129,14 @@ class ClusterChecks:
         self.commit_terms.append(max(self.commit_terms[-1], state.term))
         if entry.kind == EntryKind.MEMBERSHIP:
             self.configs.append((entry.index, decode_membership(entry.payload)))
+
+    def holders(self, entry: Entry) -> set[int]:
+        """On whose disks it is."""
+        return {
+            other.node
+            for other in self.cluster.members.values()
+            if other.disk.holds(entry.index, entry.term)
+        }
 
     def config_at(self, index: int) -> tuple[int, Membership] | None:
         for step in reversed(self.configs):

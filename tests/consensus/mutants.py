@@ -45,6 +45,8 @@ MUTANTS = [
            "state.votes.setdefault(reply.sender, reply.granted)",
            "state.votes.setdefault(next((n for n in state.membership.members() "
            "if n not in state.votes), reply.sender), reply.granted)"),
+    Mutant("some founders elect a leader before all are named", "election.py",
+           "if membership.unmet():", "if False:"),
     Mutant("a vote is forgotten by a restart", "state.py",
            "self.vote = hard.vote\n        self.log", "self.vote = NO_NODE\n        self.log"),
     Mutant("messages leave before term and vote are durable", "state.py",

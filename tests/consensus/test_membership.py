@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from quorate.base.limits import MEMBERS_MAX
+from quorate.base.limits import INCARNATION_LENGTH_MAX, MEMBERS_MAX
 from quorate.base.types import LogIndex, NodeId
 from quorate.consensus.membership import (
     ChangeKind,
@@ -23,16 +24,18 @@ from tests import sharing
 from tests.consensus.harness import plain
 
 KINDS = {"add": ChangeKind.ADD_LEARNER, "promote": ChangeKind.PROMOTE, "demote": ChangeKind.DEMOTE,
-         "remove": ChangeKind.REMOVE, "address": ChangeKind.ADDRESS}  # fmt: skip
+         "remove": ChangeKind.REMOVE, "address": ChangeKind.ADDRESS,
+         "name": ChangeKind.INCARNATION}  # fmt: skip
 
 
 def wishes(text: str) -> tuple[MemberChange, ...]:
-    """``add 4, remove 2``; addresses are n<id>:1, or n<id>:2 for ``address``."""
+    """``add 4, remove 2``; addresses are n<id>:1, or n<id>:2 for ``address``; names i<id>."""
     found = []
     for wish in text.split(","):
         kind, node = wish.split()
         address = f"n{node}:{2 if kind == 'address' else 1}"
-        found.append(MemberChange(KINDS[kind], NodeId(int(node)), address))
+        incarnation = f"i{node}" if kind == "name" else ""
+        found.append(MemberChange(KINDS[kind], NodeId(int(node)), address, incarnation))
     return tuple(found)
 
 
@@ -91,6 +94,7 @@ def test_new_address() -> None:
         ("demote 1, demote 2, demote 3", "no voter"),
         ("add 5, promote 5", "once"),
         ("remove 1, add 1", "once"),
+        ("name 5", "not a member"),
     ],
 )
 def test_refused_changes(text: str, why: str) -> None:
@@ -109,6 +113,32 @@ def test_refused_addresses_and_sizes() -> None:
     full = plain(range(1, MEMBERS_MAX + 1))
     with pytest.raises(MembershipError, match="at most"):
         changed(full, wishes(f"add {MEMBERS_MAX + 1}"))
+
+
+def test_incarnations_are_named_once_and_go_with_their_member() -> None:
+    founders = replace(plain((1, 2)), incarnations=((NodeId(1), ""), (NodeId(2), "")))
+    assert founders.unmet() == (1, 2)
+    named = changed(founders, wishes("name 1, name 2"))
+    assert (named.unmet(), named.incarnation(NodeId(2))) == ((), "i2")
+    with pytest.raises(MembershipError, match="already"):
+        changed(named, wishes("name 2"))
+    for text in ("", "x" * (INCARNATION_LENGTH_MAX + 1)):
+        change = MemberChange(ChangeKind.INCARNATION, NodeId(1), incarnation=text)
+        with pytest.raises(MembershipError, match="characters"):
+            changed(founders, (change,))
+    grown = changed(named, wishes("add 3"))
+    assert (grown.unmet(), grown.incarnation(NodeId(3))) == ((), "")
+    assert changed(grown, wishes("promote 3")).unmet() == (3,)
+    less = changed(named, wishes("remove 2"))
+    assert dict(less.incarnations) == {1: "i1", 2: "i2"}, "as long as it votes"
+    assert less.without_old().incarnations == ((1, "i1"),)
+
+
+def test_account_of_incarnations_may_begin_later() -> None:
+    now = plain((1, 2), (9,))
+    assert now.unmet() == ()
+    new = changed(now, wishes("name 1, name 2"))
+    assert new.incarnations == ((1, "i1"), (2, "i2"), (9, ""))
 
 
 def test_a_joint_configuration_is_no_place_to_start() -> None:
@@ -130,6 +160,8 @@ def test_a_joint_configuration_is_no_place_to_start() -> None:
 @settings(max_examples=sharing.examples(200))
 def test_whatever_is_taken_is_well_formed(wanted: list[tuple[str, int]]) -> None:
     now = plain((1, 2, 3), (4, 5))
+    if len(wanted) % 2:
+        now = replace(now, incarnations=tuple((node, "") for node in now.members()))
     try:
         new = changed(now, wishes(", ".join(f"{kind} {node}" for kind, node in wanted)))
     except MembershipError:
@@ -155,6 +187,9 @@ def test_whatever_is_taken_is_well_formed(wanted: list[tuple[str, int]]) -> None
         Membership(voters=(NodeId(1),), learners_next=(NodeId(2),)),
         Membership(voters=(NodeId(1),), voters_old=(NodeId(1),), learners_next=(NodeId(1),)),
         Membership(voters=(NodeId(1),), addresses=((NodeId(7), "n7:1"),)),
+        Membership(voters=(NodeId(1),), incarnations=((NodeId(7), "i7"),)),
+        Membership(voters=(NodeId(1), NodeId(2)), incarnations=((NodeId(2), "i2"),)),
+        Membership(voters=(NodeId(1),), incarnations=((NodeId(1), "x" * 65),)),
         Membership(voters=tuple(map(NodeId, range(1, MEMBERS_MAX + 2)))),
         Membership(voters=(NodeId(1),), voters_old=tuple(map(NodeId, range(1, MEMBERS_MAX + 2)))),
     ],

@@ -3,6 +3,7 @@ per trap, named by it, with the source of the lesson."""
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from quorate.base.types import LogIndex, NodeId, Term
@@ -31,6 +32,7 @@ from quorate.consensus.output import ReadState, Refusal, Role
 from quorate.errors import InvariantViolationError
 from tests.consensus.harness import Cluster, Member, Read, plain, quick_config
 from tests.consensus.solo import FOURTH, ME, PEER, THIRD, Solo, append_request
+from tests.consensus.wiping import run_wiping
 
 
 def own_entry_committed(member: Member | None) -> bool:
@@ -359,6 +361,58 @@ def test_trap_22_alone_and_before_its_fsync() -> None:
     assert solo.propose().commit == 0
     solo.finish()
     assert solo.state.commit == 3
+
+
+def test_trap_24_founders_elect_together_until_their_directories_are_named() -> None:
+    """dragonboat issue 256, openraft issue 1385: a wiped member votes again. Before any log names
+    the data directories, nobody can tell; so nobody is elected without the vote of all."""
+    cluster = Cluster()
+    named = tuple((node, "") for node in (ME, PEER, THIRD))
+    cluster.found(msgspec.structs.replace(plain((1, 2, 3)), incarnations=named))
+    isolate(cluster, THIRD)
+    cluster.run(200)
+    assert cluster.leader() is None
+    assert {member.core.state.term for member in cluster.members.values()} == {1}
+    cluster.blocked.clear()
+    leader = led(cluster)
+    remove = MemberChange(ChangeKind.REMOVE, next(n for n in cluster.members if n != leader.node))
+    assert leader.step(ChangeMembership((remove,))).refusal is Refusal.CHANGE_PENDING
+    record = [MemberChange(ChangeKind.INCARNATION, n, incarnation=f"i{n}") for n in cluster.members]
+    assert leader.step(ChangeMembership(tuple(record))).refusal is None
+    cluster.run(20)
+    assert [m.core.state.membership.unmet() for m in cluster.members.values()] == [(), (), ()]
+    isolate(cluster, leader.node)
+    cluster.run_until(lambda: cluster.leader() is not leader, 200, "a leader of the other two")
+
+
+def test_trap_24_a_learner_without_a_name_is_not_promoted() -> None:
+    cluster = Cluster()
+    cluster.found(msgspec.structs.replace(plain((1,)), incarnations=((ME, "i1"),)))
+    leader = led(cluster)
+    cluster.add(PEER).start()
+    add = MemberChange(ChangeKind.ADD_LEARNER, PEER, "n2:1")
+    promote = ChangeMembership((MemberChange(ChangeKind.PROMOTE, PEER),))
+    leader.step(ChangeMembership((add,)))
+    cluster.run(30)
+    output = leader.step(promote)
+    assert output.refusal is Refusal.LEARNER_BEHIND
+    assert "data directory" in output.refusal_detail
+    name = MemberChange(ChangeKind.INCARNATION, PEER, incarnation="i2")
+    assert leader.step(ChangeMembership((name,))).refusal is None
+    cluster.run(20)
+    assert leader.step(promote).refusal is None
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_trap_24_a_minority_of_wiped_disks_loses_nothing(seed: int) -> None:
+    run_wiping(seed, 400)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("first", range(1000, 4000, 100))
+def test_trap_24_a_minority_of_wiped_disks_loses_nothing_deep(first: int) -> None:
+    for seed in range(first, first + 100):
+        run_wiping(seed, 800)
 
 
 def test_trap_25_a_malformed_append_neither_leaves_nor_enters() -> None:

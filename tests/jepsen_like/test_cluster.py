@@ -155,6 +155,86 @@ def test_members_are_known_from_the_first_write_on(seed: int) -> None:
         cluster.run(story(cluster))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_wiped_node_is_refused_by_one_that_has_just_started(seed: int) -> None:
+    """Who starts again knows what its log says, before it has applied any of it. The wiped one has
+    forgotten a write, the other never had it: together they would elect a leader without it."""
+
+    async def story(cluster: SimulatedCluster) -> None:
+        await cluster.start(3)
+        db = connect(cluster)
+        await db.kv.put("k", "old")
+        await cluster.converged()
+        leader = await cluster.wait_leader()
+        lagging, victim = (number for number in cluster.members if number != leader)
+        cluster.crash(lagging)
+        await db.kv.put("k", "new")
+        cluster.crash(leader)
+        cluster.crash(victim)
+        cluster.wipe(victim)
+        await cluster.restart(victim)
+        await cluster.restart(lagging)
+        await asyncio.sleep(5)
+        assert cluster.leader() == 0
+        assert "wiped" in cluster.nodes[lagging].status()["problems"][str(victim)]
+        await cluster.restart(leader)
+        assert await value(connect(cluster, "bob"), "k") == b"new"
+        assert cluster.nodes[victim].replica.leader == 0
+
+    with SimulatedCluster(seed) as cluster:
+        cluster.run(story(cluster))
+
+
+def test_a_cluster_begins_when_all_its_founders_have_met(cluster: SimulatedCluster) -> None:
+    """A majority of them could be joined, later, by a founder that was wiped, and by one that
+    never knew the one it was: another majority, which knows of nothing."""
+
+    async def story() -> None:
+        for other in (1, 2):
+            cluster.cut_both(other, 3)
+        await cluster.start(3)
+        await asyncio.sleep(5)
+        assert cluster.leader() == 0
+        cluster.heal()
+        leader = await cluster.wait_leader()
+        await connect(cluster).kv.put("k", "v")
+        await cluster.converged()
+        membership = cluster.nodes[leader].replica.core.state.membership
+        assert all(incarnation for _node, incarnation in membership.incarnations)
+        cluster.crash(leader)  # from now on, a majority will do
+        assert await value(connect(cluster, "bob"), "k") == b"v"
+
+    cluster.run(story())
+
+
+def test_a_removal_is_told_when_the_others_can_do_without(cluster: SimulatedCluster) -> None:
+    """Until the configuration without it is committed, its vote may be needed."""
+
+    def leaves() -> None:
+        state = cluster.nodes[1].replica.core.state
+        if state.members.at(state.commit).joint and cluster.members[2].alive:
+            cluster.crash(2)
+
+    async def story() -> None:
+        await cluster.start(2)
+        await cluster.wait_leader()
+        db = connect(cluster)
+        await db.transfer_leader(1)
+        cluster.loop.on_instant = leaves
+        removal = cluster.spawn("alice", db.remove_member(1))
+        await asyncio.sleep(3)
+        cluster.loop.on_instant = None
+        assert not cluster.members[2].alive
+        assert not removal.done()
+        assert (await db.members())["joint"]
+        await cluster.restart(2)
+        assert not (await removal)["joint"]
+        cluster.crash(1)
+        assert await cluster.wait_leader() == 2
+
+    cluster.run(story())
+
+
 def test_a_learner_joins_and_is_promoted(cluster: SimulatedCluster) -> None:
     async def story() -> None:
         await cluster.start(1)

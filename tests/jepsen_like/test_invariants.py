@@ -6,6 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 
 from jepsen_like.simulation.claims import Before, Disk, majority, quorum
 from jepsen_like.simulation.invariants import Invariants
@@ -224,8 +225,28 @@ def wiped_admitted(fake: Fake) -> None:
     fake.append(1, entry(2, 1))
 
 
+def removed_early(fake: Fake) -> None:
+    """Only a majority of the old voters, itself among them, can end the joint configuration."""
+    fake.lead(1, 2)
+    joint = replace(MEMBERS, voters=MEMBERS.voters[1:], voters_old=MEMBERS.voters)
+    made = Entry(LogIndex(2), Term(2), int(EntryKind.MEMBERSHIP), encode_membership(joint))
+    for node in NODES:
+        fake.append(node, made)
+        fake.disks[node].state.members.append(LogIndex(2), joint)
+    fake.commit(1, 2)
+    fake.invariants.removed(1)
+
+
 def elected_without_votes(fake: Fake) -> None:
     fake.lead(1, 2, voters=(1,))
+
+
+def elected_by_some_founders(fake: Fake) -> None:
+    """Who has not met the third may have met a second that forgot what it promised."""
+    state = fake.disks[1].state
+    founders = replace(MEMBERS, incarnations=tuple((NodeId(node), "") for node in NODES))
+    state.members = MembershipHistory(founders, LogIndex(1))
+    fake.lead(1, 2, voters=(1, 2))
 
 
 def stale_ack(fake: Fake) -> None:
@@ -383,7 +404,9 @@ BREACHES: dict[Callable[[Fake], None], str] = {
     membership_differs: "membership-differs",
     order: "order",
     wiped_admitted: "wiped-admitted",
+    removed_early: "removed-early",
     elected_without_votes: "elected-without-votes",
+    elected_by_some_founders: "elected-without-votes",
     vote_against_a_promise: "lease-promise",
     lease_without_promises: "lease-not-backed",
     lease_after_a_transfer: "lease-not-backed",
