@@ -1,5 +1,5 @@
 """``python -m bench compare | durability | failover | recover | reads
-| coordination``: tables, and JSON."""
+| coordination | crdt``: tables, and JSON."""
 
 from __future__ import annotations
 
@@ -54,6 +54,10 @@ def make_parser() -> argparse.ArgumentParser:
     coordinate.add_argument("--peers", type=_names, default=["etcd"])
     coordinate.add_argument("--rounds", type=int, default=3)
     coordinate.add_argument("--seconds", type=float, default=3.0, help="of each run")
+
+    converging = command("crdt", "data that converges: adds, healing, syncing, what is left")
+    converging.add_argument("--elements", type=int, default=1_000_000)
+    converging.add_argument("--pairs", type=int, default=1_000_000, help="of an add and a removal")
     return parser
 
 
@@ -93,6 +97,10 @@ def run(options: argparse.Namespace) -> dict[str, object]:
         from bench.reads import reads
 
         return reads(seconds=options.seconds, rounds=options.rounds, parent=options.directory)
+    if options.command == "crdt":
+        from bench.crdt import crdt
+
+        return crdt(elements=options.elements, pairs=options.pairs, parent=options.directory)
     from bench.recover import recover
 
     return recover(keys=options.keys, parent=options.directory)
