@@ -17,6 +17,9 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
+#: The seed of hashes of a child whose answer is held against this process's own, which has another.
+OTHER_HASHES: Final = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+
 PARTS: Final = max(1, int(os.environ.get("QUORATE_PARTS", "3")))
 PART: Final = int(os.environ.get("QUORATE_PART", sys.version_info.minor)) % PARTS
 
@@ -24,6 +27,11 @@ PART: Final = int(os.environ.get("QUORATE_PART", sys.version_info.minor)) % PART
 def examples(count: int) -> int:
     """How many of a search's *count* examples are to be tried here."""
     return max(1, -(-count // PARTS))
+
+
+def under_other_hashes(**more: str) -> dict[str, str]:
+    """The environment of a child process in which strings hash differently than here."""
+    return {**os.environ, "PYTHONHASHSEED": OTHER_HASHES, **more}
 
 
 def turn(cases: Iterable[T]) -> list[T]:

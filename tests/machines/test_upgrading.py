@@ -23,6 +23,7 @@ from quorate.errors import (
     UpgradeError,
 )
 from tests.machines.test_declaring import New, Old
+from tests.sharing import turn
 
 
 class World:
@@ -121,7 +122,7 @@ def test_a_rolling_upgrade_is_safe_at_every_step(seed: int) -> None:
     assert not world.stopped
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", turn(range(5)))
 def test_an_upgrade_amid_crashes_happens_once_and_for_all(seed: int) -> None:
     world = World(100 + seed, Old)
     cluster, random = world.cluster, Random(seed)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.replication.driving import virtually
 from tests.replication.fake_cluster import run_cluster
+from tests.sharing import turn
 
 REPLAY = os.environ.get("QUORATE_SEED")
 
@@ -21,7 +22,7 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
 
 
-@pytest.mark.parametrize("seed", [int(REPLAY)] if REPLAY else range(12))
+@pytest.mark.parametrize("seed", [int(REPLAY)] if REPLAY else turn(range(12)))
 def test_nothing_acknowledged_is_lost_done_twice_or_out_of_order(seed: int) -> None:
     virtually(run_cluster(seed, faults=8))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sharing import turn
 from tools import torture
 from tools.torture import QUICK, SUITES, Suite, Tally
 
@@ -47,7 +48,7 @@ def test_every_suite_has_a_least_count() -> None:
     assert {suite.name for suite in SUITES} == set(TRIED_MIN)
 
 
-@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
+@pytest.mark.parametrize("suite", turn(SUITES), ids=lambda suite: suite.name)
 def test_torture(suite: Suite) -> None:
     tally = Tally()
     suite.run(QUICK, tally)
