@@ -154,6 +154,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fsync: bool = True
     history_revisions: int = 20_000
     journal_bytes: int = 2**28
+    fold_quiet_s: float = 5.0
     session_ttl_s: float = 10.0
     repeat_chance: float = 0.0
 
@@ -190,7 +191,9 @@ def draw(seed: int, workloads: Sequence[str] = ()) -> Plan:
     if set(settings.workloads) & set(CONVERGING):
         random = stream(seed, "converging")
         journal_bytes = random.choice((1000, 10_000, 2**28))
-        plan = replace(plan, settings=replace(settings, journal_bytes=journal_bytes))
+        fold_quiet_s = stream(seed, "folding").choice((0.1, 0.5, 5.0))
+        settings = replace(settings, journal_bytes=journal_bytes, fold_quiet_s=fold_quiet_s)
+        plan = replace(plan, settings=settings)
         plan = _with_more(plan, random, CONVERGERS, (1.0, 2.0), longer=bool(workloads))
     return plan
 

@@ -16,7 +16,8 @@ CLIENT_BYTES: Final = 16  # of the random id that a client keeps for as long as 
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """All records of life *epoch* of *member* up to *sequence*."""
+    """All records of life *epoch* of *member* up to *sequence*. With both 0: that lives were folded
+    away so often, of which all is there that they did, and that no mark names any more."""
 
     member: int
     epoch: int

@@ -9,14 +9,14 @@ from random import Random
 
 import pytest
 
-from quorate.base.crdt_frames import CrdtWrite, CrdtWritten, Observe, Rights
+from quorate.base.crdt_frames import NOWHERE, CrdtWrite, CrdtWritten, Mark, Observe, Rights, Value
 from quorate.base.crdt_operations import Add, Clear, Decrement, Increment, KindTag, Remove, Transfer
 from quorate.base.types import NodeId
 from quorate.consensus.membership import Membership
 from quorate.crdt.cells import COMMON
 from quorate.crdt.dots import epoch_of, make_actor, member_of
 from quorate.crdt.folding import is_whole
-from quorate.errors import NotObservedError, QuorateError
+from quorate.errors import NotObservedError, QuorateError, UnavailableError
 from quorate.replication.converging import folding as folding_module
 from tests.converging.tiers import Node, World
 
@@ -214,7 +214,7 @@ def test_who_was_set_back_behind_a_fold_takes_over_from_the_others(blank: bool) 
 def test_when_all_are_behind_the_first_goes_on_with_what_there_is() -> None:
     async def story(world: World) -> None:
         world.leader = 1
-        nodes = one, two, three = tuple(world.nodes.values())
+        nodes = one, two, _three = tuple(world.nodes.values())
         for node in nodes:
             await node.write("n", COUNT, Increment(1))
         await world.converged()
@@ -288,6 +288,37 @@ def test_a_token_from_before_a_fold_is_refused() -> None:
         token = (await one.ask(Observe("n", COUNT)))[0][0]
         await one.write("n", COUNT, Clear(token))
         assert await one.value("n", COUNT) == 0
+
+    World(3).run(story)
+
+
+def test_a_new_node_is_not_taken_for_one_that_has_what_was_folded() -> None:
+    """Nobody alive has written anything: a token says so, and asks for all there was before."""
+
+    async def story(world: World) -> None:
+        world.leader = 1
+        one, two, three = world.nodes.values()
+        for node in (one, two):
+            await node.write("n", COUNT, Increment(1))
+        await world.converged()
+        three.crash()
+        three.wipe()
+        world.membership = Membership((NodeId(1), NodeId(2)))
+        restart(one, two)
+        await folded(world, 1)
+        _values, position = await one.ask(Value("n", COUNT))
+        assert position.marks == (Mark(0, 0, 1),)
+        world.membership = Membership((NodeId(1), NodeId(2), NodeId(3)))
+        three.start()
+        for level in ("causal", "quorum"):
+            after = position if level == "causal" else NOWHERE
+            assert await three.value("n", COUNT, level=level, after=after) == 2
+        three.crash()
+        three.wipe()
+        world.separate((3,), (1, 2))
+        three.start()
+        with pytest.raises(UnavailableError, match="earlier lives"):
+            await three.value("n", COUNT, level="causal", after=position)
 
     World(3).run(story)
 

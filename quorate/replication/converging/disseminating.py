@@ -19,7 +19,7 @@ from quorate.base.types import NodeId
 from quorate.crdt.codec import decode_delta
 from quorate.crdt.delta import Delta
 from quorate.crdt.dots import member_of
-from quorate.crdt.folding import takes
+from quorate.crdt.folding import generation_of, takes
 from quorate.errors import CrdtError, CrdtFormatError
 from quorate.replication.clock import Clock
 from quorate.replication.converging.committing import Arrived, Made
@@ -66,6 +66,7 @@ class _Peer:
     def __init__(self) -> None:
         self.heard = False  # it has told all that it has
         self.known: Frontier = {}
+        self.folds = 0  # that it has behind it
         self.sent: Frontier = {}
         self.under_way: deque[tuple[int, int, int]] = deque()  # actor, sequence, bytes
         self.under_way_bytes = 0
@@ -142,6 +143,11 @@ class Disseminating:
         """What *node* has confirmed, since it was reached."""
         peer = self._peers.get(node)
         return {} if peer is None else peer.known
+
+    def folds(self, node: NodeId) -> int:
+        """How often *node* has folded lives away, as it has told since it was reached."""
+        peer = self._peers.get(node)
+        return 0 if peer is None else peer.folds
 
     # --- going out ----------------------------------------------------------------------------
 
@@ -231,7 +237,7 @@ class Disseminating:
         engine = self._engine
         return CrdtKnown(
             NodeId(engine.member),
-            engine.own.generation,
+            engine.stage,
             pairs(engine.frontier, engine.frontier),
             whole=True,
             asks=asks,
@@ -291,6 +297,7 @@ class Disseminating:
                 if told.get(actor, 0) < sequence:  # it forgot: its disk was set back, or it folded
                     peer.sent.pop(actor, None)
             peer.known = told
+            peer.folds = generation_of(frame.generation)
             if frame.deaf:
                 peer.heard = False  # what is sent would be dropped; it tells when that is over
                 peer.forget_sent()

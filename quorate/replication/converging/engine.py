@@ -20,6 +20,7 @@ import msgspec
 from quorate.base.crdt_frames import CLIENT_BYTES, CrdtWrite, Position
 from quorate.base.limits import CRDT_OPERATIONS_MAX, MIB
 from quorate.crdt.dots import epoch_of, make_actor, member_of
+from quorate.crdt.folding import PREPARED, generation_of
 from quorate.errors import (
     BadCommandError,
     ClosedError,
@@ -36,6 +37,7 @@ from quorate.replication.clock import Clock
 from quorate.replication.converging.committing import Arrived, Commit, Made, Results
 from quorate.replication.converging.living import Lives, Living
 from quorate.replication.converging.records import (
+    FOLDS,
     JOURNAL,
     META,
     META_KEY,
@@ -188,7 +190,7 @@ class Engine:
     @property
     def position(self) -> Position:
         """What a reader has seen who reads now."""
-        return position_of(self.shown(), self._index())
+        return position_of(self.shown(), self._index(), self.folds)
 
     def shown(self) -> Mapping[int, int]:
         """By life, the last record that elements here may show something of."""
@@ -203,11 +205,24 @@ class Engine:
         """Operations that wait for a commit."""
         return self._operation_count
 
+    @property
+    def stage(self) -> int:
+        """How far this node has come in folding (``crdt.folding``); 0 while it may lack what lives
+        did that were folded before it was there."""
+        own = self.own
+        return own.generation if own.retired or own.generation <= PREPARED else 0
+
+    @property
+    def folds(self) -> int:
+        """How many folds this node has behind it, with all that went in them."""
+        return generation_of(self.stage)
+
     def covers(self, marks: Mapping[int, int]) -> bool:
         """Whether all these records are here. Those of lives that were folded away are."""
         frontier = self.frontier
         return all(
-            sequence <= frontier.get(actor, 0) or self.is_retired(actor)
+            sequence <= frontier.get(actor, 0)
+            or (sequence <= self.folds if actor == FOLDS else self.is_retired(actor))
             for actor, sequence in marks.items()
         )
 

@@ -18,11 +18,12 @@ from quorate.base.levels import LEVELS, QUORUM, STRONG, Level
 from quorate.base.types import NodeId
 from quorate.consensus.membership import Membership
 from quorate.consensus.quorum import has_quorum, quorum_size, quorum_value
+from quorate.crdt.folding import generation_of
 from quorate.errors import BadCommandError, OverloadedError, QuorateError, UnavailableError
 from quorate.replication.clock import Clock
 from quorate.replication.converging.disseminating import Disseminating
 from quorate.replication.converging.engine import Engine
-from quorate.replication.converging.records import Frontier, marks_of, raise_to
+from quorate.replication.converging.records import FOLDS, Frontier, marks_of, raise_to
 from quorate.replication.transport import CrdtKnown
 
 #: A write that was not confirmed for so long is answered as it stands, and who has not confirmed.
@@ -243,7 +244,7 @@ class Levels:
 
         self.reach(QUORUM, NOWHERE, ready, failed)
         await gathered
-        marks = dict(self._engine.frontier)
+        marks = {FOLDS: self._engine.folds, **self._engine.frontier}
         needed = len(voters) - quorum_size(len(voters)) + 1
         while sum(self._has(node, marks) for node in voters) < needed:
             if loop.time() > end_s:
@@ -257,9 +258,9 @@ class Levels:
     def _has(self, node: NodeId, marks: Mapping[int, int]) -> bool:
         if node == self._engine.member:
             return self._engine.covers(marks)
-        known = self._disseminating.known(node)
+        known = {**self._disseminating.known(node), FOLDS: self._disseminating.folds(node)}
         return all(
-            sequence <= known.get(actor, 0) or self._engine.is_retired(actor)
+            sequence <= known.get(actor, 0) or (actor != FOLDS and self._engine.is_retired(actor))
             for actor, sequence in marks.items()
         )
 
@@ -270,7 +271,8 @@ class Levels:
         if frame.answers:
             for read in self._reads:
                 if read.asked and read.asked <= frame.answers and not read.gathered:
-                    read.answers[frame.sender] = dict(frame.frontier)
+                    folds = generation_of(frame.generation)
+                    read.answers[frame.sender] = {FOLDS: folds, **dict(frame.frontier)}
             self._serve_all()
         if self._writes:
             self._release()
@@ -306,6 +308,8 @@ class Levels:
             for actor, sequence in read.marks.items()
             if not self._engine.covers({actor: sequence})
         }
+        if FOLDS in lacking:
+            return "this node lacks what earlier lives of members did, or has not folded them yet"
         members = sorted({actor >> 32 for actor in lacking})
         return f"records of members {members} that are to be seen have not arrived here yet"
 

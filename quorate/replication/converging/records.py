@@ -141,11 +141,16 @@ def parse_journal_key(key: bytes) -> tuple[int, int]:
     return int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
 
 
-def position_of(frontier: Mapping[int, int], index: int) -> Position:
-    """A frontier as a client carries it."""
+FOLDS: Final = 0
+"""In marks, the place of an actor that stands for how often lives were folded away."""
+
+
+def position_of(frontier: Mapping[int, int], index: int, folds: int) -> Position:
+    """A frontier as a client carries it, with all that went in so many *folds*."""
     return Position(
         index,
-        tuple(
+        ((Mark(0, FOLDS, folds),) if folds else ())
+        + tuple(
             Mark(actor >> 32, actor & NUMBER_MAX, frontier[actor])
             for actor in sorted(frontier)
             if frontier[actor]
