@@ -64,6 +64,7 @@ REPAIRED: Final = _profile(
     {"elements-back": 2.0, "elements-lost": 2.0, "cut-off": 3.0},
     2.0,
     journal_bytes=300,
+    range_elements=3,
 )
 #: Answers to clients get lost with their connections.
 UNANSWERED: Final = _profile(

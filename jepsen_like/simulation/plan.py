@@ -155,6 +155,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     history_revisions: int = 20_000
     journal_bytes: int = 2**28
     fold_quiet_s: float = 5.0
+    range_elements: int = 2048
     session_ttl_s: float = 10.0
     repeat_chance: float = 0.0
 
@@ -192,7 +193,13 @@ def draw(seed: int, workloads: Sequence[str] = ()) -> Plan:
         random = stream(seed, "converging")
         journal_bytes = random.choice((1000, 10_000, 2**28))
         fold_quiet_s = stream(seed, "folding").choice((0.1, 0.5, 5.0))
-        settings = replace(settings, journal_bytes=journal_bytes, fold_quiet_s=fold_quiet_s)
+        range_elements = random.choice((3, 16, 2048))
+        settings = replace(
+            settings,
+            journal_bytes=journal_bytes,
+            fold_quiet_s=fold_quiet_s,
+            range_elements=range_elements,
+        )
         plan = replace(plan, settings=settings)
         plan = _with_more(plan, random, CONVERGERS, (1.0, 2.0), longer=bool(workloads))
     return plan

@@ -33,7 +33,7 @@ from quorate.errors import (
     UnavailableError,
 )
 from quorate.replication import kv_history
-from quorate.replication.converging import engine, folding, stability
+from quorate.replication.converging import engine, folding, pulling, serving, stability
 from quorate.replication.converging.view import ELEMENTS
 from quorate.replication.machine import Machine
 from quorate.server.node import Node
@@ -70,6 +70,8 @@ class Stage:
         self._limits = [
             _set(kv_history, "HISTORY_REVISIONS_MAX", plan.settings.history_revisions),
             _set(engine, "JOURNAL_BYTES_MAX", plan.settings.journal_bytes),
+            _set(serving, "RANGE_ELEMENTS", plan.settings.range_elements),
+            _set(pulling, "FEW", min(pulling.FEW, plan.settings.range_elements // 4)),
             *_sooner(plan.settings.fold_quiet_s),
         ]
 
