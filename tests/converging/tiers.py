@@ -110,7 +110,7 @@ class SlowRunner:
             error: BaseException | None = None
             try:
                 result = job()
-            except Exception as caught:
+            except Exception as caught:  # noqa: BLE001  as a disk's thread does
                 error = caught
             self.loop.call_later(self.random.random() * 0.001, finish, result, error)
 
@@ -171,7 +171,7 @@ class Node:
 
     async def _begin(self) -> int:
         await asyncio.sleep(0.01)
-        while not self.log_reachable:
+        while not self.log_reachable:  # noqa: ASYNC110  virtual time
             await asyncio.sleep(0.05)
         epoch = self.world.log.begin(self.number)
         await self._applied()
@@ -179,7 +179,7 @@ class Node:
 
     async def _adopt(self, epoch: int) -> bool:
         await asyncio.sleep(0.01)
-        while not self.log_reachable:
+        while not self.log_reachable:  # noqa: ASYNC110  virtual time
             await asyncio.sleep(0.05)
         adopted = self.world.log.adopt(self.number, epoch)
         await self._applied()
@@ -187,7 +187,7 @@ class Node:
 
     async def _applied(self) -> None:
         last = len(self.world.log.entries)
-        while self.machines.index < last:
+        while self.machines.index < last:  # noqa: ASYNC110  virtual time
             await asyncio.sleep(0.01)
 
     def apply(self) -> None:

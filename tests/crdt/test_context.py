@@ -77,7 +77,7 @@ class ContextMachine(RuleBasedStateMachine):
 
 TestContext = ContextMachine.TestCase
 TestContext.settings = settings(
-    max_examples=sharing.examples(30), stateful_step_count=20, deadline=None
+    max_examples=sharing.examples(90), stateful_step_count=20, deadline=None
 )
 
 
