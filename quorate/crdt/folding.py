@@ -79,8 +79,15 @@ class Fold(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
         return retired
 
     def heir_of(self, actor: int) -> int:
-        """Who takes over from *actor*, itself if it does not retire."""
-        return dict(self.heirs).get(actor, actor)
+        """Who takes over from *actor*, itself if it does not retire. What an actor that retired
+        before was given late goes to the heir of its member's next one that does."""
+        heirs = dict(self.heirs)
+        later = [
+            each
+            for each in heirs
+            if member_of(each) == member_of(actor) and epoch_of(each) >= epoch_of(actor)
+        ]
+        return heirs[min(later)] if later else actor
 
 
 def plan(generation: int, heirs: Mapping[int, int]) -> Fold:

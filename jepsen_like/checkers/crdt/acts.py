@@ -37,6 +37,7 @@ _TAKES_AWAY: Final = frozenset(
 
 WRITE, READ, OBSERVE, FINAL = "write", "read", "observe", "final"
 _MINE: Final = frozenset((WRITE, READ, OBSERVE, FINAL))
+_OTHERS: Final = frozenset(("kv-write", "kv-read", "members"))  # of the log's tier, and of nobody
 #: Levels whose calls wait for other members.
 WIDE: Final = frozenset(("quorum", "strong"))
 
@@ -148,6 +149,9 @@ class Story:
                     if act.f == OBSERVE:
                         observations[each.invoked.value["number"]] = act
             self.others += [each for each in found if each.invoked.f not in _MINE]
+            for each in self.others:
+                if each.invoked.f not in _OTHERS:
+                    raise HistoryError(f"{name} has no operation {each.invoked.f!r:.60}")
         self.nodes = sorted({act.node for act in self.acts})
 
     def between(self, kind: str, node: int, begin: int, end: int) -> bool:
