@@ -144,6 +144,8 @@ def changed(now: Membership, changes: Sequence[MemberChange]) -> Membership:
     kept = voters | learners | set(now.voters)
     addresses = {**dict(now.addresses), **draft.addresses}
     incarnations = {**dict(now.incarnations), **draft.incarnations}
+    if incarnations:  # if account begins with this change, then of those who leave by it, too
+        incarnations = {**dict.fromkeys(now.members(), ""), **incarnations}
     return Membership(
         voters=new_voters,
         voters_old=now.voters,

@@ -141,6 +141,12 @@ def test_account_of_incarnations_may_begin_later() -> None:
     assert new.incarnations == ((1, "i1"), (2, "i2"), (9, ""))
 
 
+def test_account_that_begins_with_a_removal_is_of_who_leaves_too() -> None:
+    new = changed(plain((1, 2, 3)), wishes("name 1, remove 2"))
+    assert new.incarnations == ((1, "i1"), (2, ""), (3, ""))
+    assert new.without_old().incarnations == ((1, "i1"), (3, ""))
+
+
 def test_a_joint_configuration_is_no_place_to_start() -> None:
     joint = changed(plain((1, 2, 3)), wishes("remove 3"))
     with pytest.raises(InvariantViolationError):
