@@ -24,6 +24,7 @@ from jepsen_like.simulation.plan import Plan, Settings, stream
 from jepsen_like.systems.quorate_client import QuorateClient
 from quorate.client.database import Database
 from quorate.crdt.codec import encode_context
+from quorate.crdt.folding import is_whole
 from quorate.errors import (
     FormatVersionError,
     LogCorruptionError,
@@ -409,8 +410,12 @@ class Stage:
         )
 
     def _alike(self, numbers: list[int]) -> bool:
+        """The same records, and folded as far: nobody is in the middle of gathering counters."""
         tiers = [self.node(each).parts.converging.engine for each in numbers]
-        return all(tier.frontier == tiers[0].frontier for tier in tiers)
+        first = tiers[0]
+        return is_whole(first.stage) and all(
+            tier.frontier == first.frontier and tier.stage == first.stage for tier in tiers
+        )
 
     def converged(self) -> bool:
         """Every member holds the same converging data, and nothing of it is under way."""
