@@ -4,8 +4,9 @@ Searches draw other examples in each process, so that three runs with a third of
 all. A simulated cluster does the same under every Python, so that each takes other seeds. Together
 they try everything; alone, a run of the quick tests tries its own part.
 
-``QUORATE_PARTS`` is the number of runs and ``QUORATE_PART``, from 0, is this one: ``.ci/run`` sets
-both. ``QUORATE_PARTS=1`` does all of it here, as ``python -m tools.check --deep`` does.
+``QUORATE_PARTS`` is the number of runs, 3 if it is not set, and ``QUORATE_PART``, from 0, is this
+one, by the minor version of Python if it is not set. ``QUORATE_PARTS=1`` does all of it here, as
+``python -m tools.check --deep`` does.
 """
 
 from __future__ import annotations
