@@ -287,6 +287,28 @@ def test_every_start_is_another_life() -> None:
     World().run(story)
 
 
+def test_who_holds_folding_up_is_told() -> None:
+    async def story(world: World) -> None:
+        world.leader = 2
+        one, two, three = world.nodes.values()
+        for node in (one, two, three):
+            await node.write("s", SET, Add(node.number))
+        await world.converged()
+        three.crash()
+        one.crash()
+        one.start()
+        await one.write("s", SET, Add("again"))
+        await asyncio.sleep(10.0)
+        assert two.tier is not None
+        assert two.tier.describe()["folding_waits_for"] == [3]
+        three.start()
+        await three.write("s", SET, Add("back"))
+        await asyncio.sleep(20.0)
+        assert two.tier.describe()["folding_waits_for"] == []
+
+    World().run(story)
+
+
 def test_without_the_log_a_life_begins_all_the_same_and_is_admitted_later() -> None:
     async def story(world: World) -> None:
         one, two, _three = world.nodes.values()

@@ -247,10 +247,6 @@ class Commit:
         self._requests[frame.client] = Requests(self.wall_ms, floor, done)
         return sequence, results
 
-    def requests(self, client: bytes) -> Requests | None:
-        """The row of *client* as this commit will write it; None: it does not."""
-        return self._requests.get(client)
-
     def _operate(self, operation: Operation) -> Refusal | None:
         self.view.allow()
         try:

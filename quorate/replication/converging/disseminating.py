@@ -124,13 +124,6 @@ class Disseminating:
         if self._engine.frontier or self._engine.own.generation:
             self.tell(node)
 
-    def lost(self, node: NodeId) -> None:
-        """A connection to or from *node* broke: what was under way may be lost."""
-        peer = self._peers.get(node)
-        if peer is not None:
-            peer.forget_sent()
-            peer.heard = False
-
     def gone(self, node: NodeId) -> None:
         """*node* cannot be sent to any more."""
         self._peers.pop(node, None)

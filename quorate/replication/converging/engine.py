@@ -201,11 +201,6 @@ class Engine:
         return seen
 
     @property
-    def waiting_count(self) -> int:
-        """Operations that wait for a commit."""
-        return self._operation_count
-
-    @property
     def stage(self) -> int:
         """How far this node has come in folding (``crdt.folding``); 0 while it may lack what lives
         did that were folded before it was there."""

@@ -366,6 +366,7 @@ class Converging:
         return {
             "actor": engine.own.actor,
             "generation": engine.own.generation,
+            "folding_waits_for": [int(node) for node in self.stability.waits_for()],
             "records": sum(engine.frontier.values()),
             "lives": len(engine.frontier),
             "context_width": engine.context_width,
