@@ -177,11 +177,11 @@ def _stop_on_signal() -> asyncio.Event:
     signals = (signal.SIGTERM, signal.SIGINT)
 
     def first(received: signal.Signals) -> None:
-        _logger.info("%s: stopping; once more kills", received.name)
-        stopping.set()
         for each in signals:
             loop.remove_signal_handler(each)
             signal.signal(each, signal.SIG_DFL)
+        _logger.info("%s: stopping; once more kills", received.name)  # not said before it is so
+        stopping.set()
 
     for each in signals:
         loop.add_signal_handler(each, first, each)
