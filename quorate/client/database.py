@@ -383,6 +383,15 @@ class Database(Coordination, Converging):
         """
         return await self._change("machines.upgrade", {"name": machine}, timeout)
 
+    async def crdt_digest(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """A digest of all CRDT data of the connected node, made by reading it: ``{"digest",
+        "generation", "folds", "retired", "frontier"}``. Nodes that hold the same have the same.
+
+        Raises:
+            UnavailableError: the data changes faster than it can be read.
+        """
+        return await self._call("crdt.digest", {}, timeout, self._timeout)
+
     def statistics(self) -> ClientStatistics:
         """Counters of this handle."""
         told = self._running().statistics()

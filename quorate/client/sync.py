@@ -312,6 +312,10 @@ class Database(Coordination, Converging):
         """As ``Database.upgrade``."""
         return self._run(lambda database: database.upgrade(machine, timeout=timeout))
 
+    def crdt_digest(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """As ``Database.crdt_digest``."""
+        return self._run(lambda database: database.crdt_digest(timeout=timeout))
+
     def statistics(self) -> ClientStatistics:
         """As ``Database.statistics``."""
 

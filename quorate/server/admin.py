@@ -14,6 +14,8 @@ leader.transfer       target (0: the best one),        {"leader": node}; done al
                       source (0: any)                  target, or another than source, leads
 checkpoint                                             {"index": log index}
 machines.upgrade      name                             {"machine", "version", "before", "behind"}
+crdt.digest                                            {"digest", "generation", "folds",
+                                                       "retired", "frontier"}
 ====================  ===============================  ==========================================
 
 A change with the argument *again* is done if it is already so: a client sends it when the answer
@@ -308,12 +310,15 @@ class Admin:
         return await self._node.parts.upgrades.upgrade(name)
 
     async def _crdt_digest(self, _given: dict[str, Any]) -> object:
-        """What tells at a glance whether two nodes hold the same CRDT data."""
+        """What tells at a glance whether two nodes hold the same CRDT data; and which lives are
+        folded away in it, by member the last one."""
         converging = self._node.parts.converging
         engine = converging.engine
         return {
             "digest": await converging.digest(),
             "generation": engine.own.generation,
+            "folds": engine.folds,
+            "retired": {str(member): epoch for member, epoch in sorted(engine.own.retired.items())},
             "frontier": [list(pair) for pair in sorted(engine.frontier.items())],
         }
 

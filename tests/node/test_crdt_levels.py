@@ -131,6 +131,10 @@ def test_a_node_that_is_cut_off_goes_on(cluster: SimulatedCluster) -> None:
         cluster.heal()
         await agree(alone, rest, name="c", value=2221)
         assert await rest.counter("c").value(level="strong") == 2221
+        before = await rest.crdt_digest()
+        assert await alone.crdt_digest() == before
+        await rest.counter("c").increment()
+        assert (await rest.crdt_digest())["digest"] != before["digest"]
 
     cluster.run(story())
 

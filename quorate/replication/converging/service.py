@@ -366,6 +366,8 @@ class Converging:
         return {
             "actor": engine.own.actor,
             "generation": engine.own.generation,
+            "folds": engine.folds,
+            "retired": {str(member): epoch for member, epoch in sorted(engine.own.retired.items())},
             "folding_waits_for": [int(node) for node in self.stability.waits_for()],
             "records": sum(engine.frontier.values()),
             "lives": len(engine.frontier),
