@@ -42,7 +42,8 @@ class CrdtWrite(msgspec.Struct, frozen=True, array_like=True, tag=25):
     *sequence* grows with every such frame of *client*, and names it for ever at this node: a retry
     carries the same operations under the same number. *acknowledged*: every answer up to here has
     arrived. *level*: an index into ``base.levels.LEVELS``; when to answer. *after*: not before
-    the node has come so far.
+    the node has come so far. *again*: it was sent before, to an earlier process of this node, and
+    got no answer.
     """
 
     client: bytes
@@ -51,6 +52,7 @@ class CrdtWrite(msgspec.Struct, frozen=True, array_like=True, tag=25):
     level: int
     operations: tuple[Update | Remove, ...]
     after: Position = NOWHERE
+    again: bool = False
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True):

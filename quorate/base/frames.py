@@ -53,7 +53,8 @@ class MemberInfo(msgspec.Struct, frozen=True, array_like=True):
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """The connection stands. *leader* 0: not known now; a ``LeaderInfo`` follows when it is.
-    *machines*: by name, the versions of its machines that the node's code has."""
+    *machines*: by name, the versions of its machines that the node's code has. *process*: a number
+    that no other process of this node has."""
 
     version: int
     cluster: str
@@ -63,6 +64,7 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=2):
     term: int
     members: tuple[MemberInfo, ...]
     machines: dict[str, int] = {}
+    process: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=3):

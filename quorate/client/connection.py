@@ -73,7 +73,7 @@ class Link:
 
     __slots__ = (
         "_early_info", "_owner", "_welcome", "adopted", "channel", "endpoint", "incarnation",
-        "led_since", "lost_early", "node", "relay", "since",
+        "led_since", "lost_early", "node", "process", "relay", "since",
     )  # fmt: skip
 
     def __init__(self, owner: Connection, endpoint: Endpoint, *, relay: bool) -> None:
@@ -82,6 +82,7 @@ class Link:
         self.relay = relay
         self.node = 0
         self.incarnation = ""  #: of that node's disk
+        self.process = 0  #: which of that node's
         self.led_since = 0.0
         self.since = 0.0
         self.channel: Channel | None = None
@@ -112,6 +113,7 @@ class Link:
                 answer.exception()
             raise
         self.node, self.incarnation = welcome.node, welcome.incarnation
+        self.process = welcome.process
         return welcome
 
     def adopt(self) -> None:
@@ -205,6 +207,11 @@ class Connection:
     def incarnation(self) -> str:
         """Which disk of that node's answers, "": nobody. A node that was wiped is another one."""
         return "" if self._link is None else self._link.incarnation
+
+    @property
+    def process(self) -> int:
+        """Which process of that node answers, 0: nobody."""
+        return 0 if self._link is None else self._link.process
 
     @property
     def writable(self) -> bool:

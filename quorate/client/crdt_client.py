@@ -185,7 +185,7 @@ class CrdtClient(Turns):
     def on_routed(self) -> None:
         """See ``Turns``; what other nodes owe is asked of them."""
         holder = holder_of(self._connection)
-        self._writes.linked(holder)
+        self._writes.linked(holder, self._connection.process)
         if holder in self._debts:
             self._settle(holder)
         for other in self._writes.owing:
@@ -277,6 +277,7 @@ class _Debt:
                 UnavailableError(f"node {self.connection.node} answers there, or it was wiped")
             )
         else:
+            self._writes.process = self.connection.process
             self.pump()
 
     def on_unlinked(self, error: QuorateError) -> None:

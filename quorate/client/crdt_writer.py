@@ -5,7 +5,8 @@ other node does. So a frame that may have been taken is sent again to the same n
 long that is away, until its deadline; and what a node surely did not take goes back into the queue,
 for whatever node is connected then. What these classes own:
 
-* A frame gets its sequence when it is sent first, and never changes again but for the watermark.
+* A frame gets its sequence when it is sent first, and never changes again but for the watermark,
+  and for saying that an earlier process of the node may have taken it.
 * Sequences come from one counter for all nodes, and are never used twice.
 * ``acknowledged`` is the largest number up to which every frame for this node is answered, or was
   given up. That it counts as acknowledged makes giving up final: should an old connection still
@@ -100,14 +101,15 @@ def refusal_error(refusal: Refusal) -> QuorateError:
 
 
 class _Sent:
-    """One frame. *to_send*: it is not on its way on the present link. *doubtful*: an earlier
-    sending of it got no answer."""
+    """One frame. *process*: of the node, that it was sent to first. *to_send*: it is not on its
+    way on the present link. *doubtful*: an earlier sending of it got no answer."""
 
-    __slots__ = ("bundle", "doubtful", "frame", "to_send")
+    __slots__ = ("bundle", "doubtful", "frame", "process", "to_send")
 
-    def __init__(self, frame: CrdtWrite, bundle: Bundle) -> None:
+    def __init__(self, frame: CrdtWrite, bundle: Bundle, process: int) -> None:
         self.frame = frame
         self.bundle = bundle
+        self.process = process
         self.to_send = False
         self.doubtful = False
 
@@ -136,6 +138,7 @@ class NodeWrites:
         objects: bool,
     ) -> None:
         self.holder = holder
+        self.process = 0  #: of the holder, that is linked, or was last
         self._client = client
         self._next_sequence = next_sequence
         self._now = now
@@ -204,7 +207,7 @@ class NodeWrites:
         frame = CrdtWrite(
             self._client, sequence, acknowledged, terms.number, operations, terms.after
         )
-        self._sent[sequence] = _Sent(frame, bundle)
+        self._sent[sequence] = _Sent(frame, bundle, self.process)
         self._sent_bytes += bundle.size_bytes
         self._deadline_min = min(self._deadline_min, bundle.deadline_min)
         return frame
@@ -215,7 +218,10 @@ class NodeWrites:
         for sent in self._sent.values():
             if sent.to_send:
                 sent.to_send = False
-                frames.append(msgspec.structs.replace(sent.frame, acknowledged=acknowledged))
+                again = sent.process != self.process
+                frames.append(
+                    msgspec.structs.replace(sent.frame, acknowledged=acknowledged, again=again)
+                )
                 self.resent_count += 1
 
     # --- in ----------------------------------------------------------------------------------
@@ -365,9 +371,10 @@ class Writes:
             )
         return found
 
-    def linked(self, holder: Holder) -> None:
-        """What is new goes to *holder* from now on."""
+    def linked(self, holder: Holder, process: int = 0) -> None:
+        """What is new goes to *holder* from now on, of which this *process* answers."""
         self.current = holder
+        self.of(holder).process = process
         for each, writes in list(self._holders.items()):
             if not writes and each != holder:
                 self._resent_before += writes.resent_count

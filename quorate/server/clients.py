@@ -97,15 +97,21 @@ def describe_members(membership: Membership) -> tuple[MemberInfo, ...]:
 
 
 class ClientService:
-    """All client connections of a node."""
+    """All client connections of a node. *process*: a number that no other process of it has."""
 
     def __init__(
-        self, gate: Gate, replica: Replica, converging: Converging, operations: Operations
+        self,
+        gate: Gate,
+        replica: Replica,
+        converging: Converging,
+        operations: Operations,
+        process: int,
     ) -> None:
         self.gate = gate
         self.replica = replica
         self.converging = converging
         self.operations = operations
+        self._process = process
         self._connections: dict[ClientConnection, None] = {}
         self._stopped = False
         self._told: LeaderInfo | None = None
@@ -133,6 +139,7 @@ class ClientService:
             info.term,
             info.members,
             self.replica.machines.registry.code_versions(),
+            self._process,
         )
 
     def tell_all(self) -> None:

@@ -46,6 +46,11 @@ class Lifeline:
         self._applied = asyncio.Event()
         self._proposed: dict[NodeId, None] = {}
 
+    @property
+    def process(self) -> int:
+        """The number that this process drew."""
+        return self._nonce
+
     # --- this node's ----------------------------------------------------------------------------
 
     async def begin(self) -> int:

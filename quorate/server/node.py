@@ -324,7 +324,7 @@ class Node:
             admin=admin,
             converging=converging,
             lifeline=lifeline,
-            clients=ClientService(gate, replica, converging, admin),
+            clients=ClientService(gate, replica, converging, admin, lifeline.process),
             relays=Relays(self._leader_address, context),
             sender=SnapshotSender(
                 replica,

@@ -122,6 +122,7 @@ class FakeNode:
         self.port = 0
         self.data = FakeData(number)
         self.incarnation = "i"
+        self.process = 0
         self.connections: set[_Served] = set()
         self.dials = 0
         self.told: tuple[int, int] | None = None  # (leader, term) if it differs from the truth
@@ -208,10 +209,10 @@ class _Served(asyncio.Protocol):
                 self.send(Refused("unavailable", "no way to the leader"))
                 return
             self.acting = cluster.nodes[cluster.leader]
-        info = self.acting.info()
-        self.send(
-            Welcome(1, cluster.name, self.acting.number, self.acting.incarnation, *_fields(info))
-        )
+        acting = self.acting
+        fields = _fields(acting.info())
+        who = (acting.number, acting.incarnation)
+        self.send(Welcome(1, cluster.name, *who, *fields, process=acting.process))
 
     def serve(self, frame: Any) -> None:
         fault = self.node.cluster.script(self.acting, frame)

@@ -106,6 +106,25 @@ async def test_new_calls_go_on_elsewhere_while_a_node_owes(pair: FakeCluster, db
     assert not db.converging._debts
 
 
+async def test_a_node_is_told_what_an_earlier_process_of_it_may_have_done(
+    pair: FakeCluster, db: Database
+) -> None:
+    _script(pair, LOST_REPLY)
+    counter = db.counter("c")
+    calls = [asyncio.ensure_future(counter.increment(timeout=5))]
+    await _until(lambda: pair.nodes[1].data.executed)
+    await pair.nodes[1].stop()
+    await _until(lambda: db.converging.node != 1)
+    await counter.increment(level="eventual")
+    pair.nodes[1].process += 1
+    await pair.nodes[1].start()
+    await asyncio.gather(*calls)
+    assert [frame.again for frame in _writes(pair)] == [False, False, True]
+    _script(pair, LOST_REPLY)
+    await counter.increment(level="eventual")  # the link breaks, the process lives
+    assert [frame.again for frame in _writes(pair)][3:] == [False, False]
+
+
 async def test_nobody_else_knows_what_a_lost_node_did(pair: FakeCluster, db: Database) -> None:
     _script(pair, LOST_REPLY)
     call = asyncio.ensure_future(db.counter("c").increment(timeout=0.3))

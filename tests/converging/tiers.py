@@ -225,6 +225,7 @@ class Node:
         level: str = "causal",
         after: Position = NOWHERE,
         sequence: int = 0,
+        again: bool = False,
     ) -> CrdtWritten:
         if self.tier is None:
             raise UnavailableError("the node is down")
@@ -238,6 +239,7 @@ class Node:
             LEVELS.index(level),  # type: ignore[arg-type]
             tuple(Update(name, kind, each) for each in operations),
             after,
+            again,
         )
         future: asyncio.Future[CrdtWritten] = self.world.loop.create_future()
         self.tier.write(frame, lambda answer: _settle(future, answer))

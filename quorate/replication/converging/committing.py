@@ -360,6 +360,7 @@ class Commit:
             journal_bytes=self._journal_bytes,
             ahead=self._ahead,
             floors=self._floors,
+            lived=max(self._own.lived, epoch_of(self._own.actor)),
         )
         requests: list[Change] = [
             (client, encode(row) if row.wall_ms else None)

@@ -155,6 +155,10 @@ class Engine:
         self._sweep_at_s = clock.monotonic_s() + SWEEP_S
         self._floors: dict[int, int] = {}
         self.living = Living(self, lives, random, begin=begin, adopt=adopt)
+        #: Raises of a frame that an earlier process may have carried out, if the store may have
+        #: forgotten it.
+        self.check_memory: Callable[[], None] = _nothing
+        self.on_life: Callable[[int], None] = _ignore  #: told of each that begins
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -237,6 +241,9 @@ class Engine:
         actor = make_actor(self.member, epoch) if epoch else 0
         self.own = msgspec.structs.replace(self.own, actor=actor, counter=0, sequence=0)
         self._declared = {}
+        if epoch:
+            self.on_life(epoch)
+            self.alone(Engine.open)  # the store is to know of it
         self._plan()
 
     # --- what comes in ------------------------------------------------------------------------
@@ -265,6 +272,8 @@ class Engine:
             return
         if frame.sequence <= row.acknowledged:
             raise SequenceError(f"the answer to {frame.sequence} was acknowledged already")
+        if frame.again:
+            self.check_memory()
         if self._operation_count + len(frame.operations) > WAITING_MAX:
             raise OverloadedError(
                 f"{self._operation_count} operations wait for this node's disk; try again in "
@@ -540,3 +549,11 @@ class Engine:
             return
         self.stop(UnavailableError(f"the node's disk failed: {error}"))
         self._events.failed(error)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _ignore(_epoch: int) -> None:
+    pass

@@ -58,7 +58,8 @@ class Own(msgspec.Struct, frozen=True, array_like=True):
     *retired*: by member, the last life that was folded away. *ahead*: elements here may show what
     these records did, beyond the frontier. *floors*: by actor, the journal is of use only behind
     that record; what is left before it is to be deleted. *generation*: the stage of folding
-    (``crdt.folding``); *finishing*: the lives that the next fold takes, if it is prepared here."""
+    (``crdt.folding``); *finishing*: the lives that the next fold takes, if it is prepared here.
+    *lived*: number of the last life of this node that wrote here."""
 
     version: int
     actor: int
@@ -74,6 +75,7 @@ class Own(msgspec.Struct, frozen=True, array_like=True):
     ahead: dict[int, int] = {}
     floors: dict[int, int] = {}
     finishing: tuple[int, ...] = ()
+    lived: int = 0
 
 
 NEW: Final = Own(FORMAT, 0, 0, 0, 0, 0, 0, {}, encode_context(CausalContext()), {})

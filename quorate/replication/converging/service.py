@@ -30,6 +30,7 @@ from quorate.replication.converging.levels import Levels
 from quorate.replication.converging.lives import LivesCommand
 from quorate.replication.converging.living import Lives
 from quorate.replication.converging.reconciling import Reconciling
+from quorate.replication.converging.remembering import KnownLives, Remembering
 from quorate.replication.converging.reports import PresentLives, Reports
 from quorate.replication.converging.scanning import digest_of
 from quorate.replication.converging.stability import LeadersLives, Stability
@@ -75,7 +76,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     propose: Callable[[LivesCommand], None] = _to_nobody
 
 
-class LivesOfAll(Lives, PresentLives, FoldedLives, LeadersLives, Protocol):
+class LivesOfAll(Lives, PresentLives, FoldedLives, LeadersLives, KnownLives, Protocol):
     """What the log says of lives: ``lives.LivesMachine``."""
 
 
@@ -131,6 +132,7 @@ class Converging:
             surroundings.index,
         )
         membership = surroundings.membership
+        self.remembering = Remembering(self.engine, lives, membership)
         self.reports = Reports(self.engine, lives, membership)
         self.folding = Folding(self.engine, lives, self.reports, self._tell_all)
         self.stability = Stability(
@@ -241,6 +243,7 @@ class Converging:
             self.disseminating.tell(node)
 
     def _on_known(self, frame: CrdtKnown) -> None:
+        self.remembering.on_known(frame)
         self.reports.on_known(frame)
         self.levels.on_known(frame)
         self.reconciling.on_known(frame)
