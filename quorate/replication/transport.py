@@ -164,11 +164,13 @@ class CrdtEnd(msgspec.Struct, frozen=True, array_like=True, tag=53):
 
 class LifeRequest(msgspec.Struct, frozen=True, array_like=True, tag=48):
     """The sender's process, which drew *nonce*, asks the leader for a life: for the next, or, with
-    *epoch*, for that one, which it has begun by itself (``converging.lives``)."""
+    *epoch*, for that one, which it has begun by itself (``converging.lives``), and which may be
+    *over*."""
 
     sender: NodeId
     nonce: int
     epoch: int = 0
+    over: bool = False
 
 
 #: What one that pulls says, and one that serves; ``CrdtEnd`` may come from both.

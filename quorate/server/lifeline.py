@@ -70,23 +70,23 @@ class Lifeline:
 
     async def adopt(self, epoch: int) -> bool:
         """Have the log admit life *epoch*, which this process, or an earlier one of the node, began
-        without it; False: it knows a later one, or the same one of somebody else. May be cancelled.
+        without it; False: it cannot have it (``LivesMachine.admits``). May be cancelled.
 
         Raises:
             MembershipError, ClosedError: as ``begin``.
         """
         lives, me = self._node.lives_machine, self._node.node_id
         actor = make_actor(me, epoch)
-        present = self._node.parts.converging.engine.own.actor
-        nonce = self._nonce if actor == present else self._of_earlier
+        over = actor != self._node.parts.converging.engine.own.actor
+        nonce = self._of_earlier if over else self._nonce
         while True:
             if lives.holder(actor) == nonce:
                 return True
-            if lives.epoch_known(me) >= epoch:
+            if not lives.admits(actor, over=over):
                 return False
-            await self._ask(epoch, nonce)
+            await self._ask(epoch, nonce, over=over)
 
-    async def _ask(self, epoch: int, nonce: int) -> None:
+    async def _ask(self, epoch: int, nonce: int, *, over: bool = False) -> None:
         """Ask whoever leads, and wait for news: for as long as the log should take, or until more
         of it was applied and that may have come of it."""
         node = self._node
@@ -94,7 +94,7 @@ class Lifeline:
             raise MembershipError(f"node {node.node_id} was removed from the cluster")
         if node.replica.stopped:
             raise ClosedError("the node is stopping")
-        request = LifeRequest(node.node_id, nonce, epoch)
+        request = LifeRequest(node.node_id, nonce, epoch, over)
         leader = node.replica.leader
         if node.replica.is_leader:
             self.receive(request)
@@ -124,7 +124,7 @@ class Lifeline:
         if not replica.is_leader or member not in members or member in self._proposed:
             return
         command = (
-            Adopt(member, request.epoch, request.nonce)
+            Adopt(member, request.epoch, request.nonce, request.over)
             if request.epoch
             else Begin(member, request.nonce)
         )

@@ -18,6 +18,8 @@ from quorate.crdt.dots import epoch_of, make_actor, member_of
 from quorate.crdt.folding import is_whole
 from quorate.errors import NotObservedError, QuorateError, UnavailableError
 from quorate.replication.converging import folding as folding_module
+from quorate.replication.converging.lives import PrepareFold
+from quorate.replication.converging.stability import QUIET_S
 from tests.converging.tiers import Node, World
 
 COUNT, SET, STOCK = KindTag.PN_COUNTER, KindTag.OR_SET, KindTag.BOUNDED_COUNTER
@@ -109,6 +111,7 @@ def test_nobody_is_folded_while_a_member_is_away_and_all_when_it_is_removed() ->
         for node in (one, two, three):
             await node.write("n", COUNT, Increment(1))
         await world.converged()
+        await until(lambda: one.tier and one.tier.reports.others())
         three.crash()
         restart(two)
         await asyncio.sleep(20)
@@ -252,6 +255,31 @@ def test_a_life_that_another_process_closed_is_left() -> None:
     World(3).run(story)
 
 
+def test_a_life_begun_without_the_log_is_admitted_when_a_later_one_is_known() -> None:
+    async def story(world: World) -> None:
+        world.leader = 1
+        _one, two, three = world.nodes.values()
+        await two.write("n", COUNT, Increment(1))
+        await world.converged()
+        three.log_reachable = False
+        await three.write("n", COUNT, Increment(1))
+        passed_by = three.engine.own.actor
+        for above in (1, 2):  # other processes were there meanwhile
+            world.log.adopt(3, epoch_of(passed_by) + above)
+        await asyncio.sleep(QUIET_S + 2)
+        assert not world.log.lives.preparing, "it is waited for"
+        three.log_reachable = True
+        await until(lambda: epoch_of(three.engine.own.actor) == epoch_of(passed_by) + 3)
+        await three.write("n", COUNT, Increment(1))
+        await folded(world, 1)
+        assert await two.value("n", COUNT) == 3
+        assert three.tier is not None
+        assert not three.tier.engine.living.problem
+        assert world.log.lives.is_retired(passed_by)
+
+    World(3).run(story)
+
+
 def test_what_was_never_admitted_holds_folding_up_and_says_so() -> None:
     async def story(world: World) -> None:
         world.leader = 1
@@ -261,8 +289,9 @@ def test_what_was_never_admitted_holds_folding_up_and_says_so() -> None:
         three.log_reachable = False
         await three.write("n", COUNT, Increment(1))
         orphan = three.engine.own.actor
-        for _ in range(2):  # another process was there meanwhile
-            world.log.adopt(3, epoch_of(orphan) + 1)
+        for above in (1, 2):  # other processes were there meanwhile
+            world.log.adopt(3, epoch_of(orphan) + above)
+        world.log.submit(PrepareFold(1, ((orphan + 1, 0),)))  # and the last one's disk is gone
         three.log_reachable = True
         await until(lambda: three.tier and three.tier.folding.problem, 60)
         assert "never admitted" in three.tier.folding.problem  # type: ignore[union-attr]

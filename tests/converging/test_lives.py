@@ -94,6 +94,27 @@ def test_a_life_begun_without_the_log_is_adopted_once_and_never_under_a_number_t
     assert log.lives.epoch_known(3) == 501
 
 
+def test_a_life_that_is_over_is_adopted_until_a_fold_has_passed_it_by() -> None:
+    log = Log()
+    log.do(Adopt(3, 500, 70))
+    over = Adopt(3, 400, 71, over=True)
+    assert log.lives.admits(make_actor(3, 400), over=True)
+    assert not log.lives.admits(make_actor(3, 400), over=False), "it may still be written to"
+    changes = log.lives.changes
+    assert log.do(over) == log.do(over) == Begun(400)
+    assert log.lives.changes == changes + 1
+    assert log.lives.present() == (make_actor(3, 500),)
+    assert log.lives.closed() == (make_actor(3, 400),)
+    log.refused(Adopt(3, 400, 72, over=True), "cannot have life")
+    log.begin(3, nonce=73)
+    last = to_marks({}, [make_actor(3, 400), make_actor(3, 500)])
+    assert log.do(PrepareFold(1, last)) == Noted()
+    log.refused(Adopt(3, 450, 71, over=True), "cannot have life")
+    assert log.do(FoldLives(1, log.lives.changes, last)) == Noted()
+    log.refused(Adopt(3, 450, 71, over=True), "cannot have life")
+    log.refused(Adopt(3, 400, 71, over=True), "cannot have life")
+
+
 def test_who_was_expelled_lives_no_more() -> None:
     log = Log()
     log.begin(2, nonce=1)

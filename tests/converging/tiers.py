@@ -30,7 +30,7 @@ from quorate.base.types import NodeId
 from quorate.consensus.membership import Membership
 from quorate.crdt.codec import decode_leaf
 from quorate.crdt.delta import path_of
-from quorate.crdt.dots import Leaf, Path
+from quorate.crdt.dots import Leaf, Path, make_actor
 from quorate.errors import QuorateError, UnavailableError, error_from_code
 from quorate.replication.batch import Batch, encode_batch
 from quorate.replication.clock import Clock
@@ -41,6 +41,7 @@ from quorate.replication.converging.lives import (
     LivesCommand,
     LivesMachine,
     Noted,
+    Rescuing,
 )
 from quorate.replication.converging.service import Converging, Surroundings
 from quorate.replication.converging.view import ELEMENTS
@@ -72,9 +73,9 @@ class Log:
         assert isinstance(begun, Begun), begun
         return begun.epoch
 
-    def adopt(self, member: int, epoch: int) -> bool:
+    def adopt(self, member: int, epoch: int, *, over: bool = False) -> bool:
         self.nonce += 1
-        return isinstance(self.submit(Adopt(member, epoch, self.nonce)), Begun)
+        return isinstance(self.submit(Adopt(member, epoch, self.nonce, over)), Begun)
 
 
 def _machine() -> tuple[LivesMachine, Machines]:
@@ -89,7 +90,7 @@ def _feed(machines: Machines, command: LivesCommand) -> bytes:
     return outcome.results
 
 
-_results = msgspec.msgpack.Decoder(list[list[Failure | Begun | Noted]])
+_results = msgspec.msgpack.Decoder(list[list[Failure | Begun | Noted | Rescuing]])
 
 
 class SlowRunner:
@@ -181,7 +182,8 @@ class Node:
         await asyncio.sleep(0.01)
         while not self.log_reachable:  # noqa: ASYNC110  virtual time
             await asyncio.sleep(0.05)
-        adopted = self.world.log.adopt(self.number, epoch)
+        over = make_actor(self.number, epoch) != self.engine.own.actor
+        adopted = self.world.log.adopt(self.number, epoch, over=over)
         await self._applied()
         return adopted
 

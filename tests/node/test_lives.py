@@ -30,17 +30,19 @@ def test_each_process_gets_one_life_whoever_leads_and_the_next_another() -> None
         assert not waiting.done()
         waiting.cancel()
         cluster.heal()
-        improvised = begun[follower] + 99
+        first, improvised = begun[follower], begun[follower] + 99
         assert await cluster.call(follower, node.parts.lifeline.adopt(improvised))
         assert await cluster.call(follower, node.parts.lifeline.adopt(improvised))
         begun[follower] = await cluster.call(follower, node.parts.lifeline.begin())
         assert begun[follower] > improvised, "that life was over before this process began"
-        assert not await cluster.call(follower, node.parts.lifeline.adopt(improvised - 1))
+        assert await cluster.call(follower, node.parts.lifeline.adopt(improvised - 1))
+        assert not await cluster.call(follower, node.parts.lifeline.adopt(first)), "it was given"
         await cluster.converged()
         for node in cluster.nodes.values():
             expected = tuple(make_actor(each, begun[each]) for each in sorted(begun))
             assert node.lives_machine.present() == expected
-            assert make_actor(follower, improvised) in node.lives_machine.closed()
+            closed = [make_actor(follower, each) for each in (first, improvised - 1, improvised)]
+            assert node.lives_machine.closed() == tuple(closed)
 
     with SimulatedCluster(seed=7) as cluster:
         cluster.run(story(cluster))

@@ -2,13 +2,17 @@
 
 A *life* of a member is one run of its process: an actor of CRDT data, (member, epoch). Epochs come
 from the log, so no two lives have one, whatever became of the member's disk in between. A member
-that could not reach the log has begun a life by itself, and has it *adopted*: which is refused as
-soon as a life with a later number is known, for then its number may have been given out.
+that could not reach the log has begun a life by itself, and has it *adopted*. Once a life with a
+later number is known, that is for lives that are over alone, and that no fold has passed by.
 
 A new life closes those before it. Closed lives write no more, but what they wrote still spreads, so
 they stay admitted until they are *folded*, which takes two entries. The first fixes which lives go,
 and up to which record everybody must have theirs. The second says that everybody has, and much else
 besides (``converging.folding`` says why): from then on their names are forgotten.
+
+What a life did and no member has, because its member was removed, say, cannot be taken as it is any
+more. An operator may have it *rescued*: the log gives it another life, of the member's *estate*,
+which stands for it from then on (``crdt.renaming``), and which is closed when all is there.
 
 Only leaders propose to this machine. What it is told of frontiers are facts about disks at some
 moment, which stay true: frontiers only grow.
@@ -37,6 +41,12 @@ RETIRED_MAX: Final = 1_000
 #: is beyond is nonsense, and would use the numbers up.
 IMPROVISED_MAX: Final = 2**18
 MEMBER_MAX: Final = 2**31 - 1
+#: What members left is rescued under these numbers, which no member has: so much above its own.
+ESTATES: Final = 2**31
+#: Of so many lives of a member that were folded is known how much of them was.
+FOLDED_MAX: Final = 64
+#: Lives that were ever rescued.
+RESCUES_MAX: Final = 100_000
 
 _KEY: Final = b"state"
 
@@ -56,11 +66,13 @@ class Begin(msgspec.Struct, frozen=True, array_like=True, tag=1, forbid_unknown_
 
 
 class Adopt(msgspec.Struct, frozen=True, array_like=True, tag=2, forbid_unknown_fields=True):
-    """Life *epoch* of *member* was begun without the log. Result: ``Begun``, or it is refused."""
+    """Life *epoch* of *member* was begun without the log; *over*: nobody writes as it any more.
+    Result: ``Begun``, or it is refused."""
 
     member: int
     epoch: int
     nonce: int
+    over: bool = False
 
 
 class Expel(msgspec.Struct, frozen=True, array_like=True, tag=3, forbid_unknown_fields=True):
@@ -92,6 +104,23 @@ class FoldLives(msgspec.Struct, frozen=True, array_like=True, tag=6, forbid_unkn
     settled: Marks
 
 
+class Rescue(msgspec.Struct, frozen=True, array_like=True, tag=7, forbid_unknown_fields=True):
+    """What that life did beyond what the members have is to be had under another name. Result:
+    ``Rescuing``, the same one until that is done, or it is refused."""
+
+    actor: int
+
+
+class Rescued(msgspec.Struct, frozen=True, array_like=True, tag=8, forbid_unknown_fields=True):
+    """All records of the life up to *upto* have been rescued under the name *estate*; whoever has
+    the records *after* has all of that."""
+
+    actor: int
+    estate: int
+    upto: int
+    after: Marks
+
+
 class Begun(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """The life that is open now."""
 
@@ -102,26 +131,40 @@ class Noted(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """It is so."""
 
 
-LivesCommand = Begin | Adopt | Expel | Stable | PrepareFold | FoldLives
+class Rescuing(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """The members have the records up to *since*; what came after it goes by the name *estate*."""
+
+    since: int
+    estate: int
+
+
+LivesResult = Begun | Noted | Rescuing
+LivesCommand = Begin | Adopt | Expel | Stable | PrepareFold | FoldLives | Rescue | Rescued
 
 
 # --- records --------------------------------------------------------------------------------------
 
 
 class LifeRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A life that is not folded, under its actor."""
+    """A life that is not folded, under its actor. *rescuing*: it is of an estate, and not all is
+    there; *after*: whoever has these records has all of it."""
 
     nonce: int
+    rescuing: bool = False
+    after: Marks = ()
 
 
 class MemberRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """*highest*: number of its last life; *retired*: of the last that was folded; *open*: of the
-    one that is not over, 0: none."""
+    one that is not over, 0: none. *folded*: up to which record the last lives that were folded
+    were there, by their numbers; *forgotten*: the last one that was dropped from that."""
 
     highest: int = 0
     retired: int = 0
     open: int = 0
     expelled: bool = False
+    folded: Marks = ()
+    forgotten: int = 0
 
 
 class MarkRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -137,6 +180,15 @@ class FoldedAway(msgspec.Struct, frozen=True, array_like=True):
     generation: int
     heirs: Marks
     settled: Marks
+
+
+class RescueRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A life that was rescued, for good. *since*, *estate*: as in ``Rescuing``; *upto*: its last
+    record then, 0: not all is there."""
+
+    since: int
+    estate: int
+    upto: int = 0
 
 
 class FoldingRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -162,6 +214,7 @@ class LivesMachine(Machine):
     _members: Table[MemberRecord]
     _stable: Table[MarkRecord]
     _folding: Table[FoldingRecord]
+    _rescues: Table[RescueRecord]
 
     def __init__(self) -> None:
         self._marks: dict[int, int] | None = None  # what ``stable`` gives
@@ -174,6 +227,7 @@ class LivesMachine(Machine):
         self._members = tables.table("lives.members", MemberRecord, ordered=True)
         self._stable = tables.table("lives.stable", MarkRecord, ordered=True)
         self._folding = tables.table("lives.folding", FoldingRecord)
+        self._rescues = tables.table("lives.rescues", RescueRecord)
 
     def loaded(self) -> None:
         self._marks = self._present = None
@@ -181,7 +235,7 @@ class LivesMachine(Machine):
     def rolled_back(self) -> None:
         self._marks = self._present = None
 
-    def apply(self, command: Any, context: Context) -> Begun | Noted:  # noqa: ANN401, ARG002
+    def apply(self, command: Any, context: Context) -> LivesResult:  # noqa: ANN401, ARG002
         match command:
             case Begin():
                 return self._begin(command)
@@ -193,6 +247,10 @@ class LivesMachine(Machine):
                 return self._stabilise(command)
             case PrepareFold():
                 return self._prepare(command)
+            case Rescue():
+                return self._rescue(command)
+            case Rescued():
+                return self._rescued(command)
         return self._fold(command)
 
     def frees_space(self, command: Any) -> bool:  # noqa: ANN401
@@ -252,9 +310,34 @@ class LivesMachine(Machine):
         return tuple(int.from_bytes(key, "big") for key, _record in self._lives.items())
 
     def closed(self) -> tuple[int, ...]:
-        """Of these, all that are over."""
+        """Of these, all that are over; but for lives of an estate of which not all is there, and
+        those behind them."""
         present = frozenset(self.present())
-        return tuple(actor for actor in self.known() if actor not in present)
+        found: list[int] = []
+        waits: dict[int, None] = {}
+        for key, record in self._lives.items():
+            actor = int.from_bytes(key, "big")
+            if record.rescuing:
+                waits[member_of(actor)] = None
+            elif actor not in present and member_of(actor) not in waits:
+                found.append(actor)
+        return tuple(found)
+
+    def after(self, actor: int) -> Marks:
+        """The records with which all of that life, of an estate, is there."""
+        record = self._lives.get(_key(actor))
+        return () if record is None else record.after
+
+    def admits(self, actor: int, *, over: bool) -> bool:
+        """Whether that life could be adopted, having been begun without the log. Its number must
+        not have been given out, or folded with others."""
+        member, epoch = self._member(member_of(actor)), epoch_of(actor)
+        if member.expelled or _key(actor) in self._lives or _key(actor) in self._rescues:
+            return False
+        if epoch > member.highest:
+            return epoch <= member.highest + IMPROVISED_MAX
+        going = [epoch_of(each) for each, _ in self.preparing if member_of(each) == actor >> 32]
+        return over and epoch > max(member.retired, *going, 0)
 
     def stable(self) -> Mapping[int, int]:
         """By life, up to which record every member has all; not to be changed."""
@@ -296,15 +379,20 @@ class LivesMachine(Machine):
     def _adopt(self, command: Adopt) -> Begun:
         member = self._may_live(command.member)
         epoch = command.epoch
-        again = 0 < epoch == member.open
-        if again and self.holder(make_actor(command.member, epoch)) == command.nonce:
+        actor = command.member << 32 | max(epoch, 0)
+        again = 0 < epoch == member.open or command.over
+        if again and self.holder(actor) == command.nonce:
             return Begun(epoch)
-        if not member.highest < epoch <= member.highest + IMPROVISED_MAX:
+        if not 0 < epoch <= NUMBER_MAX or not self.admits(actor, over=command.over):
             raise CommandError(
                 f"member {command.member} cannot have life {epoch}: its last known one is "
                 f"{member.highest}"
             )
-        return self._open(command.member, member, epoch, command.nonce)
+        if epoch > member.highest:
+            return self._open(command.member, member, epoch, command.nonce)
+        self._lives.put(_key(actor), LifeRecord(command.nonce))
+        self._changed()
+        return Begun(epoch)
 
     def _may_live(self, member: int) -> MemberRecord:
         if not 0 < member <= MEMBER_MAX:
@@ -379,7 +467,15 @@ class LivesMachine(Machine):
         heirs = tuple((actor, self._heir(actor)) for actor, _sequence in state.preparing)
         for actor, _heir in heirs:
             member = self._member(member_of(actor))
-            self._put(member_of(actor), msgspec.structs.replace(member, retired=epoch_of(actor)))
+            folded = (*member.folded, (epoch_of(actor), settled.get(actor, 0)))
+            dropped = [epoch for epoch, _ in folded[:-FOLDED_MAX]]
+            member = msgspec.structs.replace(
+                member,
+                retired=epoch_of(actor),
+                folded=folded[-FOLDED_MAX:],
+                forgotten=max([member.forgotten, *dropped]),
+            )
+            self._put(member_of(actor), member)
             self._lives.delete(_key(actor))
             self._stable.delete(_key(actor))
         self._marks = None
@@ -398,6 +494,72 @@ class LivesMachine(Machine):
         if not present:
             raise CommandError("no member has a life that could inherit")
         return present[0]
+
+    # --- what members left ----------------------------------------------------------------------
+
+    def since(self, actor: int) -> int:
+        """Up to which record the members have, or had, what that life did; what came after it may
+        be rescued.
+
+        Raises:
+            CommandError: that is not known, or may change: why, and what to do.
+        """
+        number, epoch = member_of(actor), epoch_of(actor)
+        record = self._rescues.get(_key(actor))
+        if record is not None:
+            return record.upto or record.since
+        if not 0 < number <= MEMBER_MAX or not epoch:
+            raise CommandError(f"{actor} is no life of a member")
+        member = self._member(number)
+        if self.is_admitted(actor):
+            raise CommandError(
+                f"life {epoch} of member {number} is not folded yet: records of it may still come "
+                f"from members that have them"
+            )
+        for known, sequence in member.folded:
+            if known == epoch:
+                return sequence
+        if epoch <= member.forgotten:
+            raise CommandError(
+                f"life {epoch} of member {number} was folded too long ago: how much of it there "
+                f"was is known no more"
+            )
+        return 0
+
+    def estate(self, actor: int) -> int:
+        """The name that what that life did goes by while it is being rescued, 0: it is not."""
+        record = self._rescues.get(_key(actor))
+        return 0 if record is None or record.upto else record.estate
+
+    def _rescue(self, command: Rescue) -> Rescuing:
+        since, estate = self.since(command.actor), self.estate(command.actor)
+        if estate:
+            return Rescuing(since, estate)
+        if len(self._lives) >= LIVES_MAX or len(self._rescues) >= RESCUES_MAX:
+            raise CommandError(f"{RESCUES_MAX} lives were rescued, or {LIVES_MAX} cannot be folded")
+        number = member_of(command.actor) + ESTATES
+        member = self._member(number)
+        if member.highest >= NUMBER_MAX:
+            raise CommandError(f"member {number - ESTATES} has used up its {NUMBER_MAX} rescues")
+        estate = make_actor(number, member.highest + 1)
+        self._lives.put(_key(estate), LifeRecord(0, rescuing=True))
+        self._put(number, msgspec.structs.replace(member, highest=epoch_of(estate)))
+        self._rescues.put(_key(command.actor), RescueRecord(since, estate))
+        self._changed()
+        return Rescuing(since, estate)
+
+    def _rescued(self, command: Rescued) -> Noted:
+        record = self._rescues.get(_key(command.actor))
+        if record is None or record.estate != command.estate:
+            raise CommandError(f"life {command.actor} is not being rescued as {command.estate}")
+        if not record.upto:
+            if command.upto <= record.since:
+                raise CommandError(f"nothing is rescued up to record {command.upto}")
+            self._lives.put(_key(record.estate), LifeRecord(0, after=command.after))
+            rescued = RescueRecord(record.since, record.estate, command.upto)
+            self._rescues.put(_key(command.actor), rescued)
+            self._changed()
+        return Noted()
 
     # --- small things ---------------------------------------------------------------------------
 

@@ -99,22 +99,26 @@ class Living:
                 if engine.own.actor == 0:
                     epoch = await self._begin()
                     if engine.own.actor == 0:
+                        self._settled()
                         self._become(epoch)
                         return
                 elif await self._adopt(epoch_of(engine.own.actor)):
-                    if not self._refused:
-                        self.problem = ""
+                    self._settled()
                     return
-                else:
-                    self._orphan(engine.own.actor)
+                else:  # it is over, and asked for as such
                     engine.become(0)
             except QuorateError as error:
                 _logger.info("no life from the log yet: %s", error)
                 await asyncio.sleep(BEGIN_AGAIN_S * (0.5 + self._random.random() / 2))
 
+    def _settled(self) -> None:
+        """The log has given this node a life."""
+        if not self._refused:
+            self.problem = ""
+
     async def _admit_earlier(self) -> None:
         """Have those lives of this node admitted that were begun without the log and ended before
-        it heard of them: once a later one is known, it is too late."""
+        it heard of them."""
         for actor in self._mine():
             if actor in self._refused or actor == self._engine.own.actor or self._is_known(actor):
                 continue
@@ -150,10 +154,15 @@ class Living:
     def _orphan(self, actor: int) -> None:
         """The log refused the life: others will take none of its records as they are."""
         self._refused[actor] = None
-        self.problem = (
-            f"life {epoch_of(actor)} of node {member_of(actor)} was begun without the log, which "
-            f"knows a later one: its records stay here until they are merged"
-        )
+        life = f"life {epoch_of(actor)} of node {member_of(actor)} was begun without the log"
+        if self._lives.is_expelled(member_of(actor)):
+            cure = "which has removed the node: quorate crdt rescue merges what it alone has"
+        else:
+            cure = (
+                "which does not admit it any more: stop the node, set its CRDT data aside (quorate "
+                "crdt rescue DATA_DIR --discard), start it, and rescue what was set aside"
+            )
+        self.problem = f"{life}, {cure}"
         _logger.error("%s", self.problem)
 
     def _become(self, epoch: int) -> None:

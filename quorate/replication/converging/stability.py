@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from quorate.consensus.membership import Membership
-from quorate.crdt.dots import member_of
+from quorate.crdt.dots import epoch_of, member_of
 from quorate.crdt.folding import PREPARED
 from quorate.replication.converging.lives import (
     RETIRED_MAX,
@@ -52,6 +52,7 @@ class LeadersLives(Protocol):
     def known(self) -> tuple[int, ...]: ...
     def closed(self) -> tuple[int, ...]: ...
     def is_admitted(self, actor: int) -> bool: ...
+    def is_retired(self, actor: int) -> bool: ...
     def stable(self) -> Any: ...  # noqa: ANN401  a mapping
 
 
@@ -113,10 +114,28 @@ class Stability:
                 return self._settle(everyone)
             self._settling = None
             return self._prepare_again(everyone)
-        closed = lives.closed()[:RETIRED_MAX]
+        closed = self._foldable(everyone)[:RETIRED_MAX]
         if not closed or stages != {done} or now_s - self._changed_s < QUIET_S:
             return None
         return PrepareFold(lives.generation + 1, to_marks(joined(everyone), closed))
+
+    def _foldable(self, everyone: dict[int, Report]) -> tuple[int, ...]:
+        """The closed lives, but for those behind one of the same member that was begun without the
+        log and that it can still admit: folded with them, it could not be had any more."""
+        first: dict[int, int] = {}
+        for actor in joined(everyone):
+            if self._is_strange(actor):
+                member, epoch = member_of(actor), epoch_of(actor)
+                first[member] = min(first.get(member, epoch), epoch)
+        return tuple(
+            actor
+            for actor in self._lives.closed()
+            if epoch_of(actor) < first.get(member_of(actor), epoch_of(actor) + 1)
+        )
+
+    def _is_strange(self, actor: int) -> bool:
+        """Whether the log does not know that life."""
+        return not (self._lives.is_admitted(actor) or self._lives.is_retired(actor))
 
     def _prepare_again(self, everyone: dict[int, Report]) -> PrepareFold | None:
         """Whoever had the last records of a life may be gone, and they with it: then they are
@@ -172,4 +191,8 @@ class Stability:
         everyone = self._reports.everyone()
         if everyone is None:
             return self._reports.silent()
-        return [node for node, report in everyone.items() if report.stage < wanted]
+        return [
+            node
+            for node, report in everyone.items()
+            if report.stage < wanted or any(map(self._is_strange, report.frontier))
+        ]
