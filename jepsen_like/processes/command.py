@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from shutil import rmtree
@@ -33,7 +34,7 @@ def add_to(commands: Any) -> None:  # noqa: ANN401  argparse's type has no publi
     settings = Settings()
     parser.add_argument(
         "--workload",
-        help="what clients do, and what must hold; may be left out for "
+        help="what clients do, and what must hold, one or a,b; may be left out for "
         f"{', '.join(ON_VIRTUAL_TIME)}, which then runs on virtual time",
     )
     parser.add_argument(
@@ -47,7 +48,6 @@ def add_to(commands: Any) -> None:  # noqa: ANN401  argparse's type has no publi
     parser.add_argument("--nodes", type=int, default=3, help="how many [3]")
     for name, what in (
         ("seconds", "how long faults last"),
-        ("workers", "clients at a time"),
         ("rate", "operations per second, of all clients together"),
         ("interval-s", "seconds between two strikes of a package, on average"),
         ("timeout-s", "deadline of one operation"),
@@ -55,6 +55,8 @@ def add_to(commands: Any) -> None:  # noqa: ANN401  argparse's type has no publi
         default = getattr(settings, name.replace("-", "_"))
         text = f"{what} [{default:g}]"
         parser.add_argument(f"--{name}", type=type(default), default=default, help=text)
+    text = f"clients at a time [as the workload needs, mostly {settings.workers}]"
+    parser.add_argument("--workers", type=int, help=text)
     parser.add_argument("--seed", type=int, help="of what is drawn; timing is not repeated")
     parser.add_argument("--seeds", type=int, help="how many, of a system on virtual time")
     parser.add_argument(
@@ -78,6 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError(f"--workload is missing; there are {', '.join(_workloads())}")
         status: int = importlib.import_module(ON_VIRTUAL_TIME[arguments.system]).run(arguments)
         return status
+    workload = _workload(arguments.workload)
+    if arguments.workers is None:
+        arguments.workers = getattr(workload, "workers", Settings().workers)
     for name in ("seconds", "workers", "rate", "interval_s", "timeout_s", "nodes"):
         if getattr(arguments, name) <= 0:
             raise UsageError(f"--{name.replace('_', '-')} must be above 0")
@@ -88,7 +93,6 @@ def run(arguments: argparse.Namespace) -> int:
         interval_s=arguments.interval_s,
         timeout_s=arguments.timeout_s,
     )
-    workload = _workload(arguments.workload)
     chosen = system_class(arguments.system)
     if missing := chosen.missing():
         raise SetupError(missing)
@@ -147,6 +151,7 @@ def _result(
         "wall_s": round(wall_s, 1),
         "recovery_s": round(outcome.recovery_s, 1),
         "seed": seed,
+        "checked": _totals(outcome.parts[0].facts, {}),
         "violations": [
             {"name": part.checker, "evidence": list(part.problems)}
             for part in outcome.parts
@@ -154,6 +159,18 @@ def _result(
         ],
         "problems": list(outcome.verdict.problems),
     }
+
+
+def _totals(facts: Mapping[str, Any], totals: dict[str, Any]) -> dict[str, Any]:
+    """What checkers counted, all of them together; what holds, if it does for all."""
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            _totals(value, totals)
+        elif isinstance(value, bool):
+            totals[name] = value and totals.get(name, True)
+        elif isinstance(value, int) and name != "problems":
+            totals[name] = value + totals.get(name, 0)
+    return totals
 
 
 def _show(result: dict[str, Any], *, as_json: bool) -> None:
@@ -165,6 +182,8 @@ def _show(result: dict[str, Any], *, as_json: bool) -> None:
     print(f"  {result['ok']} ok, {result['fail']} failed, {result['info']} unknown")
     faults = ", ".join(f"{count} {kind}" for kind, count in result["faults"].items())
     print(f"  faults: {faults or 'none'}; recovered in {result['recovery_s']} s")
+    checked = ", ".join(f"{name} {value}" for name, value in result["checked"].items())
+    print(f"  checked: {checked or 'nothing'}")
     for problem in result["problems"]:
         print(f"  - {problem}")
     print(f"  {result['report']}")
@@ -176,10 +195,7 @@ def _workloads() -> dict[str, Any]:
 
 
 def _workload(name: str) -> Workload:
-    known = _workloads()
-    if name not in known:
-        raise UsageError(f"no workload {name!r}; there are {', '.join(known)}")
-    made: Workload = known[name]()
+    made: Workload = importlib.import_module("jepsen_like.workloads.registry").make(name)
     return made
 
 

@@ -56,6 +56,12 @@ def ring(nodes: Sequence[int]) -> Links:
     return sorted((a, b) for a in nodes for b in nodes if a != b and (a, b) not in heard)
 
 
+def cut_off(nodes: Sequence[int], links: Links) -> list[int]:
+    """Those of *nodes* that neither hear any other nor are heard by one."""
+    blocked = frozenset(links)
+    return [node for node in nodes if blocked.issuperset(between([node], nodes))]
+
+
 #: By the name that events show.
 SHAPES: Final[Mapping[str, Callable[[Sequence[int]], Links]]] = {
     "isolated": isolated,

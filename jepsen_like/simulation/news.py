@@ -8,10 +8,12 @@ from jepsen_like.checkers.crdt.acts import (
     AWAY,
     CHANGING,
     DISK_LOST,
+    FOLDED,
     REMOVED,
     VOTERS,
     WATCHED,
 )
+from jepsen_like.checkers.crdt.folds import FOLDS
 from jepsen_like.simulation.load import Load
 from jepsen_like.simulation.membership import Keeper
 from jepsen_like.simulation.stage import Stage
@@ -36,6 +38,7 @@ class NodeNews:
         self._wanted = any(load.follows_nodes(name) for name in load.workloads)
         self._begun = False
         self._ahead: dict[int, None] = {}
+        self._folds: dict[int, int] = {}
 
     def look(self) -> None:
         """Tell what has changed."""
@@ -51,8 +54,19 @@ class NodeNews:
             if node is None:
                 continue
             tier = node.parts.converging.engine
+            if self._folds.get(number) != tier.folds:
+                self._folds[number] = tier.folds
+                retired = sorted(tier.own.retired.items())
+                self._tell(
+                    FOLDED,
+                    "note",
+                    f"node {number}",
+                    [number],
+                    folds=tier.folds,
+                    retired=retired if tier.folds else [],
+                )
             if bool(tier.own.ahead) != (number in self._ahead):
-                self._tell_ahead(number, tier.frontier)
+                self._tell_ahead(number, {FOLDS: tier.folds, **tier.frontier})
             membership = node.replica.core.state.membership
             if self._members.get(number) is not membership:
                 self._members[number] = membership

@@ -95,7 +95,13 @@ class QuorateSystem(System):
         """Members that raise alarms, or whose applied states differ."""
         end_s = time.monotonic() + AGREE_TIMEOUT_S
         while True:
-            members = await self.voters()
+            try:
+                members = await self.voters()
+            except OutcomeError as error:
+                if time.monotonic() > end_s:
+                    return [f"no node says who the members are: {error}"]
+                await asyncio.sleep(POLL_S)
+                continue
             states = {number: await self._status(number) for number in members}
             alarms = [
                 f"node {number} raises an alarm: {alarm}"

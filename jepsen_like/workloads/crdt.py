@@ -1,13 +1,16 @@
 """Converging data of all kinds, at all levels: each process stays with one node for a while, cut
-off or not, and hands what it has seen to others, at other nodes and in the log's tier."""
+off or not, and hands what it has seen to others, at other nodes and in the log's tier. Some never
+wait for any other node, so that there is somebody who writes wherever a node is cut off."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, Final
 
+from jepsen_like.checkers.crdt.acts import DIGESTS, FINAL, LIVES, WIDE
 from jepsen_like.checkers.crdt.checker import CrdtChecker
 from jepsen_like.history import Event
 from jepsen_like.systems.base import Client, OutcomeError
@@ -27,13 +30,18 @@ HANDED_MAX: Final = 30
 #: Of one call: longer than a node waits for others to confirm, or for a life from the log, though
 #: its clock runs at half its pace.
 CALL_S: Final = 4.5
+#: Nodes come to hold the same so long after all was healed; what they hold then is looked at.
+ALIKE_S: Final = 30.0
+POLL_S: Final = 0.1
 #: Operations on one name, before another takes its place.
 USES: Final = 80
 ELEMENTS: Final = 5
 AMOUNT_MAX: Final = 1000
-#: How often a process goes to another node.
-MOVES: Final = 0.05
+#: How often a process goes to another node: seldom, or a node that is down soon has them all.
+MOVES: Final = 0.02
 KV_KEYS: Final = 2
+#: One process of so many never waits for another node than its own, where it stays.
+LOCAL_OF: Final = 3
 
 _LEVELS: Final[tuple[tuple[Level, float], ...]] = (
     ("eventual", 0.35), ("causal", 0.35), ("quorum", 0.2), ("strong", 0.1),
@@ -43,9 +51,12 @@ _LEVELS: Final[tuple[tuple[Level, float], ...]] = (
 class CrdtWorkload:
     """*kinds*: of data, as in ``checkers.crdt.acts``. *names* of each at a time. *reads*,
     *observes*, *logs*, *asks*: shares of operations that read, observe what is there, go to the
-    log's tier, and ask who the members are. *handed*: of those that begin with another's token."""
+    log's tier, and ask who the members are or what a node has folded. *handed*: of those that begin
+    with another's token."""
 
     name = "crdt"
+    #: Of real nodes: enough that some are left to write while others wait for nodes that are down.
+    workers: Final = 30
     #: Its histories are told what becomes of nodes.
     follows_nodes: Final = True
 
@@ -66,6 +77,7 @@ class CrdtWorkload:
         self._handed_share = handed
         self._number = self._sessions = 0
         self._written = 0
+        self._alike_until_s: float | None = None
         self._nodes: list[int] = []
         self._homes: dict[int, int] = {}
         self._handed: deque[str] = deque(maxlen=HANDED_MAX)
@@ -83,13 +95,16 @@ class CrdtWorkload:
         reads, observes, logs, asks = self._shares
         chance = random.random()
         if chance < asks or not self._nodes:
-            return Invocation("members", None, {"number": self._number})
+            asked = "members" if self._number % 2 or not self._nodes else LIVES
+            return Invocation(asked, None, {"number": self._number})
         value: dict[str, Any] = {"number": self._number, "process": process, "header": ""}
-        if self._handed and random.random() < self._handed_share:
+        alone = process % LOCAL_OF == 0
+        if self._handed and not alone and random.random() < self._handed_share:
             value["header"] = random.choice(self._handed)
-        levels, weights = [level for level, _ in _LEVELS], [weight for _, weight in _LEVELS]
-        value["level"] = random.choices(levels, weights)[0]
-        if chance < asks + logs:
+        levels = [each for each in _LEVELS if not alone or each[0] not in WIDE]
+        names, weights = [level for level, _ in levels], [weight for _, weight in levels]
+        value["level"] = random.choices(names, weights)[0]
+        if chance < asks + logs and not alone:
             return self._next_of_the_log(random, value)
         value["node"] = self._home(random, process)
         kind = value["kind"] = random.choice(self._kinds)
@@ -130,18 +145,22 @@ class CrdtWorkload:
         return f"e{random.randrange(ELEMENTS)}" if kind in {"set", "map"} else None
 
     def _home(self, random: Random, process: int) -> int:
+        if process % LOCAL_OF == 0:
+            return self._nodes[process // LOCAL_OF % len(self._nodes)]
         home = self._homes.get(process)
         if home not in self._nodes or random.random() < MOVES:
             home = self._homes[process] = random.choice(self._nodes)
         return home
 
     def last(self) -> Sequence[Invocation]:
-        """Every name, as every member has it in the end."""
-        return [
-            Invocation("final", name, {"number": -1, "kind": kind, "level": "strong", "node": 0})
+        """Every name, as every member has it in the end, and then all that it holds."""
+        asked: dict[str, Any] = {"number": -1, "level": "strong", "node": 0}
+        finals = [
+            Invocation(FINAL, name, {**asked, "kind": kind})
             for kind in self._kinds
             for name in self._names[kind].used()
         ]
+        return [*finals, Invocation(DIGESTS, None, {"number": -1})]
 
     # --- how it is done ---------------------------------------------------------------------------
 
@@ -150,8 +169,13 @@ class CrdtWorkload:
         f, value = invocation.f, invocation.value
         if f == "members":
             return True, await self._ask_members(ours)
-        if f == "final":
+        if f == FINAL:
             return True, await self._look_everywhere(ours, invocation.key, value)
+        if f == LIVES:
+            status = await outcome_of(ours.database.status(timeout=CALL_S), reads=True)
+            return True, [_folded(status["crdt"])]
+        if f == DIGESTS:
+            return True, await self._compare(ours)
         session, view = self._view(ours, value.get("node", 0), value["process"])
         if value["header"]:
             view.merge(value["header"])
@@ -245,8 +269,37 @@ class CrdtWorkload:
             found.append({"node": node, "after": "", "place": receipt.token, "shows": shown})
         return found
 
+    async def _compare(self, ours: QuorateClient) -> list[dict[str, Any]]:
+        """What each member holds: once all hold the same, or after a while."""
+        now_s = asyncio.get_running_loop().time
+        if self._alike_until_s is None:
+            self._alike_until_s = now_s() + ALIKE_S
+        call_until_s = now_s() + CALL_S
+        while True:
+            found = []
+            for node in await self._ask_members(ours):
+                call = self._at(ours, node).crdt_digest(timeout=CALL_S)
+                told = await outcome_of(call, reads=True)
+                same = {name: told[name] for name in ("digest", "generation", "frontier")}
+                found.append({"node": node, **same, **_folded(told)})
+            alike = all(
+                each["digest"] == found[0]["digest"] and each["frontier"] == found[0]["frontier"]
+                for each in found
+            )
+            if alike or now_s() > self._alike_until_s:
+                return found
+            await asyncio.sleep(POLL_S)
+            if now_s() > call_until_s:
+                raise OutcomeError("nodes do not hold the same yet", definite=True)
+
     def check(self, history: Sequence[Event]) -> Verdict:
         return CrdtChecker(self.name).check(history)
+
+
+def _folded(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What a node says of lives that are folded away, as histories have it."""
+    retired = sorted([int(member), epoch] for member, epoch in told["retired"].items())
+    return {"folds": told["folds"], "retired": retired if told["folds"] else []}
 
 
 class CrdtCounterWorkload(CrdtWorkload):

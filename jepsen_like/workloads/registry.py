@@ -23,6 +23,7 @@ from jepsen_like.workloads.election import ElectionWorkload
 from jepsen_like.workloads.lease import LeaseWorkload
 from jepsen_like.workloads.levels import LevelsWorkload
 from jepsen_like.workloads.lock import LockWorkload
+from jepsen_like.workloads.mixed import MixedWorkload
 from jepsen_like.workloads.proclaim import ProclaimWorkload
 from jepsen_like.workloads.register import RegisterWorkload
 from jepsen_like.workloads.semaphore import SemaphoreWorkload
@@ -52,7 +53,9 @@ WORKLOADS: Final[Mapping[str, Callable[..., Workload]]] = {
 
 
 def make(name: str) -> Workload:
-    """The workload *name*. Raises ``UsageError`` if there is none."""
+    """The workload *name*; "a,b" is both at once. Raises ``UsageError`` if there is none."""
+    if "," in name:
+        return MixedWorkload([make(each) for each in dict.fromkeys(name.split(","))])
     if name not in WORKLOADS:
         raise UsageError(f"there is no workload {name!r}; there are {', '.join(WORKLOADS)}")
     return WORKLOADS[name]()

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from random import Random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from jepsen_like.checkers.crdt.checker import CrdtChecker
+from jepsen_like.errors import UsageError
 from jepsen_like.history import NEMESIS, Event
+from jepsen_like.processes.shapes import cut_off as cut_off_nodes
+from jepsen_like.processes.shapes import deaf, halves, isolated
+from jepsen_like.workloads.registry import make
 from tests.jepsen_like.test_coordination_checkers import verdict
 
-Marks = Mapping[int, int]
+Marks = Mapping[float, int]
 
 
 def token(marks: Marks, index: int = 5) -> str:
-    """Of records of the first lives of members."""
-    shown = "".join(f":{member}.1.{marks[member]}" for member in sorted(marks) if marks[member])
+    """Of records of the first lives of members, and of the second ones, under 1.2; under 0: how
+    often lives were folded."""
+    lives = {float(life) if life % 1 or not life else life + 0.1: marks[life] for life in marks}
+    shown = "".join(f":{life:.1f}.{lives[life]}" for life in sorted(lives) if lives[life])
     return f"q2:c:{index}{shown}" if shown else f"q1:c:{index}"
 
 
@@ -273,10 +281,15 @@ def refuses(scribe: Scribe, error: str, *, away: bool = False) -> None:
     if away:
         scribe.tell("node-away", "begin", [1])
         scribe.tell("node-away", "end", [1])
-    value = {"number": 99, "node": 1, "level": "eventual", "kind": "counter"}
+    refuses_now(scribe, error)
+
+
+def refuses_now(scribe: Scribe, error: str) -> None:
+    process = 100 + len(scribe.events)
+    value = {"number": process, "node": 1, "level": "eventual", "kind": "counter"}
     value |= {"verb": "add", "cell": None, "what": 5}
-    scribe.add(7, "invoke", "write", "k/counter", value)
-    scribe.add(7, "info", "write", "k/counter", value, error=error)
+    scribe.add(process, "invoke", "write", "k/counter", value)
+    scribe.add(process, "info", "write", "k/counter", value, error=error)
 
 
 def took_over(scribe: Scribe, shows: int) -> None:
@@ -286,6 +299,52 @@ def took_over(scribe: Scribe, shows: int) -> None:
     scribe.tell("crdt-ahead", "begin", [2], marks=[])
     scribe.read(2, "counter", shows, {1: 1})
     scribe.tell("crdt-ahead", "end", [2])
+    scribe.read(2, "counter", 5, {1: 1})
+
+
+def restarted(scribe: Scribe, *, folds: int, told: Any, final: Marks) -> None:
+    """Node 1 wrote in its first life, and has another one at the end. *told*: by member, which of
+    its lives were folded by then."""
+    scribe.write(1, "counter", "add", {1: 1}, what=5)
+    scribe.tell("kill", "begin", [1])
+    scribe.tell("kill", "end", [1])
+    if told is not None:
+        scribe.tell("crdt-folded", "note", [1], folds=folds, retired=list(told.items()))
+    scribe.write(1, "counter", "add", {**final, 1.2: 1}, what=7)
+    place = {**final, 1.2: 1}
+    scribe.final("counter", {1: (12, place), 2: (12, place)})
+
+
+def folded_meanwhile(scribe: Scribe, shows: int) -> None:
+    """The answer to what node 1 wrote in its first life comes when that has been folded."""
+    scribe.write(2, "counter", "add", {2: 1}, what=7)
+    scribe.begin(1, "write", "counter", 1, "eventual", verb="add", cell=None, what=5)
+    scribe.tell("crdt-folded", "note", [1], folds=1, retired=[(1, 1)])
+    scribe.read(3, "counter", shows, {2: 1})
+    scribe.end(1, "write", "counter", {0: 1, 2: 1})
+    scribe.read(3, "counter", 12, {0: 1, 2: 1})
+
+
+def digests(scribe: Scribe, *found: tuple[str, int]) -> None:
+    """What nodes say at the end: a digest, and which life of node 1 they folded."""
+    scribe.write(1, "counter", "add", {1: 1}, what=5)
+    scribe.final("counter", {node: (5, {1: 1}) for node in (1, 2, 3)})
+    answers = [
+        {"node": node, "digest": digest, "generation": 3, "frontier": [], "folds": 1}
+        | {"retired": [[1, epoch]]}
+        for node, (digest, epoch) in enumerate(found, 1)
+    ]
+    scribe.add(9, "invoke", "digests", None, {"number": -1})
+    scribe.add(9, "ok", "digests", None, answers)
+
+
+def cut_off(scribe: Scribe, error: str) -> None:
+    """Node 1 is alone, and refuses whatever is written there."""
+    scribe.write(1, "counter", "add", {1: 1}, what=5)
+    scribe.tell("partition", "begin", [1])
+    for _ in range(3):
+        refuses_now(scribe, error)
+    scribe.tell("partition", "end", [1])
     scribe.read(2, "counter", 5, {1: 1})
 
 
@@ -309,6 +368,18 @@ PROMISES: list[tuple[str, Callable[[Scribe], None], str]] = [
     ("refuses", lambda s: refuses(s, "unavailable: why"), "was not taken by a node that ran"),
     ("was away", lambda s: refuses(s, "unavailable: why", away=True), ""),
     ("of the operation", lambda s: refuses(s, "not-observed: what"), ""),
+    ("folded", lambda s: restarted(s, folds=1, told={1: 1}, final={0: 1}), ""),
+    ("nothing folded", lambda s: restarted(s, folds=0, told=None, final={}), "is lost"),
+    ("others folded", lambda s: restarted(s, folds=1, told={2: 1}, final={0: 1}), "is lost"),
+    ("folded later", lambda s: restarted(s, folds=2, told={1: 1}, final={0: 1}), ""),
+    ("not folded yet", lambda s: restarted(s, folds=2, told={2: 1}, final={0: 1}), "is lost"),
+    ("folded meanwhile", lambda s: folded_meanwhile(s, 7), ""),
+    ("shown before it is there", lambda s: folded_meanwhile(s, 12), "it is from 7 to 7"),
+    ("the same", lambda s: digests(s, ("a", 1), ("a", 1), ("a", 1)), ""),
+    ("not the same", lambda s: digests(s, ("a", 1), ("a", 1), ("b", 1)), "do not hold the same"),
+    ("folded others", lambda s: digests(s, ("a", 1), ("a", 2), ("a", 1)), "the same ones"),
+    ("refuses alone", lambda s: cut_off(s, "unavailable: why"), "cut off from all others"),
+    ("of the operation, alone", lambda s: cut_off(s, "not-observed: what"), ""),
     ("has taken over", lambda s: took_over(s, 5), ""),
     ("has not yet", lambda s: took_over(s, 0), ""),
     ("has something else", lambda s: took_over(s, 4), "comes to that"),
@@ -324,3 +395,44 @@ def test_promises(story: Callable[[Scribe], None], problem: str) -> None:
     valid, problems = verdict(CrdtChecker("crdt"), scribe)  # type: ignore[arg-type]
     assert (valid is False) is bool(problem), problems
     assert problem in problems
+
+
+def test_what_was_seen_is_counted() -> None:
+    scribe = Scribe()
+    scribe.write(1, "counter", "add", {1: 1}, what=5)
+    scribe.tell("partition", "begin", [1])
+    scribe.write(1, "counter", "add", {1: 2}, what=5)
+    scribe.write(2, "counter", "add", {2: 1}, what=5)
+    scribe.tell("partition", "end", [1])
+    digests(scribe, ("a", 1), ("a", 1), ("b", 1))
+    facts = CrdtChecker("crdt").check(scribe.events).facts
+    assert (facts["isolated_writes"], facts["isolated_refused"]) == (1, 0)
+    assert facts["digest_equal"] is False
+
+
+def test_several_workloads_are_judged_each_by_its_own() -> None:
+    good, bad = Scribe(), Scribe()
+    counted(good, 3)
+    lost(bad, "")
+    mixed = [
+        replace(event, f=f"{name}:{event.f}", process=place * 10 + int(event.process))
+        for place, (name, scribe) in enumerate((("crdt-counter", good), ("crdt", bad)))
+        for event in scribe.events
+    ]
+    workload = make("crdt-counter,crdt")
+    assert workload.name == "crdt-counter,crdt"
+    judged = workload.check(mixed)
+    assert judged.valid is False
+    assert {problem.split(":")[0] for problem in judged.problems} == {"crdt"}
+    assert workload.check(mixed[: len(good.events)]).valid == "unknown"
+    asked = make("crdt-set,crdt-map").next(Random(1), 1)
+    assert asked.f in {"crdt-set:members", "crdt-map:members"}
+    with pytest.raises(UsageError, match="no workload 'x'"):
+        make("crdt,x")
+
+
+def test_who_is_cut_off() -> None:
+    assert cut_off_nodes([1, 2, 3], isolated([2, 1, 3])) == [2]
+    assert cut_off_nodes([1, 2, 3], deaf([2, 1, 3])) == []
+    assert cut_off_nodes([1, 2, 3], halves([3, 1, 2])) == [3]
+    assert cut_off_nodes([1, 2], halves([2, 1])) == [1, 2]

@@ -7,12 +7,14 @@ its place covers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from jepsen_like.checkers.base import readable
+from jepsen_like.checkers.crdt.folds import FOLDS, Folds, Marks, actor_of
 from jepsen_like.errors import HistoryError
 from jepsen_like.history import NEMESIS, Event, Operation, operations
 from quorate.client.levels import parse_token
@@ -28,16 +30,30 @@ VOTERS, CHANGING = "voters", "changing"
 #: holds; that is told with it ("marks"). *WATCHED* is told at the beginning: whenever that happens,
 #: it is told.
 WATCHED, AHEAD = "crdt-watched", "crdt-ahead"
-#: Faults after which nodes take over what others hold, of which nobody may have told.
-_TAKES_OVER: Final = frozenset(("disk", "membership"))
-#: Faults of real processes that take the nodes away that they name.
-_TAKES_AWAY: Final = frozenset(
-    (AWAY, "kill", "pause", "rolling", "clock-rate", "clock-strobe", "disk", "membership")
-)
+#: A node has folded lives, so and so often; and which those were.
+FOLDED = "crdt-folded"
+#: Nodes that no other node reaches, nor they any; and nodes that clients may not reach.
+ALONE, UNREACHED = "alone", "unreached"
+
+#: What faults of real processes do to the nodes that they name.
+_MEANS: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("kill", "pause", "rolling", "clock-rate", "clock-strobe"), (AWAY,)),
+    **dict.fromkeys(("disk-full", "disk-stall", "disk-fsync-error", "disk-write-error"), (AWAY,)),
+    **dict.fromkeys(("disk-bit-flip", "disk-truncation"), (AWAY, DISK_LOST, REMOVED)),
+    **dict.fromkeys(("slow", "reset", "clients"), (UNREACHED,)),
+    "partition": (ALONE,),
+    "join": (AWAY,),
+    "remove": (REMOVED,),
+}
+#: Those that change the members, and after which nodes take over what others hold.
+_CHANGES: Final = frozenset(("join", "promote", "remove", "disk-bit-flip", "disk-truncation"))
 
 WRITE, READ, OBSERVE, FINAL = "write", "read", "observe", "final"
 _MINE: Final = frozenset((WRITE, READ, OBSERVE, FINAL))
-_OTHERS: Final = frozenset(("kv-write", "kv-read", "members"))  # of the log's tier, and of nobody
+#: What nodes are asked of themselves: which lives they folded, and at the end their digests, too.
+LIVES, DIGESTS = "lives", "digests"
+#: Of the log's tier, and of nobody.
+_OTHERS: Final = frozenset(("kv-write", "kv-read", "members", LIVES, DIGESTS))
 #: Levels whose calls wait for other members.
 WIDE: Final = frozenset(("quorum", "strong"))
 
@@ -61,11 +77,6 @@ TAKES: Final[Mapping[str, tuple[str, ...]]] = {
     "off-flag": ("enable",),
     "map": ("drop",),
 }
-Marks = Mapping[int, int]
-"""By actor (member and epoch), a sequence."""
-
-EPOCH_BITS: Final = 32
-EPOCH_MAX: Final = 2**EPOCH_BITS - 1
 
 
 class Act(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -153,6 +164,35 @@ class Story:
                 if each.invoked.f not in _OTHERS:
                     raise HistoryError(f"{name} has no operation {each.invoked.f!r:.60}")
         self.nodes = sorted({act.node for act in self.acts})
+        with readable(name):
+            folded = list(_folded(history))
+            #: What each node said of itself at the end.
+            self.digests = [
+                (answer["node"], (answer["digest"], answer["generation"], answer["frontier"]))
+                for each in self.others
+                if each.invoked.f == DIGESTS and each.outcome == "ok" and each.completed is not None
+                for answer in each.completed.value
+            ]
+        told: dict[int, dict[int, int]] = {}
+        #: Numbers of folds of which different lives were told.
+        self.disputed: list[int] = []
+        for _at, folds, retired in folded:
+            if told.setdefault(folds, retired) != retired:
+                self.disputed.append(folds)
+        self.folds = Folds(told)
+        self._folded = _rising(
+            [(at, folds) for at, folds, _retired in folded]
+            + [
+                (act.ended, act.place[FOLDS])
+                for act in self.acts
+                if act.place and FOLDS in act.place
+            ]
+        )
+
+    def folds_before(self, at: int) -> int:
+        """How often lives were surely folded before event *at*."""
+        place = bisect_left(self._folded, at, key=lambda each: each[0])
+        return self._folded[place - 1][1] if place else 0
 
     def between(self, kind: str, node: int, begin: int, end: int) -> bool:
         """Whether anything of *kind* concerned *node* between two events."""
@@ -166,7 +206,7 @@ class Story:
         told, all nodes ever used."""
         told = self._voters.get(act.node)
         if not self._voters:
-            return None if self.between(AWAY, 0, act.begun, act.ended) else self.nodes
+            return None if any(each.kind == CHANGING for each in self.told) else self.nodes
         if told is None:
             return None
         before = [voters for at, voters in told if at <= act.begun]
@@ -193,9 +233,15 @@ class Story:
             )
         return write.wide == "strong" and voters is not None and read.node in voters
 
-    def away(self, node: int, begin: int, end: int) -> bool:
-        """Whether *node* may have ended, or stood still, between two events."""
-        return self.between(AWAY, node, begin, end) or self.between(REMOVED, node, begin, end)
+    def alone(self, act: Act) -> bool:
+        """Whether the node of *act* had no other in reach, from its beginning to its end."""
+        return any(
+            each.kind == ALONE
+            and each.node == act.node
+            and each.begin <= act.begun
+            and act.ended <= each.end
+            for each in self.told
+        )
 
     def lost_after(self, node: int, at: int) -> bool:
         """Whether what *node* alone had at event *at* may be gone at the end."""
@@ -215,11 +261,6 @@ class Story:
         return None
 
 
-def life_of(actor: int) -> tuple[int, int]:
-    """Member and epoch."""
-    return actor >> EPOCH_BITS, actor & EPOCH_MAX
-
-
 def parse_place(token: str) -> tuple[int, dict[int, int]]:
     """Index and marks of a token.
 
@@ -230,7 +271,7 @@ def parse_place(token: str) -> tuple[int, dict[int, int]]:
         _cluster, position = parse_token(token)
     except TokenError as error:
         raise HistoryError(str(error)) from error
-    marks = {each.member << EPOCH_BITS | each.epoch: each.sequence for each in position.marks}
+    marks = {actor_of(each.member, each.epoch): each.sequence for each in position.marks}
     return position.index, marks
 
 
@@ -296,10 +337,8 @@ def _told(history: Sequence[Event]) -> list[Told]:
         if event.process != NEMESIS or not isinstance(event.value, dict):
             continue
         value = event.value
-        kind = AWAY if event.f in _TAKES_AWAY else event.f
-        nodes = value.get("nodes", [0] if kind in {CHANGING, WATCHED} else [])
-        for node in nodes:
-            place = (event.f, value.get("id", 0), node)
+        for kind, node in _concerned(event.f, value):
+            place = (kind, value.get("id", 0), node)
             if value.get("do") == "begin":
                 begun[place] = (at, event.time_ns)
             elif place in begun:
@@ -307,10 +346,39 @@ def _told(history: Sequence[Event]) -> list[Told]:
                 found.append(Told(kind, node, begin, at, begin_ns, event.time_ns))
             else:
                 found.append(Told(kind, node, at, at, event.time_ns, event.time_ns))
-    for (f, _number, node), (begin, begin_ns) in begun.items():
-        kind = AWAY if f in _TAKES_AWAY else f
+    for (kind, _number, node), (begin, begin_ns) in begun.items():
         found.append(Told(kind, node, begin, last, begin_ns, last_ns))
     return sorted(found, key=lambda each: each.begin)
+
+
+def _concerned(f: str, value: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """What an event says of which nodes."""
+    for kind in _MEANS.get(f, (f,)):
+        for node in value.get("nodes", [0] if kind in {CHANGING, WATCHED} else []):
+            yield kind, node
+    if f in _CHANGES:
+        yield CHANGING, 0
+
+
+def _folded(history: Sequence[Event]) -> Iterator[tuple[int, int, dict[int, int]]]:
+    """When it was told, how often lives had been folded, and the last one of each member."""
+    for at, event in enumerate(history):
+        answers: list[dict[str, Any]] = []
+        if event.process == NEMESIS and event.f == FOLDED:
+            answers = [event.value]
+        elif event.type == "ok" and event.f in {LIVES, DIGESTS}:
+            answers = event.value
+        for answer in answers:
+            yield at, answer["folds"], dict(answer["retired"])
+
+
+def _rising(found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The highest number by event, in the order of events."""
+    rising: list[tuple[int, int]] = []
+    for at, number in sorted(found):
+        if not rising or number > rising[-1][1]:
+            rising.append((at, number))
+    return rising
 
 
 def _voters(history: Sequence[Event]) -> dict[int, list[tuple[int, Sequence[int]]]]:
@@ -325,7 +393,7 @@ def _voters(history: Sequence[Event]) -> dict[int, list[tuple[int, Sequence[int]
 def _is_exact(history: Sequence[Event]) -> bool:
     """Whether places say what nodes hold, but for what was told."""
     kinds = {event.f for event in history if event.process == NEMESIS}
-    return WATCHED in kinds or not kinds & _TAKES_OVER
+    return WATCHED in kinds or not kinds & _CHANGES
 
 
 def _ahead(history: Sequence[Event]) -> dict[int, list[tuple[int, int, dict[int, int]]]]:

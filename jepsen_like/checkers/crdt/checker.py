@@ -15,15 +15,15 @@ from jepsen_like.checkers.crdt.acts import (
     FINAL,
     READ,
     REMOVED,
+    UNREACHED,
     WRITE,
     Act,
-    Marks,
     Story,
-    life_of,
     parse_place,
 )
+from jepsen_like.checkers.crdt.folds import FOLDS, Marks, Seen, life_of
 from jepsen_like.checkers.crdt.values import Values
-from jepsen_like.checkers.crdt.visibility import Seen, Visibility
+from jepsen_like.checkers.crdt.visibility import Visibility
 from jepsen_like.checkers.levels import LevelsChecker
 from jepsen_like.history import Event
 from jepsen_like.verdict import Verdict, merge
@@ -50,6 +50,8 @@ class CrdtChecker:
     read       shows a number, a list of elements, a value, a list of values, a bool, or
                a map of numbers, by kind
     final      a read at the end, when all nodes have come to the same
+    lives      which lives a node has folded away, and how often it did that
+    digests    the same of all nodes at the end, each with a digest of all that it holds
     kv-write   of the log's tier, as ``LevelsChecker`` has it
     kv-read    likewise
     =========  ======================================================================
@@ -64,7 +66,7 @@ class CrdtChecker:
         findings = Findings()
         visibility = Visibility(story)
         facts: dict[str, Any] = dict.fromkeys(
-            ("writes", "unknown_writes", "reads", "finals", "decided", "cut_off_writes"), 0
+            ("writes", "unknown_writes", "reads", "finals", "decided"), 0
         )
         by_key: dict[str, list[Act]] = {}
         for act in story.acts:
@@ -81,7 +83,8 @@ class CrdtChecker:
             _check_fresh(findings, story, visibility, acts)
         _check_places(findings, story)
         _check_finals(findings, story)
-        Availability(findings, story).check()
+        facts |= _check_digests(findings, story)
+        facts |= Availability(findings, story).check()
         proves = facts["reads"] + facts["finals"] > 0 and facts["writes"] > facts["unknown_writes"]
         mine = findings.verdict(self.name, proves=proves, **facts)
         log = LevelsChecker().check(_kv_history(history))
@@ -108,12 +111,12 @@ def _lacks(visibility: Visibility, write: Act, final: Act, *, whole: bool) -> bo
     """Whether *final* surely does not cover *write*, which may have been folded away. *whole*:
     nor what its node told beside it."""
     marks = final.place or {}
-    if visibility.covered(write, marks, final.ended) is Seen.NO:
+    if visibility.covered(write, marks) is Seen.NO:
         return True
     bounds = visibility.bounds(write)
     if bounds is None or not whole:
         return False
-    return any(actor in marks and marks[actor] < high for actor, high in bounds.high.items())
+    return visibility.lacks(marks, bounds.high)
 
 
 # --- levels ---------------------------------------------------------------------------------------
@@ -129,7 +132,7 @@ def _check_fresh(findings: Findings, story: Story, visibility: Visibility, acts:
         for write in confirmed:
             if not story.promised(write, read):
                 continue
-            if visibility.covered(write, read.place, read.ended) is Seen.NO:
+            if visibility.covered(write, read.place) is Seen.NO:
                 findings.add(
                     f"{read} at {read.level} does not see {write}, acknowledged at {write.wide} "
                     "before it began: a stale read"
@@ -141,12 +144,10 @@ def _check_places(findings: Findings, story: Story) -> None:
     for act in story.acts:
         if act.place is None or act.level == "eventual":
             continue
-        lacking = [
-            actor
+        lacking = any(
+            story.folds.covers(act.place, actor, sequence) is Seen.NO
             for actor, sequence in act.after.items()
-            if act.place.get(actor, 0) < sequence
-            and (actor in act.place or not story.away(life_of(actor)[0], 0, act.ended))
-        ]
+        )
         if lacking or act.index < act.after_index:
             findings.add(
                 f"{act} was answered at {_marks(act.place)}, log {act.index}, although its session "
@@ -164,6 +165,22 @@ def _check_finals(findings: Findings, story: Story) -> None:
                 f"nodes {other.node} and {final.node} show {show(other.shows)} and "
                 f"{show(final.shows)} for {final.key!r} at the end"
             )
+
+
+def _check_digests(findings: Findings, story: Story) -> dict[str, bool]:
+    """At the end all nodes hold the same, byte by byte; and they have folded the same."""
+    for folds in story.disputed:
+        findings.add(f"nodes that folded lives {folds} times did not fold the same ones")
+    if not story.digests:
+        return {}
+    first, said = story.digests[0]
+    for node, other in story.digests[1:]:
+        if other != said:
+            findings.add(
+                f"nodes {first} and {node} do not hold the same at the end: {show(said)} and "
+                f"{show(other)}"
+            )
+    return {"digest_equal": all(other == said for _node, other in story.digests)}
 
 
 # --- availability ---------------------------------------------------------------------------------
@@ -184,23 +201,30 @@ class Availability:
             if act.place is not None:
                 insort(self._answered.setdefault(act.node, []), act.ended_ns)
 
-    def check(self) -> None:
-        """Every operation at "eventual" that was not answered."""
+    def check(self) -> dict[str, int]:
+        """Every operation at "eventual" that was not answered. Returns how many writes nodes took
+        that had no other in reach, and how many at "eventual" they did not, though they ran."""
+        alone = refused = 0
         for act in self._story.acts:
+            cut_off = act.f == WRITE and self._story.alone(act)
+            alone += cut_off and act.outcome == "ok"
             if act.level != "eventual" or act.f == FINAL or act.outcome == "ok":
                 continue
             if act.error == CLIENT_CRASHED or act.error.startswith(_REFUSALS):
                 continue
             if self._surely_up(act):
+                refused += cut_off
                 self._findings.add(
-                    f"{act} at eventual was not taken by a node that ran all the time: {act.error}"
+                    f"{act} at eventual was not taken by a node that ran all the time"
+                    f"{', cut off from all others' if cut_off else ''}: {act.error}"
                 )
+        return {"isolated_writes": alone, "isolated_refused": refused}
 
     def _surely_up(self, act: Act) -> bool:
         story = self._story
         since_ns = act.begun_ns - int(SETTLE_S * 1e9)
         for told in story.told:
-            if told.kind not in {AWAY, REMOVED} or told.node != act.node:
+            if told.kind not in {AWAY, REMOVED, UNREACHED} or told.node != act.node:
                 continue
             if told.begin_ns <= act.ended_ns and since_ns <= told.end_ns:
                 return False
@@ -225,5 +249,8 @@ def _kv_event(event: Event) -> Event:
 
 
 def _marks(marks: Marks) -> str:
-    lives = [(life_of(actor), marks[actor]) for actor in sorted(marks)]
-    return ", ".join(f"{member}.{epoch}:{count}" for (member, epoch), count in lives) or "nothing"
+    lives = [(life_of(actor), marks[actor]) for actor in sorted(marks) if actor != FOLDS]
+    shown = [f"{member}.{epoch}:{count}" for (member, epoch), count in lives]
+    if FOLDS in marks:
+        shown.append(f"all of {marks[FOLDS]} folds")
+    return ", ".join(shown) or "nothing"

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from jepsen_like.checkers.base import Findings, show
 from jepsen_like.checkers.crdt.acts import FINAL, READ, WRITE, Act
-from jepsen_like.checkers.crdt.visibility import Seen, Visibility
+from jepsen_like.checkers.crdt.folds import Seen
+from jepsen_like.checkers.crdt.visibility import Visibility
 
 #: Of so many additions that may count or not, all sums are tried; of more, only the bounds.
 SUMS_OF_MAX: Final = 10

@@ -10,18 +10,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from enum import IntEnum
 from typing import NamedTuple
 
-from jepsen_like.checkers.crdt.acts import DISK_LOST, Act, Marks, Story, life_of
-
-
-class Seen(IntEnum):
-    """Whether something was visible."""
-
-    NO = 0
-    MAYBE = 1
-    YES = 2
+from jepsen_like.checkers.crdt.acts import DISK_LOST, Act, Story
+from jepsen_like.checkers.crdt.folds import FOLDS, Marks, Seen, actor_of, life_of
 
 
 class _Answer(NamedTuple):
@@ -33,10 +25,14 @@ class _Answer(NamedTuple):
 
 
 class _Bounds(NamedTuple):
-    """The record of a write is in one of these lives, behind *low* and up to *high*."""
+    """The record of a write is in one of these lives, behind *low* and up to *high*. *first*: or in
+    this life or a later one of its node, if it was folded before there was an answer; 0: it was
+    not. *folds*: of the answer."""
 
     low: Mapping[int, int]
     high: Mapping[int, int]
+    first: int
+    folds: int
 
 
 class Visibility:
@@ -60,16 +56,24 @@ class Visibility:
     def _find_bounds(self, write: Act) -> _Bounds | None:
         if write.place is None:
             return None
-        lives = sorted(actor for actor in write.place if life_of(actor)[0] == write.node)
-        answer = self._last(write.node, write.begun)
+        folds, node = self._story.folds, write.node
+        lives = sorted(actor for actor in write.place if life_of(actor)[0] == node)
+        answer = self._last(node, write.begun)
         told = {} if answer is None else answer.marks
-        begun = max((actor for actor in told if life_of(actor)[0] == write.node), default=0)
+        gone = folds.last_taken(node, self._story.folds_before(write.begun))
+        begun = max(
+            (actor for actor in told if life_of(actor)[0] == node), default=actor_of(node, 0)
+        )
+        begun = max(begun, actor_of(node, gone + 1))
         possible = [actor for actor in lives if actor >= begun]
-        if not possible:
+        folded = folds.taken(begun, write.place.get(FOLDS, 0)) is not Seen.NO
+        if not possible and not folded:
             return None
         return _Bounds(
             {actor: told.get(actor, 0) for actor in possible},
             {actor: write.place[actor] for actor in possible},
+            begun if folded else 0,
+            write.place.get(FOLDS, 0),
         )
 
     def _last(self, node: int, at: int) -> _Answer | None:
@@ -78,31 +82,38 @@ class Visibility:
         place = bisect_left(answers, at, key=lambda answer: answer.at)
         return answers[place - 1] if place else None
 
-    def covered(self, write: Act, marks: Marks, at: int) -> Seen:
-        """Whether a place with *marks*, told at event *at*, covers the record of *write*."""
+    def covered(self, write: Act, marks: Marks) -> Seen:
+        """Whether a place with *marks* covers the record of *write*."""
         bounds = self.bounds(write)
         if bounds is None:
             return Seen.MAYBE
-        folded = [
-            actor
-            for actor in bounds.high
-            if actor not in marks and self._story.away(life_of(actor)[0], write.begun, at)
-        ]
-        if all(marks.get(actor, 0) >= high for actor, high in bounds.high.items()):
+        folds = self._story.folds
+        surely = [folds.covers(marks, actor, high) for actor, high in bounds.high.items()]
+        perhaps = [folds.covers(marks, actor, low + 1) for actor, low in bounds.low.items()]
+        if bounds.first:
+            surely.append(folds.covers(marks, FOLDS, bounds.folds))
+            last = actor_of(write.node + 1, 0)
+            later = any(bounds.first <= actor < last for actor in marks)
+            taken = folds.taken(bounds.first, marks.get(FOLDS, 0))
+            perhaps.append(max(taken, Seen.MAYBE) if later else taken)
+        if all(each is Seen.YES for each in surely):
             return Seen.YES
-        if not folded and all(marks.get(actor, 0) <= low for actor, low in bounds.low.items()):
-            return Seen.NO
-        return Seen.MAYBE
+        return Seen.NO if all(each is Seen.NO for each in perhaps) else Seen.MAYBE
+
+    def lacks(self, marks: Marks, others: Marks) -> bool:
+        """Whether a place with *marks* surely lacks some of *others*."""
+        folds = self._story.folds
+        return any(folds.covers(marks, actor, last) is Seen.NO for actor, last in others.items())
 
     def holds(self, write: Act, act: Act) -> Seen:
         """Whether the node that answered *act* held *write* then."""
         if write.outcome == "fail" or write.begun > act.ended:
             return Seen.NO
-        covered = self.covered(write, act.place or {}, act.ended)
+        covered = self.covered(write, act.place or {})
         certain = self._story.certain(act)
         if covered is not Seen.YES or certain is None:
             return covered
-        return max(self.covered(write, certain, act.ended), Seen.MAYBE)
+        return max(self.covered(write, certain), Seen.MAYBE)
 
     def exact(self, read: Act) -> bool:
         """Whether its node held just what its place says."""
@@ -129,7 +140,7 @@ class Visibility:
             return self.holds(earlier, later.seen)
         if later.outcome == "ok" and earlier.begun > later.ended:
             return Seen.NO
-        if self.covered(earlier, self.knew(later), later.begun) is Seen.YES:
+        if self.covered(earlier, self.knew(later)) is Seen.YES:
             return Seen.YES
         if later.place is None:
             return Seen.MAYBE

@@ -27,42 +27,40 @@ class Clock:
         numbers = list(system.nodes)
         chosen = sorted(random.sample(numbers, random.randint(1, len(numbers))))
         bends = [system.bend(number) for number in chosen]
-        named = ", ".join(str(number) for number in chosen)
+        named = f"nodes {', '.join(map(str, chosen))}"
         match random.choice(("rate", "jump", "wall", "strobe")):
             case "rate":
                 rate = random.choice(RATES)
-                await self._rate(stage, bends, rate, f"nodes {named} run at {rate:g}")
+                async with stage.fault("clock-rate", f"{named} run at {rate:g}", chosen):
+                    for bend in bends:
+                        bend.set_rate(rate)
+                    await stage.hold(0.5, 5.0)
+                    _straighten(bends)
             case "jump":
                 jump_s = random.choice(JUMPS_S)
-                async with stage.fault("clock-jump", f"nodes {named} by {jump_s:g} s"):
+                async with stage.fault("clock-jump", f"{named} by {jump_s:g} s", chosen):
                     for bend in bends:
                         bend.jump(jump_s)
             case "wall":
                 offset_s = random.choice(WALL_OFFSETS_S)
-                async with stage.fault("clock-wall", f"nodes {named} by {offset_s:g} s"):
+                async with stage.fault("clock-wall", f"{named} by {offset_s:g} s", chosen):
                     for bend in bends:
                         bend.set_wall_offset(offset_s)
                     await stage.hold(0.5, 5.0)
                     _straighten(bends)
             case _:
-                await self._strobe(stage, bends, f"nodes {named}")
+                async with stage.fault("clock-strobe", named, chosen):
+                    await _strobe(stage, bends)
+                    _straighten(bends)
 
-    async def _rate(self, stage: Stage, bends: list[FaultFile], rate: float, what: str) -> None:
-        async with stage.fault("clock-rate", what):
-            for bend in bends:
-                bend.set_rate(rate)
-            await stage.hold(0.5, 5.0)
-            _straighten(bends)
 
-    async def _strobe(self, stage: Stage, bends: list[FaultFile], what: str) -> None:
-        async with stage.fault("clock-strobe", what):
-            for _ in range(stage.random.randint(5, 60)):
-                for bend in bends:
-                    bend.set_rate(stage.random.choice(RATES))
-                    bend.set_wall_offset(stage.random.choice(WALL_OFFSETS_S))
-                    bend.jump(stage.random.choice((0.0, 0.01, 0.1)))
-                await stage.hold(0.05, 0.05)
-            _straighten(bends)
+async def _strobe(stage: Stage, bends: list[FaultFile]) -> None:
+    for _ in range(stage.random.randint(5, 60)):
+        for bend in bends:
+            bend.set_rate(stage.random.choice(RATES))
+            bend.set_wall_offset(stage.random.choice(WALL_OFFSETS_S))
+            bend.jump(stage.random.choice((0.0, 0.01, 0.1)))
+        await stage.hold(0.05, 0.05)
 
 
 def _straighten(bends: list[FaultFile]) -> None:

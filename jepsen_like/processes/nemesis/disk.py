@@ -57,7 +57,7 @@ async def _hold(stage: Stage, node: NodeProcess, kind: str, bits: int) -> None:
         return
     bend = system.bend(node.number)
     with stage.claim([node]):
-        async with stage.fault(f"disk-{kind}", f"node {node.number}"):
+        async with stage.fault(f"disk-{kind}", f"node {node.number}", [node.number]):
             bend.set_disk(bits)
             await stage.hold(0.3, 4.0)
             bend.set_disk(0)
@@ -76,7 +76,7 @@ async def _fail(stage: Stage, node: NodeProcess, kind: str, bits: int) -> None:
     bend, counter = system.bend(node.number), kind.replace("-", "_")
     with stage.claim([node]):
         before = bend.hits(counter)
-        async with stage.fault(f"disk-{kind}", f"node {node.number}"):
+        async with stage.fault(f"disk-{kind}", f"node {node.number}", [node.number]):
             bend.set_disk(bits)
             hit = await wait_until(
                 lambda: bend.hits(counter) > before or not node.running, HIT_TIMEOUT_S
@@ -106,7 +106,8 @@ async def _damage(stage: Stage, kind: str) -> None:
             if not what:
                 node.start()
                 return
-            async with stage.fault(f"disk-{kind}", f"node {node.number}: {what}"):
+            told = f"node {node.number}: {what}"
+            async with stage.fault(f"disk-{kind}", told, [node.number]):
                 since = node.log_size()
                 node.start()
                 status = await node.wait_ended(END_TIMEOUT_S)

@@ -55,12 +55,12 @@ async def grow(stage: Stage) -> int:
     async def votes() -> bool:
         return number in await system.voters()
 
-    async with stage.fault("join", f"node {number} joins"):
+    async with stage.fault("join", f"node {number} joins", [number]):
         await system.join(number)
         if not await stage.persist(lambda: system.add(number), known, STEP_TIMEOUT_S):
             stage.note("join", f"node {number} was not let in within {STEP_TIMEOUT_S:g} s")
             return 0
-    async with stage.fault("promote", f"node {number} gets a vote"):
+    async with stage.fault("promote", f"node {number} gets a vote", [number]):
         if not await stage.persist(lambda: system.promote(number), votes, STEP_TIMEOUT_S):
             stage.note("promote", f"node {number} got no vote within {STEP_TIMEOUT_S:g} s")
             return 0
@@ -76,7 +76,7 @@ async def shrink(stage: Stage, number: int) -> bool:
     async def gone() -> bool:
         return number not in await system.members()
 
-    async with stage.fault("remove", f"node {number} leaves"):
+    async with stage.fault("remove", f"node {number} leaves", [number]):
         if not await stage.persist(lambda: system.remove(number), gone, STEP_TIMEOUT_S):
             stage.note("remove", f"node {number} was not removed within {STEP_TIMEOUT_S:g} s")
             return False

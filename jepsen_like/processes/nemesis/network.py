@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jepsen_like.processes.nemesis.stage import Stage
 from jepsen_like.processes.proxy import CLIENTS, Condition
-from jepsen_like.processes.shapes import SHAPES, Links
+from jepsen_like.processes.shapes import SHAPES, Links, cut_off
 from jepsen_like.systems.system import System
 
 
@@ -29,7 +29,8 @@ class Partition:
         if not links:
             return
         breaks = random.random() < 0.5
-        async with stage.fault("partition", f"{shape}, first {nodes[0]}: {_shown(links)}"):
+        what = f"{shape}, first {nodes[0]}: {_shown(links)}"
+        async with stage.fault("partition", what, cut_off(nodes, links)):
             network.set(self.name, links, Condition(blocked=True))
             if breaks:
                 network.reset(links)
@@ -59,7 +60,8 @@ class Slow:
         links = [(a, b) for a in ends for b in ends if a != b]
         if random.random() < 0.6:
             links = random.sample(links, max(len(links) // 3, 1))
-        async with stage.fault("slow", f"{len(links)} links: {condition.shown()}"):
+        what = f"{len(links)} links: {condition.shown()}"
+        async with stage.fault("slow", what, _of_clients(links)):
             network.set(self.name, links, condition)
             await stage.hold(0.5, 5.0)
             network.heal(self.name)
@@ -79,7 +81,8 @@ class Reset:
         links = [(a, b) for a in ends for b in ends if a != b]
         chosen = sorted(random.sample(links, random.randint(1, len(links))))
         rounds = random.randint(1, 8)
-        async with stage.fault("reset", f"{len(chosen)} links, {rounds} times"):
+        what = f"{len(chosen)} links, {rounds} times"
+        async with stage.fault("reset", what, _of_clients(chosen)):
             for _ in range(rounds):
                 stage.system.network.reset(chosen)
                 await stage.hold(0.05, 0.5)
@@ -100,12 +103,17 @@ class Clients:
         there = [(CLIENTS, node) for node in cut]
         back = [(node, CLIENTS) for node in cut]
         links = random.choice((there, back, there + back))
-        async with stage.fault("clients", f"cut off: {_shown(links)}"):
+        async with stage.fault("clients", f"cut off: {_shown(links)}", cut):
             network.set(self.name, links, Condition(blocked=True))
             if random.random() < 0.5:
                 network.reset(links)
             await stage.hold(0.3, 4.0)
             network.heal(self.name)
+
+
+def _of_clients(links: Links) -> set[int]:
+    """Nodes whose links to or from clients are among *links*."""
+    return {end for link in links if CLIENTS in link for end in link if end != CLIENTS}
 
 
 async def _ordered(stage: Stage) -> list[int]:

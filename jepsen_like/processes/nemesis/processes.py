@@ -6,7 +6,7 @@ import signal
 import time
 from typing import Final
 
-from jepsen_like.processes.nemesis.stage import Stage, shown
+from jepsen_like.processes.nemesis.stage import Stage, numbers, shown
 from jepsen_like.processes.nodes import NodeProcess
 from jepsen_like.systems.base import OutcomeError
 from jepsen_like.systems.system import System, Transfers
@@ -31,7 +31,7 @@ class Kill:
         if not victims:
             return
         with stage.claim(victims):
-            async with stage.fault("kill", f"nodes {shown(victims)}"):
+            async with stage.fault("kill", f"nodes {shown(victims)}", numbers(victims)):
                 for node in victims:
                     node.kill()
                 await stage.hold(0.1, 3.0)
@@ -52,7 +52,7 @@ class Pause:
         if not victims:
             return
         with stage.claim(victims):
-            async with stage.fault("pause", f"nodes {shown(victims)}"):
+            async with stage.fault("pause", f"nodes {shown(victims)}", numbers(victims)):
                 for node in victims:
                     node.pause()
                 await stage.hold(0.2, 4.0)
@@ -69,7 +69,8 @@ class Rolling:
         return ""
 
     async def strike(self, stage: Stage) -> None:
-        async with stage.surgery, stage.fault("rolling", "every node restarts in turn"):
+        nodes = list(stage.system.nodes)
+        async with stage.surgery, stage.fault("rolling", "every node restarts in turn", nodes):
             for number in list(stage.system.nodes):
                 node = stage.system.nodes[number]
                 if node.claimed or not node.running or stage.stopping:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from random import Random
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from jepsen_like.history import NEMESIS, Event
 from jepsen_like.processes.nodes import NodeProcess
@@ -89,20 +89,22 @@ class Stage:
     # --- telling ---------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def fault(self, kind: str, what: str) -> AsyncIterator[None]:
-        """A fault of *kind* holds inside the block."""
+    async def fault(self, kind: str, what: str, nodes: Iterable[int] = ()) -> AsyncIterator[None]:
+        """A fault of *kind* holds inside the block. *nodes*: those that it concerns, for checkers
+        that go by what becomes of each."""
         self._last_fault += 1
         number = self._last_fault
         self.counts[kind] = self.counts.get(kind, 0) + 1
-        self._tell(kind, number, BEGIN, what)
+        concerned = sorted(nodes)
+        self._tell(kind, number, BEGIN, what, concerned)
         try:
             yield
         finally:
-            self._tell(kind, number, END, what)
+            self._tell(kind, number, END, what, concerned)
 
     def note(self, kind: str, what: str) -> None:
         """Something worth knowing happened."""
-        self._tell(kind, 0, NOTE, what)
+        self._tell(kind, 0, NOTE, what, [])
 
     def problem(self, text: str) -> None:
         """The system broke a promise, not to a client but to its operator."""
@@ -111,8 +113,10 @@ class Stage:
             self.problems.append(text)
         self.note("problem", text)
 
-    def _tell(self, kind: str, number: int, do: str, what: str) -> None:
-        value = {"id": number, "do": do, "what": what}
+    def _tell(self, kind: str, number: int, do: str, what: str, nodes: list[int]) -> None:
+        value: dict[str, Any] = {"id": number, "do": do, "what": what}
+        if nodes:
+            value["nodes"] = nodes
         event = Event(process=NEMESIS, type="info", f=kind, value=value, time_ns=self._time_ns())
         self._record(event)
 
@@ -175,9 +179,14 @@ class Stage:
         return False
 
 
-def shown(nodes: Sequence[NodeProcess]) -> str:
+def numbers(nodes: Iterable[NodeProcess]) -> list[int]:
+    """In order."""
+    return sorted(node.number for node in nodes)
+
+
+def shown(nodes: Iterable[NodeProcess]) -> str:
     """Numbers, for people."""
-    return ", ".join(str(number) for number in sorted(node.number for node in nodes))
+    return ", ".join(map(str, numbers(nodes)))
 
 
 async def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
