@@ -84,6 +84,7 @@ class SimulatedCluster:
         self.on_node: Callable[[int, Node], None] = _ignore
         self._hosts = 0
         self._processes: list[Process] = []
+        self._handles: dict[str, int] = {}  # how many each process has
 
     # --- the run ---------------------------------------------------------------------------------
 
@@ -288,7 +289,11 @@ class SimulatedCluster:
             process = host.begin()
             self._processes.append(process)
         addresses = ",".join(self.address(number) for number in numbers or self.members)
-        random = Random(f"{self.seed}/client/{name}/{len(self._processes)}")
+        # Two handles never draw the same numbers: some of these are who they are.
+        place = f"{name}/{len(self._processes)}"
+        number = self._handles[place] = self._handles.get(place, 0) + 1
+        more = f"/{number}" if number > 1 else ""
+        random = Random(f"{self.seed}/client/{place}{more}")
         # The client's tasks begin here, on behalf of its process, not with its first call.
         return process.context.run(_open_handle, addresses, {**options, "random": random})
 
