@@ -302,17 +302,21 @@ def took_over(scribe: Scribe, shows: int) -> None:
     scribe.read(2, "counter", 5, {1: 1})
 
 
-def restarted(scribe: Scribe, *, folds: int, told: Any, final: Marks) -> None:
+def restarted(
+    scribe: Scribe, *, folds: int, told: Any, final: Marks, loses: str = "", shows: int = 12
+) -> None:
     """Node 1 wrote in its first life, and has another one at the end. *told*: by member, which of
-    its lives were folded by then."""
+    its lives were folded by then. *loses*: what was between."""
     scribe.write(1, "counter", "add", {1: 1}, what=5)
     scribe.tell("kill", "begin", [1])
     scribe.tell("kill", "end", [1])
+    if loses:
+        scribe.tell(loses, "note", [1])
     if told is not None:
         scribe.tell("crdt-folded", "note", [1], folds=folds, retired=list(told.items()))
     scribe.write(1, "counter", "add", {**final, 1.2: 1}, what=7)
     place = {**final, 1.2: 1}
-    scribe.final("counter", {1: (12, place), 2: (12, place)})
+    scribe.final("counter", {1: (shows, place), 2: (shows, place)})
 
 
 def folded_meanwhile(scribe: Scribe, shows: int) -> None:
@@ -348,6 +352,8 @@ def cut_off(scribe: Scribe, error: str) -> None:
     scribe.read(2, "counter", 5, {1: 1})
 
 
+FOLDED: dict[str, Any] = {"folds": 1, "told": {1: 1}, "final": {0: 1}}
+
 PROMISES: list[tuple[str, Callable[[Scribe], None], str]] = [
     ("fresh", lambda s: quorum(s, {1: 1}, 5), ""),
     ("stale", lambda s: quorum(s, {}, 0), "a stale read"),
@@ -368,7 +374,10 @@ PROMISES: list[tuple[str, Callable[[Scribe], None], str]] = [
     ("refuses", lambda s: refuses(s, "unavailable: why"), "was not taken by a node that ran"),
     ("was away", lambda s: refuses(s, "unavailable: why", away=True), ""),
     ("of the operation", lambda s: refuses(s, "not-observed: what"), ""),
-    ("folded", lambda s: restarted(s, folds=1, told={1: 1}, final={0: 1}), ""),
+    ("folded", lambda s: restarted(s, **FOLDED), ""),
+    ("folded, not shown", lambda s: restarted(s, **FOLDED, shows=7), "from 12 to 12"),
+    ("lost, and folded", lambda s: restarted(s, **FOLDED, shows=7, loses="disk-lost"), ""),
+    ("left, and folded", lambda s: restarted(s, **FOLDED, shows=7, loses="removed"), ""),
     ("nothing folded", lambda s: restarted(s, folds=0, told=None, final={}), "is lost"),
     ("others folded", lambda s: restarted(s, folds=1, told={2: 1}, final={0: 1}), "is lost"),
     ("folded later", lambda s: restarted(s, folds=2, told={1: 1}, final={0: 1}), ""),

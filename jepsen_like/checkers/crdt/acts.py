@@ -245,9 +245,11 @@ class Story:
 
     def lost_after(self, node: int, at: int) -> bool:
         """Whether what *node* alone had at event *at* may be gone at the end."""
-        return self.between(DISK_LOST, node, at, self.last) or self.between(
-            REMOVED, node, 0, self.last
-        )
+        return self.lost_between(node, at, self.last)
+
+    def lost_between(self, node: int, begin: int, end: int) -> bool:
+        """Whether what *node* alone had at event *begin* may be gone at event *end*."""
+        return self.between(DISK_LOST, node, begin, end) or self.between(REMOVED, node, 0, end)
 
     def certain(self, act: Act) -> Marks | None:
         """What the node of *act* surely held when it answered; None: what its place says."""

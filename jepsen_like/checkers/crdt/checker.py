@@ -111,7 +111,7 @@ def _lacks(visibility: Visibility, write: Act, final: Act, *, whole: bool) -> bo
     """Whether *final* surely does not cover *write*, which may have been folded away. *whole*:
     nor what its node told beside it."""
     marks = final.place or {}
-    if visibility.covered(write, marks) is Seen.NO:
+    if visibility.covered(write, marks, final.ended) is Seen.NO:
         return True
     bounds = visibility.bounds(write)
     if bounds is None or not whole:
@@ -132,7 +132,7 @@ def _check_fresh(findings: Findings, story: Story, visibility: Visibility, acts:
         for write in confirmed:
             if not story.promised(write, read):
                 continue
-            if visibility.covered(write, read.place) is Seen.NO:
+            if visibility.covered(write, read.place, read.ended) is Seen.NO:
                 findings.add(
                     f"{read} at {read.level} does not see {write}, acknowledged at {write.wide} "
                     "before it began: a stale read"

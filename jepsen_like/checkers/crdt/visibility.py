@@ -82,8 +82,9 @@ class Visibility:
         place = bisect_left(answers, at, key=lambda answer: answer.at)
         return answers[place - 1] if place else None
 
-    def covered(self, write: Act, marks: Marks) -> Seen:
-        """Whether a place with *marks* covers the record of *write*."""
+    def covered(self, write: Act, marks: Marks, at: int) -> Seen:
+        """Whether a place with *marks*, told by event *at*, covers the record of *write*. Of lives
+        that are folded it covers what was not lost before, with a disk or with a member."""
         bounds = self.bounds(write)
         if bounds is None:
             return Seen.MAYBE
@@ -97,7 +98,10 @@ class Visibility:
             taken = folds.taken(bounds.first, marks.get(FOLDS, 0))
             perhaps.append(max(taken, Seen.MAYBE) if later else taken)
         if all(each is Seen.YES for each in surely):
-            return Seen.YES
+            named = all(marks.get(actor, 0) >= high for actor, high in bounds.high.items())
+            whole = named and not bounds.first
+            lost = not whole and self._story.lost_between(write.node, write.begun, at)
+            return Seen.MAYBE if lost else Seen.YES
         return Seen.NO if all(each is Seen.NO for each in perhaps) else Seen.MAYBE
 
     def lacks(self, marks: Marks, others: Marks) -> bool:
@@ -109,11 +113,11 @@ class Visibility:
         """Whether the node that answered *act* held *write* then."""
         if write.outcome == "fail" or write.begun > act.ended:
             return Seen.NO
-        covered = self.covered(write, act.place or {})
+        covered = self.covered(write, act.place or {}, act.ended)
         certain = self._story.certain(act)
         if covered is not Seen.YES or certain is None:
             return covered
-        return max(self.covered(write, certain), Seen.MAYBE)
+        return max(self.covered(write, certain, act.ended), Seen.MAYBE)
 
     def exact(self, read: Act) -> bool:
         """Whether its node held just what its place says."""
@@ -140,7 +144,7 @@ class Visibility:
             return self.holds(earlier, later.seen)
         if later.outcome == "ok" and earlier.begun > later.ended:
             return Seen.NO
-        if self.covered(earlier, self.knew(later)) is Seen.YES:
+        if self.covered(earlier, self.knew(later), later.ended) is Seen.YES:
             return Seen.YES
         if later.place is None:
             return Seen.MAYBE
