@@ -113,6 +113,24 @@ class LockMismatchError(CommandError):
     code = "lock-mismatch"
 
 
+class TaskNotFoundError(CommandError):
+    """No such task: it never was, or is forgotten, as results and dead tasks are after a while."""
+
+    code = "task-not-found"
+
+
+class WorkerNotFoundError(CommandError):
+    """No such worker: it was unregistered, or its lease ended; register anew."""
+
+    code = "worker-not-found"
+
+
+class QueueFullError(CommandError):
+    """The queue, or all queues together, hold as many tasks as they may; nothing was enqueued."""
+
+    code = "queue-full"
+
+
 class LeaseLostError(QuorateError):
     """The lease ended, or may have, while work went on under it; others may work on the same."""
 

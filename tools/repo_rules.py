@@ -106,7 +106,9 @@ def _anywhere(path: str) -> bool:
 
 #: What a room may import of quorate, as patterns over the dotted name after "quorate.". The
 #: replication contract is what a machine needs; what clients need of machines stands in base.
-CONTRACT = r"replication\.(machine|tables|levels|effects|results|\w*_commands|\w*_results)"
+CONTRACT = (
+    r"replication\.(machine|tables|deadlines|levels|effects|results|\w*_commands|\w*_results)"
+)
 LAYERS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "base": ("errors",),

@@ -69,6 +69,7 @@ from quorate.server.upgrading import Upgrades
 from quorate.storage.directory import DataDirectory, Identity
 from quorate.storage.interfaces import StateStore
 from quorate.storage.wal import WriteAheadLog
+from quorate.tasks.machine import TaskMachine
 
 _logger = logging.getLogger("quorate.node")
 
@@ -105,6 +106,7 @@ class Node:
                 LockMachine(),
                 BarrierMachine(),
                 self.lives_machine,
+                TaskMachine(),
             ),
             (*load_machines(config.machines), *machines),
         )

@@ -1,0 +1,1 @@
+"""Task queues, workers and workflows as replicated state. See docs/architecture.md."""

@@ -1,0 +1,232 @@
+"""Handing out: ready tasks come to workers that have room.
+
+At the end of every entry nothing is left to hand out: no ready task that a worker with room could
+take. That is a property of the state, so a node that was restarted, and hands out anew, finds
+nothing to do, like all the others.
+
+Who goes first: the highest priority, over all queues; then the key whose turn it is, within its
+line; then the lowest id. Who gets it: see ``crew.Pool``. Where nothing is ready, a worker without
+work takes over what another one has in store and has not begun ("stealing").
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from quorate.base.limits import TASK_ASSIGNED_BYTES_MAX
+from quorate.base.task_commands import (
+    REASON_BESIDE,
+    REASON_CLAIMED,
+    REASON_PREFERRED,
+    REASON_REQUIRED,
+    REASON_STOLEN,
+    Assignment,
+)
+from quorate.base.task_specs import Task
+from quorate.replication.machine import Context
+from quorate.tasks.crew import Pool, Worker
+from quorate.tasks.ledger import Ledger
+from quorate.tasks.life import Life
+from quorate.tasks.lines import Line
+from quorate.tasks.queues import NEVER_MS, Queue
+from quorate.tasks.records import LAST_CHOSEN, LiveRecord, id_key, needs_of
+from quorate.tasks.telling import tell_assigned, tell_stop
+
+#: A line's next task: (priority from the top, id, a number of its own, queue, line, key).
+_Head = tuple[int, int, int, Queue, Line, bytes]
+
+
+class Dispatcher:
+    """See the module."""
+
+    def __init__(self, ledger: Ledger, life: Life) -> None:
+        self._ledger = ledger
+        self._life = life
+        self._wake_ms = 0  # nothing to do before, unless something changes
+
+    def load(self) -> None:
+        """The tables are new."""
+        self._wake_ms = 0
+
+    # --- the end of an entry --------------------------------------------------------------------
+
+    def hand_out(self, context: Context) -> None:
+        """Until nothing is left to hand out."""
+        ledger = self._ledger
+        if not ledger.changed and context.time_ms < self._wake_ms:
+            return
+        handed: dict[int, list[Assignment]] = {}
+        self._wake_ms = NEVER_MS
+        while True:
+            ledger.changed = False
+            if ledger.crew.free and ledger.ready:
+                self._round(handed, context)
+            if ledger.crew.free and ledger.crew.stored:
+                self._steal(handed, context)
+            if not ledger.changed:
+                break
+        for worker in sorted(handed):
+            tell_assigned(context, worker, handed[worker])
+
+    def wake_ms(self) -> int | None:
+        """When time alone makes something eligible."""
+        return None if self._wake_ms in (0, NEVER_MS) else self._wake_ms
+
+    def _round(self, handed: dict[int, list[Assignment]], context: Context) -> None:
+        heads = self._heads(context.time_ms)
+        pools: dict[tuple[str, int], Pool] = {}
+        ledger = self._ledger
+        while heads and ledger.crew.free and not self._at_cap():
+            _, task, number, queue, line, _ = heapq.heappop(heads)
+            if not queue.open_at(context.time_ms):
+                continue
+            spec, live = self._records(task)
+            pool = pools.get((queue.name, number))
+            if pool is None:
+                pool = pools[queue.name, number] = self._pool(queue, line)
+            options = spec.options
+            prefers = "" if options is None or not ledger.settings.affinity else options.prefers
+            last = ledger.number(LAST_CHOSEN)
+            worker = pool.choose(prefers, last, context.random)
+            if worker is None:
+                continue  # nobody for this line, so for none of its tasks
+            self._give(task, spec, live, worker, self._reason(spec, live, worker), handed, context)
+            if ledger.settings.strategy == "round-robin":
+                ledger.chose(worker.id)
+            self._push_head(heads, number, queue, line)
+        for queue in self._waiting_queues():
+            self._wake_ms = min(self._wake_ms, queue.opens_ms())
+
+    def _heads(self, now_ms: int) -> list[_Head]:
+        heads: list[_Head] = []
+        number = 0
+        for queue in self._waiting_queues():
+            if queue.open_at(now_ms):
+                for line in queue.all_lines():
+                    if line.count:
+                        number += 1
+                        self._push_head(heads, number, queue, line)
+        return heads
+
+    def _push_head(self, heads: list[_Head], number: int, queue: Queue, line: Line) -> None:
+        found = line.head(queue.allowed) if line.count else None
+        if found is not None:
+            task, key = found
+            priority = line.priority
+            if queue.rules.ageing_ms:
+                live = self._ledger.tables.live.get(id_key(task))
+                priority = queue.priority_at(line, 0 if live is None else live.since_ms)
+            heapq.heappush(heads, (-priority, task, number, queue, line, key))
+
+    def _waiting_queues(self) -> list[Queue]:
+        return [queue for queue in self._ledger.queues.values() if queue.ready]
+
+    def _pool(self, queue: Queue, line: Line) -> Pool:
+        ledger = self._ledger
+        crew, settings = ledger.crew, ledger.settings
+        workers = list(crew.free.values())
+        if settings.affinity and line.needs.worker:
+            workers = list(crew.by_name.get(line.needs.worker, {}).values())
+        found = [
+            each for each in workers if each.free and each.serves(queue.name, line.needs, settings)
+        ]
+        return Pool(found, settings, line.needs)
+
+    def _at_cap(self) -> bool:
+        cap = self._ledger.settings.running_max
+        return bool(cap) and self._ledger.held >= cap
+
+    def _reason(self, spec: Task, live: LiveRecord, worker: Worker) -> str:
+        options, name = spec.options, worker.record.name
+        if options is not None and self._ledger.settings.affinity:
+            if live.pin == name:
+                return REASON_BESIDE
+            if options.needs is not None and options.needs.worker == name:
+                return REASON_REQUIRED
+            if options.prefers == name:
+                return REASON_PREFERRED
+        return self._ledger.settings.strategy
+
+    def _give(
+        self,
+        task: int,
+        spec: Task,
+        live: LiveRecord,
+        worker: Worker,
+        reason: str,
+        handed: dict[int, list[Assignment]],
+        context: Context,
+    ) -> None:
+        running = worker.running < worker.record.load
+        assignment = self._life.assign(task, spec, live, worker, reason, context, running=running)
+        handed.setdefault(worker.id, []).append(assignment)
+
+    # --- claiming -------------------------------------------------------------------------------
+
+    def claim(self, worker: Worker, count: int, context: Context) -> list[Assignment]:
+        """At most *count* ready tasks for *worker*, whatever its load is."""
+        ledger = self._ledger
+        heads = [
+            head
+            for head in self._heads(context.time_ms)
+            if worker.serves(head[3].name, head[4].needs, ledger.settings)
+        ]
+        heapq.heapify(heads)
+        found: list[Assignment] = []
+        size = 0
+        while heads and len(found) < count and not self._at_cap():
+            _, task, number, queue, line, _ = heapq.heappop(heads)
+            if not queue.open_at(context.time_ms):
+                continue
+            spec, live = self._records(task)
+            size += len(spec.payload)
+            if found and size > TASK_ASSIGNED_BYTES_MAX:
+                break
+            found.append(
+                self._life.assign(task, spec, live, worker, REASON_CLAIMED, context, running=True)
+            )
+            self._push_head(heads, number, queue, line)
+        return found
+
+    def _records(self, task: int) -> tuple[Task, LiveRecord]:
+        tables, key = self._ledger.tables, id_key(task)
+        spec, live = tables.specs.get(key), tables.live.get(key)
+        if spec is None or live is None:
+            raise LookupError(f"task {task} stands in a line and is not there")
+        return spec, live
+
+    # --- stealing -------------------------------------------------------------------------------
+
+    def _steal(self, handed: dict[int, list[Assignment]], context: Context) -> None:
+        """Workers that have room to begin something take what others have in store, one by one
+        from whoever has most, until stores and loads differ by no more than one."""
+        crew = self._ledger.crew
+        thieves = sorted(
+            (each for each in crew.free.values() if each.running < each.record.load),
+            key=lambda each: (each.fullness, each.id),
+        )
+        for thief in thieves:
+            while thief.running < thief.record.load and not thief.stored:
+                if not self._steal_one(thief, handed, context):
+                    break
+
+    def _steal_one(
+        self, thief: Worker, handed: dict[int, list[Assignment]], context: Context
+    ) -> bool:
+        crew, ledger = self._ledger.crew, self._ledger
+        victims = sorted(
+            (each for each in crew.workers.values() if each.stored and each is not thief),
+            key=lambda each: (-len(each.stored), each.id),
+        )
+        for victim in victims:
+            for task in sorted(victim.stored, reverse=True):
+                spec, live = self._records(task)
+                needs = needs_of(spec, live)
+                if not thief.serves(spec.queue, needs, ledger.settings):
+                    continue
+                tell_stop(context, victim.id, task, live.attempt, "stolen")
+                self._life.give_back(task, spec, live, "stolen", context)
+                spec, live = self._records(task)
+                self._give(task, spec, live, thief, REASON_STOLEN, handed, context)
+                return True
+        return False

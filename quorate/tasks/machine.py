@@ -1,0 +1,501 @@
+"""The task machine: queues, workers, and who runs what.
+
+What the machine owns:
+
+* A task ends in exactly one state, once, and never leaves it but by ``Requeue``, out of the
+  dead-letter queue.
+* A worker has a task under an attempt number; each number is given once, and only the present one
+  can begin, report, complete, fail or give back. What is late is told who has it now.
+* What a worker has goes with its lease, within the entry that ends it. Nothing else holds a task:
+  no reaper, and no clock of anybody's.
+* Handing out is part of the entry: an enqueued task that a worker has room for is that worker's
+  in the entry that enqueued it. Nobody polls.
+
+The steps of a task are in ``life``, handing out in ``dispatching``, what is derived in ``ledger``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+from quorate.base.fencing import Fence
+from quorate.base.limits import TASK_LINES_MAX, TASK_QUEUES_MAX, TASKS_MAX
+from quorate.base.results import Failure
+from quorate.base.task_commands import (
+    Attend,
+    Begin,
+    Cancel,
+    Changed,
+    Claim,
+    Claimed,
+    Complete,
+    Configure,
+    Configured,
+    Enqueue,
+    Enqueued,
+    Fail,
+    GiveBack,
+    Purge,
+    Purged,
+    Register,
+    Report,
+    Requeue,
+    Settle,
+    Settled,
+    Settlement,
+    Stale,
+    TaskCommand,
+    Unregister,
+)
+from quorate.base.task_queries import TaskQueries, TaskWatch
+from quorate.base.task_specs import (
+    ASSIGNED,
+    CANCELLED,
+    DEAD,
+    DONE,
+    RUNNING,
+    SCHEDULED,
+    STATE_NAMES,
+    TASK_MACHINE,
+    Task,
+)
+from quorate.errors import QueueFullError, TaskNotFoundError, WorkerNotFoundError
+from quorate.replication.machine import Context, Interest, Machine
+from quorate.replication.tables import Table, Tables
+from quorate.tasks.dispatching import Dispatcher
+from quorate.tasks.ledger import Ledger
+from quorate.tasks.life import CANCEL_GONE, TIMEOUT, Life
+from quorate.tasks.records import (
+    DeadRecord,
+    EndedRecord,
+    LiveRecord,
+    QueueRecord,
+    SettingsRecord,
+    id_key,
+    id_of,
+)
+from quorate.tasks.registry import WorkerRegistry
+from quorate.tasks.telling import tell_stop
+from quorate.tasks.views import Views
+
+ID_MAX: Final = 2**63 - 1
+#: Tasks that one ``Purge`` looks at: some 10 ms.
+PURGE_LOOK_MAX: Final = 20_000
+#: Tasks that one entry acts on as their time has come; the rest is for the next, which is due at
+#: once. Some 20 ms.
+DUE_WORK_MAX: Final = 2_000
+
+
+class TaskMachine(Machine):
+    """Machine "tasks", part of every node. Version history: 1, first release."""
+
+    name = TASK_MACHINE
+    version = 1
+    command_type: ClassVar[Any] = TaskCommand
+    query_type: ClassVar[Any] = TaskQueries
+    watch_type: ClassVar[Any] = TaskWatch
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self._life = Life(self.ledger)
+        self._dispatcher = Dispatcher(self.ledger, self._life)
+        self._registry = WorkerRegistry(self.ledger, self._life)
+        self._views = Views(self.ledger)
+        self._commands: dict[type, Callable[[Any, Context], Any]] = {
+            Enqueue: self._enqueue,
+            Complete: self._complete,
+            Claim: self._claim,
+            Begin: self._begin,
+            Report: self._report,
+            Fail: self._fail,
+            GiveBack: self._give_back,
+            Cancel: self._cancel,
+            Requeue: self._requeue,
+            Purge: self._purge,
+            Configure: self._configure,
+            Settle: self._settle,
+            Register: self._registry.register,
+            Attend: self._registry.attend,
+            Unregister: self._registry.unregister,
+        }
+
+    # --- the contract ---------------------------------------------------------------------------
+
+    def attach(self, tables: Tables) -> None:
+        self.ledger.attach(tables)
+
+    def loaded(self) -> None:
+        self.ledger.load()
+        self._life.load()
+        self._dispatcher.load()
+
+    def apply(self, command: Any, context: Context) -> Any:  # noqa: ANN401
+        ledger = self.ledger
+        ledger.begin()
+        result = self._commands[command.__class__](command, context)
+        ledger.close()
+        return result
+
+    def query(self, query: Any) -> Any:  # noqa: ANN401
+        return self._views.answer(query)
+
+    def watch(self, request: Any) -> Interest:  # noqa: ANN401
+        return self._views.watch(request)
+
+    def frees_space(self, command: Any) -> bool:  # noqa: ANN401
+        """All but new tasks, rules and workers: what there is must come to its end."""
+        return command.__class__ not in (Enqueue, Configure, Settle, Register, Requeue)
+
+    def next_deadline_ms(self) -> int | None:
+        times = (
+            self.ledger.deadlines.first_ms(),
+            self.ledger.forgetting.first_ms(),
+            self._dispatcher.wake_ms(),
+        )
+        return min((each for each in times if each is not None), default=None)
+
+    def expire(self, context: Context) -> None:
+        ledger, now_ms = self.ledger, context.due_ms
+        self._views.now_ms = context.time_ms
+        ledger.begin()
+        work = 0
+        for task in ledger.deadlines.due(now_ms):
+            self._act(task, context)
+            work += 1
+            if work >= DUE_WORK_MAX:
+                break
+        for task in ledger.forgetting.due(now_ms):
+            ledger.tables.ended.delete(id_key(task))
+            work += 1
+            if work >= DUE_WORK_MAX:
+                break
+        self._life.unique.fade(now_ms, DUE_WORK_MAX)
+        ledger.fade_rates(now_ms, DUE_WORK_MAX)
+        ledger.close()
+
+    def finish(self, context: Context) -> None:
+        ledger = self.ledger
+        self._views.now_ms = context.time_ms
+        ledger.begin()
+        self._dispatcher.hand_out(context)
+        ledger.close()
+        ledger.deadlines.sweep(len(ledger.tables.live))
+        ledger.forgetting.sweep(len(ledger.tables.ended))
+
+    def rolled_back(self) -> None:
+        self.ledger.undo()
+
+    def on_lease_end(self, lease: int, context: Context) -> int:
+        crew = self.ledger.crew
+        if lease not in crew.by_lease:
+            return 0
+        self.ledger.begin()
+        work = 0
+        for worker in sorted(crew.by_lease[lease]):
+            work += self._registry.lose(worker, context, crashed=True)
+        self.ledger.close()
+        return work
+
+    def holds(self, fence: Fence) -> bool | None:
+        """A fence of a task: its name is the id, 8 bytes, its token the attempt."""
+        if fence.machine != TASK_MACHINE:
+            return None
+        live = self.ledger.tables.live.get(fence.name)
+        return live is not None and live.state == RUNNING and live.attempt == fence.token
+
+    # --- time -----------------------------------------------------------------------------------
+
+    def _act(self, task: int, context: Context) -> None:
+        """The time of a task has come."""
+        key = id_key(task)
+        live, spec = self.ledger.tables.live.get(key), self.ledger.tables.specs.get(key)
+        if live is None or spec is None:
+            return
+        life, now_ms = self._life, context.due_ms
+        if live.stopping:
+            tell_stop(context, live.worker, task, live.attempt, "moved")
+            life.end(task, spec, live, CANCELLED, context, kind=CANCEL_GONE)
+        elif live.state == RUNNING:
+            tell_stop(context, live.worker, task, live.attempt, TIMEOUT)
+            spent_ms = now_ms - live.since_ms
+            error = f"attempt {live.attempt} did not end or report in time ({spent_ms} ms)"
+            life.fail(task, spec, live, TIMEOUT, error, context)
+        elif live.state == SCHEDULED and live.after_ms <= now_ms:
+            life.wake(task, spec, live, context)
+        else:
+            if live.state == ASSIGNED:
+                tell_stop(context, live.worker, task, live.attempt, "moved")
+            life.expire(task, spec, live, context)
+
+    # --- commands on tasks ----------------------------------------------------------------------
+
+    def _enqueue(self, command: Enqueue, context: Context) -> Enqueued | Failure:
+        life = self._life
+        trouble = self._trouble(command.tasks)
+        if trouble is not None:
+            return trouble
+        tasks: list[int] = []
+        known: list[int] = []
+        for at, spec in enumerate(command.tasks):
+            holder = 0 if spec.options is None else life.unique.holder(spec, context.time_ms)
+            if holder:
+                known.append(at)
+                tasks.append(holder)
+            else:
+                tasks.append(life.enqueue(spec, context))
+        return Enqueued(tuple(tasks), tuple(known))
+
+    def _trouble(self, tasks: tuple[Task, ...]) -> Failure | None:
+        """Why they cannot be taken, all of them."""
+        ledger = self.ledger
+        if len(ledger.tables.live) + len(tasks) > TASKS_MAX:
+            return Failure(QueueFullError.code, f"there are {TASKS_MAX} tasks in all queues")
+        added: dict[str, int] = {}
+        for spec in tasks:
+            added[spec.queue] = added.get(spec.queue, 0) + 1
+            options = spec.options
+            if options is None:
+                continue
+            if options.beside and self._life.name_beside(options.beside) == "":
+                text = f"task {options.beside}, beside which it is to run, is not known"
+                return Failure(TaskNotFoundError.code, text)
+        for name, count in added.items():
+            queue = ledger.queues.get(name)
+            if queue is None:
+                if len(ledger.queues) + len(added) > TASK_QUEUES_MAX:
+                    return Failure(QueueFullError.code, f"there are {TASK_QUEUES_MAX} queues")
+            elif queue.rules.depth_max and queue.live + count > queue.rules.depth_max:
+                text = f"queue {name!a} holds {queue.live} of {queue.rules.depth_max} tasks"
+                return Failure(QueueFullError.code, f"{text}, and {count} more are too many")
+            elif len(queue.lines) >= TASK_LINES_MAX:
+                text = f"in queue {name!a} stand tasks with {TASK_LINES_MAX} different needs"
+                return Failure(QueueFullError.code, text)
+        return None
+
+    def _cancel(self, command: Cancel, context: Context) -> Changed:
+        tables, life = self.ledger.tables, self._life
+        changed = []
+        for task in dict.fromkeys(command.tasks):
+            key = id_key(task)
+            live, spec = tables.live.get(key), tables.specs.get(key)
+            if live is None or spec is None:
+                continue
+            changed.append(task)
+            if live.state == RUNNING:
+                if not live.stopping:
+                    life.stop(task, spec, live, command.grace_ms, context)
+                continue
+            tell_stop(context, live.worker, task, live.attempt, "moved")
+            life.end(task, spec, live, CANCELLED, context)
+        return Changed(tuple(changed))
+
+    def _requeue(self, command: Requeue, context: Context) -> Changed:
+        tables, life = self.ledger.tables, self._life
+        changed = []
+        for task in dict.fromkeys(command.tasks):
+            key = id_key(task)
+            dead, spec = tables.dead.get(key), tables.specs.get(key)
+            if dead is None or spec is None:
+                continue
+            unique = None if spec.options is None else spec.options.unique
+            if unique is not None and life.unique.holder(spec, context.time_ms) not in (0, task):
+                continue
+            life.revive(task, spec, dead, context)
+            changed.append(task)
+        return Changed(tuple(changed))
+
+    def _purge(self, command: Purge, context: Context) -> Purged:
+        tables = self.ledger.tables
+        until_ms = context.time_ms - command.older_ms
+        rows: Iterator[tuple[bytes, Any]]
+        start = id_key(command.after + 1) if command.after < ID_MAX else None
+        table: Table[Any] = tables.live
+        if command.state == "dead":
+            table = tables.dead
+        elif command.state in ("done", "cancelled"):
+            table = tables.ended
+        rows = iter(()) if start is None else table.range(start, limit=PURGE_LOOK_MAX)
+        state = STATE_NAMES.index(command.state)
+        found: list[tuple[bytes, Any]] = []
+        seen, last = 0, 0
+        for key, record in rows:
+            seen, last = seen + 1, id_of(key)
+            if self._is_to_go(key, record, state, until_ms, command.queue):
+                found.append((key, record))
+                if len(found) >= command.limit:
+                    break
+        for key, record in found:
+            self._drop(key, record, context)
+        whole = seen < PURGE_LOOK_MAX and len(found) < command.limit
+        return Purged(len(found), 0 if whole else last)
+
+    def _is_to_go(self, key: bytes, record: Any, state: int, until_ms: int, queue: str) -> bool:  # noqa: ANN401
+        if record.__class__ is EndedRecord:
+            since_ms, name = record.ended_ms, record.queue
+            if record.state != state:
+                return False
+        else:
+            spec = self.ledger.tables.specs.get(key)
+            name = "" if spec is None else spec.queue
+            if record.__class__ is DeadRecord:
+                since_ms = record.died_ms
+            else:
+                since_ms = record.since_ms
+                if record.state != state:
+                    return False
+        return since_ms <= until_ms and queue in ("", name)
+
+    def _drop(self, key: bytes, record: Any, context: Context) -> None:  # noqa: ANN401
+        tables = self.ledger.tables
+        spec = tables.specs.get(key)
+        name = (
+            record.queue if record.__class__ is EndedRecord else "" if spec is None else spec.queue
+        )
+        if record.__class__ is LiveRecord and spec is not None:
+            self._life.end(id_of(key), spec, record, CANCELLED, context)
+        if record.__class__ is DeadRecord:
+            tables.dead.delete(key)
+            tables.specs.delete(key)
+        else:
+            tables.ended.delete(key)
+        self.ledger.count(name, "purged")
+
+    # --- rules ----------------------------------------------------------------------------------
+
+    def _configure(self, command: Configure, context: Context) -> Configured | Failure:  # noqa: ARG002
+        ledger = self.ledger
+        fields = msgspec.structs.asdict(command)
+        name = fields.pop("queue")
+        if name not in ledger.queues and len(ledger.queues) >= TASK_QUEUES_MAX:
+            return Failure(QueueFullError.code, f"there are {TASK_QUEUES_MAX} queues")
+        ledger.set_rules(name, QueueRecord(**fields))
+        return Configured()
+
+    def _settle(self, command: Settle, context: Context) -> Settled:  # noqa: ARG002
+        self.ledger.set_settings(SettingsRecord(**msgspec.structs.asdict(command)))
+        return Settled()
+
+    # --- what workers do ------------------------------------------------------------------------
+
+    def _claim(self, command: Claim, context: Context) -> Claimed | Failure:
+        worker = self.ledger.crew.workers.get(command.worker)
+        if worker is None or not context.lease_alive(worker.record.lease):
+            return Failure(WorkerNotFoundError.code, f"there is no worker {command.worker}")
+        if worker.record.state != "active":
+            return Claimed(())
+        return Claimed(tuple(self._dispatcher.claim(worker, command.count, context)))
+
+    def _present(
+        self, task: int, attempt: int, worker: int, state: int
+    ) -> tuple[Task, LiveRecord] | Stale:
+        """The records, if it is that worker's attempt in that state; else who has it."""
+        tables, key = self.ledger.tables, id_key(task)
+        live = tables.live.get(key)
+        if live is not None and live.attempt == attempt and live.worker == worker:
+            spec = tables.specs.get(key)
+            if live.state == state and spec is not None:
+                return spec, live
+        return self._stale(task)
+
+    def _stale(self, task: int) -> Stale:
+        tables, key = self.ledger.tables, id_key(task)
+        live = tables.live.get(key)
+        if live is not None:
+            return Stale(task, live.state, live.attempt, live.worker)
+        ended = tables.ended.get(key)
+        if ended is not None:
+            return Stale(task, ended.state, ended.attempt, ended.worker)
+        dead = tables.dead.get(key)
+        if dead is not None:
+            return Stale(task, DEAD, dead.attempt, dead.worker)
+        return Stale(task, 0, 0, 0)
+
+    def _complete(self, command: Complete, context: Context) -> Settlement:
+        stale: list[Stale] = []
+        done = ran_ms = 0
+        for each in command.tasks:
+            found = self._present(each.task, each.attempt, command.worker, RUNNING)
+            if isinstance(found, Stale):
+                stale.append(found)
+                continue
+            spec, live = found
+            self._life.end(each.task, spec, live, DONE, context, each.result)
+            done += 1
+            ran_ms += context.time_ms - live.since_ms
+        if done:
+            self._registry.count_done(command.worker, done, ran_ms, context)
+        return Settlement(tuple(stale)) if stale else _ALL_WELL
+
+    def _fail(self, command: Fail, context: Context) -> Settlement:
+        stale: list[Stale] = []
+        for each in command.tasks:
+            found = self._present(each.task, each.attempt, command.worker, RUNNING)
+            if isinstance(found, Stale):
+                stale.append(found)
+                continue
+            spec, live = found
+            if each.cancelled and live.stopping:
+                self._life.end(
+                    each.task, spec, live, CANCELLED, context, kind=each.kind, error=each.error
+                )
+                continue
+            self._life.fail(
+                each.task,
+                spec,
+                live,
+                each.kind,
+                each.error,
+                context,
+                final=each.final,
+                after_ms=each.after_ms,
+            )
+        return Settlement(tuple(stale)) if stale else _ALL_WELL
+
+    def _begin(self, command: Begin, context: Context) -> Settlement:
+        stale: list[Stale] = []
+        for each in command.tasks:
+            found = self._present(each.task, each.attempt, command.worker, ASSIGNED)
+            if isinstance(found, Stale):
+                stale.append(found)
+            else:
+                spec, live = found
+                self._life.begin(each.task, spec, live, context)
+        return Settlement(tuple(stale)) if stale else _ALL_WELL
+
+    def _give_back(self, command: GiveBack, context: Context) -> Settlement:
+        stale: list[Stale] = []
+        for each in command.tasks:
+            found = self._held(each.task, each.attempt, command.worker)
+            if isinstance(found, Stale):
+                stale.append(found)
+                continue
+            spec, live = found
+            if live.stopping:
+                self._life.end_stopped(each.task, spec, live, context)
+            else:
+                self._life.give_back(each.task, spec, live, "given-back", context)
+        return Settlement(tuple(stale)) if stale else _ALL_WELL
+
+    def _report(self, command: Report, context: Context) -> Settlement:
+        stale: list[Stale] = []
+        for each in command.tasks:
+            found = self._held(each.task, each.attempt, command.worker)
+            if isinstance(found, Stale):
+                stale.append(found)
+                continue
+            spec, live = found
+            if live.stopping:
+                stale.append(Stale(each.task, live.state, live.attempt, live.worker, stop=True))
+            self._life.report(each.task, spec, live, command.permille, command.note, context)
+        return Settlement(tuple(stale)) if stale else _ALL_WELL
+
+    def _held(self, task: int, attempt: int, worker: int) -> tuple[Task, LiveRecord] | Stale:
+        """As ``_present``, in either state in which a worker has a task."""
+        found = self._present(task, attempt, worker, RUNNING)
+        return self._present(task, attempt, worker, ASSIGNED) if isinstance(found, Stale) else found
+
+
+_ALL_WELL: Final = Settlement()

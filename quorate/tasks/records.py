@@ -1,0 +1,248 @@
+"""The tables of the task machine, their records and keys.
+
+A live task is two records: the description (``Task``), which is written once, and ``LiveRecord``,
+small, which is replaced with every step. What a task comes to in the end is a third one.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from quorate.base.task_specs import NO_NEEDS, NO_OPTIONS, Needs, Options, Task
+from quorate.replication.tables import Table, Tables
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+class LiveRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A task that has not ended. Times are cluster time, in milliseconds.
+
+    *attempt*: number of the latest one, 0 before the first: the fencing token. *worker*: who has
+    it, 0 for nobody. *since_ms*: it came to this state. *due_ms*: something is to happen then; 0:
+    nothing. *after_ms*: not before. *waits*: for so many other tasks. *begun*: an attempt has run.
+    *stopping*: its worker was told to stop. *pin*: the name of the one worker that may run it.
+    """
+
+    state: int
+    enqueued_ms: int
+    since_ms: int
+    due_ms: int = 0
+    attempt: int = 0
+    worker: int = 0
+    errors: int = 0
+    crashes: int = 0
+    after_ms: int = 0
+    waits: int = 0
+    begun: bool = False
+    stopping: bool = False
+    pin: str = ""
+
+
+class TrialRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What went wrong with a live task so far. *workers*: that failed or died of it, the latest
+    last."""
+
+    workers: tuple[int, ...]
+    kind: str
+    error: str
+
+
+class ProgressRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How far the present attempt is, as its worker says."""
+
+    permille: int
+    note: str
+
+
+class EndedRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A task that is done or cancelled. *begun_ms*: its last attempt began, 0: none did.
+    *keep_ms*: cluster time at which it is forgotten."""
+
+    state: int
+    function: str
+    queue: str
+    attempt: int
+    worker: int
+    enqueued_ms: int
+    begun_ms: int
+    ended_ms: int
+    keep_ms: int
+    result: bytes = b""
+    kind: str = ""
+    error: str = ""
+
+
+class DeadRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A task in the dead-letter queue. Its description is kept."""
+
+    attempt: int
+    worker: int
+    enqueued_ms: int
+    died_ms: int
+    errors: int
+    crashes: int
+    workers: tuple[int, ...]
+    kind: str
+    error: str
+
+
+class UniqueRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Who holds a key. *until_ms*: of one that is held for a time, else 0."""
+
+    task: int
+    until_ms: int
+
+
+class TurnRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """When a key of a queue had its turn last, or came: the lowest is next."""
+
+    turn: int
+
+
+class RateRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """*full_at_us*: cluster time in microseconds at which nothing of the rate is used up."""
+
+    full_at_us: int
+
+
+class QueueRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The rules of a queue, as in ``Configure``."""
+
+    paused: bool = False
+    running_max: int = 0
+    key_running_max: int = 0
+    rate: int = 0
+    key_rate: int = 0
+    rate_ms: int = 1_000
+    ageing_ms: int = 0
+    depth_max: int = 0
+
+
+class TotalsRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What has happened in a queue since it is there. *waited_ms*: of all first attempts, from
+    ready to begun; *ran_ms*: of all attempts that ended well."""
+
+    enqueued: int = 0
+    begun: int = 0
+    done: int = 0
+    died: int = 0
+    cancelled: int = 0
+    purged: int = 0
+    requeued: int = 0
+    failures: int = 0
+    crashes: int = 0
+    timeouts: int = 0
+    waited_ms: int = 0
+    ran_ms: int = 0
+
+
+class WorkerRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A worker, as in ``Register``. *state*: "active", "draining", "error" (after failures in a
+    row), "gone". *seen_ms*: it registered, attended or finished something. *gone_ms*: 0 while it
+    is there."""
+
+    name: str
+    lease: int
+    load: int
+    prefetch: int
+    capabilities: tuple[str, ...]
+    queues: tuple[str, ...]
+    weight: int
+    model: str
+    state: str
+    registered_ms: int
+    seen_ms: int
+    gone_ms: int = 0
+    done: int = 0
+    failed: int = 0
+    crashed: int = 0
+    ran_ms: int = 0
+    failures_in_row: int = 0
+
+
+class SettingsRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Rules for all queues, as in ``Settle``. *last_worker*: whom round-robin chose last."""
+
+    strategy: str = "least-loaded"
+    running_max: int = 0
+    load_max: int = 1000
+    capabilities: bool = True
+    affinity: bool = True
+
+
+class NumberRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A number: the highest id given out, or the worker that had the last turn."""
+
+    number: int
+
+
+#: The only key of tables that hold one record, and keys of the table of numbers.
+ONLY = b"only"
+LAST_TASK = b"task"
+LAST_WORKER = b"worker"
+LAST_CHOSEN = b"chosen"
+
+
+class TaskTables:
+    """All of them, in one place. Keys: ids are 8 bytes, names are UTF-8."""
+
+    def __init__(self, tables: Tables) -> None:
+        def ordered(name: str, record: type[R]) -> Table[R]:
+            return tables.table(f"tasks.{name}", record, ordered=True, trusted=True)
+
+        def plain(name: str, record: type[R]) -> Table[R]:
+            return tables.table(f"tasks.{name}", record, trusted=True)
+
+        self.specs: Table[Task] = plain("specs", Task)
+        self.live: Table[LiveRecord] = ordered("live", LiveRecord)
+        self.trials: Table[TrialRecord] = plain("trials", TrialRecord)
+        self.progress: Table[ProgressRecord] = plain("progress", ProgressRecord)
+        self.ended: Table[EndedRecord] = ordered("ended", EndedRecord)
+        self.dead: Table[DeadRecord] = ordered("dead", DeadRecord)
+        self.unique: Table[UniqueRecord] = plain("unique", UniqueRecord)
+        #: By the task that is waited for, and the one that waits.
+        self.beside: Table[NumberRecord] = ordered("beside", NumberRecord)
+        self.turns: Table[TurnRecord] = plain("turns", TurnRecord)
+        self.rates: Table[RateRecord] = ordered("rates", RateRecord)
+        self.queues: Table[QueueRecord] = ordered("queues", QueueRecord)
+        self.totals: Table[TotalsRecord] = ordered("totals", TotalsRecord)
+        self.workers: Table[WorkerRecord] = ordered("workers", WorkerRecord)
+        self.settings: Table[SettingsRecord] = plain("settings", SettingsRecord)
+        self.numbers: Table[NumberRecord] = plain("numbers", NumberRecord)
+
+
+def id_key(number: int) -> bytes:
+    """Key of a task or worker."""
+    return number.to_bytes(8, "big")
+
+
+def id_of(key: bytes) -> int:
+    """The id in a key of one, or the last one in a key of several."""
+    return int.from_bytes(key[-8:], "big")
+
+
+def pair_key(first: int, second: int) -> bytes:
+    """Key of what belongs to two ids, in the order of the first."""
+    return first.to_bytes(8, "big") + second.to_bytes(8, "big")
+
+
+def scoped(queue: str, key: bytes) -> bytes:
+    """Key of what belongs to a key of a queue, and of nothing else."""
+    name = queue.encode()
+    return len(name).to_bytes(2, "big") + name + key
+
+
+def options_of(task: Task) -> Options:
+    """What it says, or the defaults."""
+    return NO_OPTIONS if task.options is None else task.options
+
+
+def needs_of(task: Task, live: LiveRecord) -> Needs:
+    """What it asks of its worker, now that it may have been pinned to one."""
+    options = task.options
+    if options is None:
+        return NO_NEEDS
+    needs = options.needs or NO_NEEDS
+    return msgspec.structs.replace(needs, worker=live.pin) if live.pin else needs

@@ -1,0 +1,27 @@
+"""When a failed attempt is followed by another one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from quorate.base.chance import Chance
+from quorate.base.task_specs import Retry
+
+
+def may_retry(retry: Retry, errors: int, kind: str) -> bool:
+    """Whether there is another attempt after *errors* failed ones, the last for reason *kind*."""
+    return errors <= retry.retries and kind not in retry.fatal
+
+
+def delay_ms(retry: Retry, errors: int, chance: Callable[[], Chance]) -> int:
+    """How long the attempt after *errors* failed ones waits, at least. Multiplied step by step:
+    the power function of one machine may differ from another's in the last digit."""
+    delay = float(retry.base_ms)
+    for _ in range(errors - 1):
+        delay *= retry.factor
+        if delay >= retry.max_ms:
+            break
+    delay = min(delay, float(retry.max_ms))
+    if retry.jitter:
+        delay += delay * retry.jitter * chance().random()
+    return int(delay)

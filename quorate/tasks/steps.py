@@ -1,0 +1,70 @@
+"""The record that a step of a task's life leads to: pure, from the one before and the time."""
+
+from __future__ import annotations
+
+import msgspec
+
+from quorate.base.task_specs import BLOCKED, READY, RUNNING, SCHEDULED, Options
+from quorate.tasks.records import LiveRecord
+
+
+def waiting(
+    options: Options,
+    now_ms: int,
+    enqueued_ms: int,
+    *,
+    after_ms: int,
+    like: LiveRecord | None = None,
+    waits: int = 0,
+    pin: str | None = None,
+) -> LiveRecord:
+    """A task that no worker has: blocked, scheduled, or ready. *like*: as it was before."""
+    begun = like is not None and like.begun
+    expires_ms = 0 if begun or not options.expires_ms else enqueued_ms + options.expires_ms
+    due_ms = expires_ms
+    if waits:
+        state = BLOCKED
+    elif after_ms > now_ms:
+        state = SCHEDULED
+        due_ms = min(after_ms, expires_ms) if expires_ms else after_ms
+    else:
+        state, after_ms = READY, 0
+    if like is None:
+        return LiveRecord(
+            state, enqueued_ms, now_ms, due_ms, 0, 0, 0, 0, after_ms, waits, pin=pin or ""
+        )
+    return LiveRecord(
+        state,
+        enqueued_ms,
+        now_ms,
+        due_ms,
+        like.attempt,
+        0,
+        like.errors,
+        like.crashes,
+        after_ms,
+        waits,
+        begun,
+        False,  # noqa: FBT003  positional: 0.4 us less
+        like.pin if pin is None else pin,
+    )
+
+
+def held(live: LiveRecord, state: int, since_ms: int, due_ms: int) -> LiveRecord:
+    """A worker has it, since then, and has until *due_ms*."""
+    return msgspec.structs.replace(
+        live, state=state, since_ms=since_ms, due_ms=due_ms, begun=live.begun or state == RUNNING
+    )
+
+
+def limit_ms(options: Options, now_ms: int) -> int:
+    """When an attempt that begins now must have ended, or reported; 0: never."""
+    return beat_ms(options, now_ms, now_ms)
+
+
+def beat_ms(options: Options, since_ms: int, now_ms: int) -> int:
+    """When an attempt must have ended, or reported again."""
+    if not options.heartbeat_ms:
+        return since_ms + options.timeout_ms if options.timeout_ms else 0
+    beat_ms = now_ms + options.heartbeat_ms
+    return min(since_ms + options.timeout_ms, beat_ms) if options.timeout_ms else beat_ms

@@ -1,0 +1,80 @@
+"""What watchers of the task machine hear, and under which keys."""
+
+from __future__ import annotations
+
+from quorate.base.task_commands import Assignment
+from quorate.base.task_queries import Assigned, Stop, TaskEvent, WorkerEvent
+from quorate.base.task_specs import TASK_MACHINE, Task
+from quorate.replication.machine import Context
+from quorate.tasks.records import options_of
+
+ALL_QUEUES = b"q"
+WORKERS = b"q"  # no queue has an empty name
+
+
+def task_topic(task: int) -> bytes:
+    """Key of the events of a task."""
+    return b"t" + task.to_bytes(8, "big")
+
+
+def queue_topic(queue: str) -> bytes:
+    """Key of the events of all tasks of a queue."""
+    return b"q" + queue.encode()
+
+
+def worker_topic(worker: int) -> bytes:
+    """Key of the events for a worker."""
+    return b"w" + worker.to_bytes(8, "big")
+
+
+def tell_task(context: Context, event: TaskEvent) -> None:
+    """Whoever watches the task or its queue."""
+    keys = (task_topic(event.task), queue_topic(event.queue))
+    context.effects.append((TASK_MACHINE, None, ((keys, event),)))
+
+
+def tell_worker(context: Context, event: WorkerEvent) -> None:
+    """Whoever watches everything."""
+    context.effects.append((TASK_MACHINE, WORKERS, event))
+
+
+def tell_stop(context: Context, worker: int, task: int, attempt: int, why: str) -> None:
+    """The worker of an attempt."""
+    if worker:
+        context.effects.append((TASK_MACHINE, worker_topic(worker), Stop(task, attempt, why)))
+
+
+def tell_assigned(context: Context, worker: int, tasks: list[Assignment]) -> None:
+    """The worker that got them."""
+    context.effects.append((TASK_MACHINE, worker_topic(worker), Assigned(tuple(tasks))))
+
+
+def shown_assignment(
+    task: int,
+    spec: Task,
+    attempt: int,
+    due_ms: int,
+    errors: int,
+    crashes: int,
+    reason: str,
+    *,
+    running: bool,
+) -> Assignment:
+    """What a worker must know of a task."""
+    options = options_of(spec)
+    return Assignment(
+        task,
+        attempt,
+        running,
+        spec.function,
+        spec.payload,
+        spec.queue,
+        spec.key,
+        due_ms,
+        options.timeout_ms,
+        options.heartbeat_ms,
+        errors,
+        crashes,
+        reason,
+        options.headers,
+    )
