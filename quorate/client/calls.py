@@ -38,7 +38,7 @@ LOOKING_METHODS = frozenset(("status", "members.list"))
 #: takes what is already so for done.
 REPEATABLE_METHODS = frozenset(
     f"members.{change}" for change in ("add", "promote", "demote", "remove", "address")
-) | {"leader.transfer", "checkpoint"}
+) | {"leader.transfer", "checkpoint", "crdt.lives", "crdt.rescue", "crdt.merge", "crdt.rescued"}
 #: Refusals that say for certain that nothing was done, and that another try may succeed.
 _RETRIED_CODES = frozenset((NotLeaderError.code, UnavailableError.code, OverloadedError.code))
 

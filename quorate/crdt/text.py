@@ -43,7 +43,7 @@ class Text(Kind):
         if isinstance(operation, Edit):
             _check_edit(operation)
             parts = _replaced(view, prefix, operation.replaces)
-            level = max((_level(path[-1]) + 1 for path in parts), default=0)
+            level = max((level_of(path[-1]) + 1 for path in parts), default=0)
             if level > NUMBER_MAX:
                 raise LimitExceededError("the text was merged too often: copy it to another name")
             own = (*prefix, name_of(level, (at.actor, at.counter)))
@@ -63,7 +63,7 @@ class Text(Kind):
         if len(own) != 1 or len(own[0]) != NAME_BYTES:
             raise CrdtFormatError(f"no update of a text stands at {own!r:.80}")
         for actor, counter, payload in leaf:
-            if (actor, counter) != _dot(own[0]):
+            if (actor, counter) != dot_of(own[0]):
                 raise CrdtFormatError("an update of a text stands under the name of another")
             if not isinstance(payload, bytes) or not 0 < len(payload) <= VALUE_BYTES_MAX:
                 raise CrdtFormatError("an update of a text is no bytes, or none that it can be")
@@ -95,11 +95,13 @@ def name_of(level: int, dot: Dot) -> bytes:
     )
 
 
-def _level(name: bytes) -> int:
+def level_of(name: bytes) -> int:
+    """The level that is in the name of an update."""
     return int.from_bytes(name[:LEVEL_BYTES], "big")
 
 
-def _dot(name: bytes) -> Dot:
+def dot_of(name: bytes) -> Dot:
+    """The dot that is in the name of an update."""
     actor = name[LEVEL_BYTES : LEVEL_BYTES + NUMBER_BYTES]
     return int.from_bytes(actor, "big"), int.from_bytes(name[-NUMBER_BYTES:], "big")
 

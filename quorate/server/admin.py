@@ -20,7 +20,7 @@ crdt.digest                                            {"digest", "generation", 
 
 A change with the argument *again* is done if it is already so: a client sends it when the answer
 to the first sending was lost. Changes work at the leader only; elsewhere the error names it, and
-the client goes there.
+the client goes there. Calls that rescue CRDT data are in ``admin_rescue``.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from quorate.errors import (
     TransferRefusedError,
     UnavailableError,
 )
+from quorate.server.admin_rescue import RescueCalls
 from quorate.server.clients import describe_members
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Admin:
             "checkpoint": self._checkpoint,
             "machines.upgrade": self._upgrade,
             "crdt.digest": self._crdt_digest,
+            **RescueCalls(node).methods,
         }
 
     async def call(self, request: AdminRequest) -> object:

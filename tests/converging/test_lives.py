@@ -13,16 +13,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from quorate.base.results import Failure
 from quorate.crdt.dots import epoch_of, make_actor, member_of
 from quorate.replication.converging import lives as lives_module
+from quorate.replication.converging.life_records import FoldedAway, Marks
 from quorate.replication.converging.lives import (
     IMPROVISED_MAX,
     Adopt,
     Begin,
     Begun,
     Expel,
-    FoldedAway,
     FoldLives,
     LivesMachine,
-    Marks,
     Noted,
     PrepareFold,
     Stable,

@@ -18,12 +18,13 @@ from quorate.base.invariants import must
 from quorate.crdt.clock import Stamp, observe, tick
 from quorate.crdt.codec import encode_context, encode_delta
 from quorate.crdt.context import CausalContext
-from quorate.crdt.delta import Delta, merge_all, part_bytes
+from quorate.crdt.delta import Delta, merge_all, part_bytes, path_key
 from quorate.crdt.dots import Leaf, Part, Path, dots_of, epoch_of, join_leaves, member_of
 from quorate.crdt.folding import as_here, generation_of, join_behind, takes
 from quorate.crdt.kind import Moment, operate, tidy
 from quorate.crdt.kinds import ORMap
 from quorate.crdt.registers import newest_stamp
+from quorate.crdt.renaming import Short, fitted
 from quorate.errors import (
     ClockDriftError,
     CrdtFormatError,
@@ -105,6 +106,8 @@ class Commit:
         self._stamp = Stamp(own.wall_ms, own.logical)
         self._deltas: list[Delta] = []
         self._delta_bytes = 0
+        self._first = 0  # counter of the first dot of the record that is open
+        self._before: dict[bytes, tuple[int, ...]] = {}  # see ``Record``
         self._journal: list[Change] = []
         self._journal_bytes = own.journal_bytes
         self._requests: dict[bytes, Requests] = {}
@@ -215,6 +218,17 @@ class Commit:
             self._take_in(delta, _size_of(delta), moment)
             self.stands_still = False
 
+    def take_over(self, delta: Delta, estate: int) -> list[Short]:
+        """Take in what an operator has rescued, under the name *estate*, as if this life had done
+        it; returns what of it cannot be had."""
+        self._observe(newest_stamp(delta))
+        moment = Moment(self._own.actor, self._counter + 1, self._stamp)
+        news, short = fitted(ORMap, self.view, delta, estate, moment)
+        if news is not None:
+            self._take_in(news, _size_of(news), moment)
+            self.stands_still = False
+        return short
+
     def complete(
         self, context: CausalContext, frontier: Mapping[int, int], retired: Mapping[int, int]
     ) -> None:
@@ -269,10 +283,22 @@ class Commit:
     def _take_in(self, delta: Delta, size: int, moment: Moment) -> None:
         if self._deltas and self._delta_bytes + size > RECORD_BYTES:
             self._close_record()
+        if not self._deltas:
+            self._first = moment.counter
         self._counter, self._stamp = moment.counter, moment.stamp
+        self._note_before(delta, moment.actor)
         self._touch(self.view.join(delta))
         self._deltas.append(delta)
         self._delta_bytes += size
+
+    def _note_before(self, delta: Delta, me: int) -> None:
+        """Keep what own cells held before this record, if it raises them."""
+        for path, (leaf, _gone) in delta.elements.items():
+            for actor, counter, _payload in leaf:
+                if actor == me and counter < self._first:
+                    for held, begun, numbers in self.view.leaf(path):
+                        if (held, begun) == (me, counter) and not isinstance(numbers, bytes):
+                            self._before.setdefault(path_key(path), numbers)
 
     def tidy(self) -> None:
         """Drop own cells that the records have shown to be spent."""
@@ -304,7 +330,10 @@ class Commit:
         encoded, after = encode_delta(delta), self._declare(actor)
         self.records.append(Made(actor, sequence, encoded, after))
         self.frontier[actor] = sequence
-        self._write_journal(actor, sequence, Record(self._own.generation, encoded, after))
+        before = tuple(self._before.items())
+        self._before = {}
+        row = Record(self._own.generation, encoded, after, self._first, before)
+        self._write_journal(actor, sequence, row)
 
     def _declare(self, me: int) -> tuple[tuple[int, int], ...]:
         """What was joined of others since the record before, and what may show of it."""

@@ -37,7 +37,7 @@ from quorate.crdt.kinds import BoundedCounter, ORMap
 from quorate.errors import QuorateError
 from quorate.replication.converging.committing import Commit
 from quorate.replication.converging.engine import Engine
-from quorate.replication.converging.lives import FoldedAway, Marks
+from quorate.replication.converging.life_records import FoldedAway, Marks
 from quorate.replication.converging.reports import Reports
 from quorate.replication.converging.view import key_after
 
@@ -60,6 +60,7 @@ class FoldedLives(Protocol):
     def preparing(self) -> Marks: ...
     @property
     def fold(self) -> FoldedAway | None: ...
+    def after(self, actor: int) -> Marks: ...
     def is_admitted(self, actor: int) -> bool: ...
     def is_retired(self, actor: int) -> bool: ...
     def retired(self) -> Mapping[int, int]: ...
@@ -138,6 +139,8 @@ class Folding:
     def _has(self, last: Marks) -> bool:
         """Whether all that these lives did is here, and nothing of others that go with them."""
         if any(self._engine.frontier.get(actor, 0) < sequence for actor, sequence in last):
+            return False
+        if not all(self._engine.covers(dict(self._lives.after(actor))) for actor, _ in last):
             return False
         going: dict[int, int] = {}
         for actor, _sequence in last:

@@ -36,11 +36,15 @@ Frontier = dict[int, int]
 class Record(msgspec.Struct, frozen=True, array_like=True):
     """One row of the journal, by actor and sequence. *generation*: the stage of folding at which
     its author was. *after*: what its author had joined of others, as far as its
-    record before this one does not say so; it is joined where all of that is."""
+    record before this one does not say so; it is joined where all of that is. Of this node's own
+    records alone: *first*: counter of the first dot; *before*: what stood in cells of its own that
+    it raised, and that were there before, each by its key."""
 
     generation: int
     delta: bytes
     after: tuple[tuple[int, int], ...] = ()
+    first: int = 0
+    before: tuple[tuple[bytes, tuple[int, ...]], ...] = ()
 
 
 class Requests(msgspec.Struct, frozen=True, array_like=True):

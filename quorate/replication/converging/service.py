@@ -32,6 +32,7 @@ from quorate.replication.converging.living import Lives
 from quorate.replication.converging.reconciling import Reconciling
 from quorate.replication.converging.remembering import KnownLives, Remembering
 from quorate.replication.converging.reports import PresentLives, Reports
+from quorate.replication.converging.rescuing import Rescuing
 from quorate.replication.converging.scanning import digest_of
 from quorate.replication.converging.stability import LeadersLives, Stability
 from quorate.replication.converging.watching import Watchers
@@ -151,6 +152,7 @@ class Converging:
             surroundings.failed,
             self.folding.is_behind,
         )
+        self.rescuing = Rescuing(self.engine, self.disseminating)
         self.watchers = Watchers(lambda: self.engine.change_count, self._loop.call_later)
 
     # --- life ---------------------------------------------------------------------------------

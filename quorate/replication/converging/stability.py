@@ -14,12 +14,12 @@ from typing import Any, Final, Protocol
 from quorate.consensus.membership import Membership
 from quorate.crdt.dots import epoch_of, member_of
 from quorate.crdt.folding import PREPARED
+from quorate.replication.converging.life_records import Marks
 from quorate.replication.converging.lives import (
     RETIRED_MAX,
     Expel,
     FoldLives,
     LivesCommand,
-    Marks,
     PrepareFold,
     Stable,
     to_marks,
