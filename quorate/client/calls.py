@@ -32,13 +32,13 @@ from quorate.errors import (
 )
 
 #: Calls that only look, so that any node may be asked, and asked twice.
-LOOKING_METHODS = frozenset(("status", "members.list"))
+LOOKING_METHODS = frozenset(("status", "members.list", "crdt.lives"))
 #: Changes that may be sent again when a connection ended without an answer (removing the leader,
 #: or handing leadership over, ends the connection to it): with the argument ``again``, the node
 #: takes what is already so for done.
 REPEATABLE_METHODS = frozenset(
     f"members.{change}" for change in ("add", "promote", "demote", "remove", "address")
-) | {"leader.transfer", "checkpoint", "crdt.lives", "crdt.rescue", "crdt.merge", "crdt.rescued"}
+) | {"leader.transfer", "checkpoint", "crdt.rescue", "crdt.merge", "crdt.rescued"}
 #: Refusals that say for certain that nothing was done, and that another try may succeed.
 _RETRIED_CODES = frozenset((NotLeaderError.code, UnavailableError.code, OverloadedError.code))
 

@@ -10,9 +10,10 @@ crdt.merge            estate, delta                    {"node", "short": [[path,
 crdt.rescued          actor, estate, upto, node        {}, once it is in the log
 ====================  ===============================  ==========================================
 
-All of them are for the leader, and may be done twice. *since*: which records behind that one are to
-be rescued, -1: none, *why* says the reason, and *waits* whether it passes. *has*: the last record
-that the leader has. *node*: who took in all of it, and must still be the one.
+All but the first, which any member answers, are for the leader, and may be done twice. *since*: the
+records behind that one are to be rescued, -1: none, *why* says the reason, and *waits* whether it
+passes. *has*: the last record that the member has. *node*: who took in all of it, and must still be
+the one.
 """
 
 from __future__ import annotations
@@ -61,7 +62,6 @@ class RescueCalls:
         return [int(each) for each in self._node.replica.core.state.membership.members()]
 
     async def _lives(self, given: dict[str, Any]) -> object:
-        self._check_leads()
         actors = given.get("actors")
         if not isinstance(actors, list):
             raise InvalidArgumentError(f"actors must be a list of numbers, not {actors!r:.80}")

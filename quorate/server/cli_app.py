@@ -20,6 +20,7 @@ from quorate.server import (
     cli_lock,
     cli_machines,
     cli_members,
+    cli_rescue,
     cli_serve,
     cli_status,
     cli_watch,
@@ -44,6 +45,7 @@ app.command("status")(cli_status.status)
 app.add_typer(cli_kv.app, name="kv")
 app.command("watch")(cli_watch.command)
 app.add_typer(cli_crdt.app, name="crdt")
+cli_crdt.app.command("rescue")(cli_rescue.command)
 app.command("lock")(cli_lock.lock_command)
 app.command("elect")(cli_lock.elect_command)
 app.command("locks")(cli_lock.locks_command)

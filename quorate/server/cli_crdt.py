@@ -106,7 +106,7 @@ class Call(NamedTuple):
         if self.target.json:
             emit({"value": jsonable(value), "token": self.view.token})
         elif value is not None:
-            say(_shown(value))
+            say(to_text(value))
         return Exit.NO if value is None else Exit.OK
 
 
@@ -135,7 +135,7 @@ def jsonable(value: object) -> object:
     return value
 
 
-def _shown(value: object) -> str:
+def to_text(value: object) -> str:
     """*value* for a person: text as it is, the rest as JSON."""
     if isinstance(value, str):
         return shown(value.encode("utf-8", "surrogatepass"))
@@ -276,7 +276,7 @@ ElementsArgument = Annotated[list[str], typer.Argument(metavar="ELEMENT...")]
 async def set_members(call: Call) -> Exit:
     """Print the elements of a set, one a line."""
     async for element in cast("ORSet", call.data).members():
-        emit(jsonable(element)) if call.target.json else say(_shown(element))
+        emit(jsonable(element)) if call.target.json else say(to_text(element))
     return Exit.OK
 
 
@@ -327,7 +327,7 @@ async def register_get(call: Call) -> Exit:
     value = await call.data.value()
     if isinstance(call.data, MVRegister) and not call.target.json:
         for each in value:
-            say(_shown(each))
+            say(to_text(each))
         return Exit.OK if value else Exit.NO
     return call.tell(value)
 
@@ -428,7 +428,7 @@ async def map_get(call: Call) -> Exit:
         if call.target.json:
             emit({"key": jsonable(key), "value": jsonable(value)})
         else:
-            say(f"{_shown(key)}\t{_shown(value)}")
+            say(f"{to_text(key)}\t{to_text(value)}")
     return Exit.OK
 
 
@@ -436,7 +436,7 @@ async def map_get(call: Call) -> Exit:
 async def map_keys(call: Call) -> Exit:
     """Print the keys of a map, one a line."""
     async for key in cast("ORMap", call.data).keys():
-        emit(jsonable(key)) if call.target.json else say(_shown(key))
+        emit(jsonable(key)) if call.target.json else say(to_text(key))
     return Exit.OK
 
 
@@ -471,7 +471,7 @@ async def watch(call: Call, *, limit: LimitOption = 0) -> Exit:
     left = limit
     async with cast("Data[Any]", call.data).watch() as values:
         async for value in values:
-            emit({"value": jsonable(value)}) if call.target.json else say(_shown(value))
+            emit({"value": jsonable(value)}) if call.target.json else say(to_text(value))
             left -= 1
             if limit and not left:
                 break
@@ -492,7 +492,7 @@ async def names(
             if target.json:
                 emit({"name": name, "kinds": list(kinds)})
             else:
-                say(f"{_shown(name)}\t{', '.join(kinds)}")
+                say(f"{to_text(name)}\t{', '.join(kinds)}")
     return Exit.OK
 
 

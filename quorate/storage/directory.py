@@ -142,18 +142,29 @@ class DataDirectory:
             StorageError: the file is damaged, or is missing although there is data; or the log is
                 missing although there was one.
         """
+        identity = self.owner()
         with disk_errors(f"reading {self.identity_path}"):
-            if not self._files.exists(self.identity_path):
+            if identity is None:
                 self._refuse_orphans()
                 return None
-            content = read_small_file(self._files, self.identity_path, IDENTITY_BYTES_MAX)
-            identity = _decode_identity(content, self.identity_path)
             if identity.log_begun and not self._holds_data(self.log_path):
                 raise StorageError(
                     f"{self.log_path} is missing or empty, but this node kept its log there: a node"
                     f" that forgot its votes must not vote. Restore it whole, or: {REJOIN}"
                 )
         return identity
+
+    def owner(self) -> Identity | None:
+        """Whose data this is, for whoever does not start a node on it; None: nobody says.
+
+        Raises:
+            FormatVersionError, StorageError: the file is of a newer version, or damaged.
+        """
+        with disk_errors(f"reading {self.identity_path}"):
+            if not self._files.exists(self.identity_path):
+                return None
+            content = read_small_file(self._files, self.identity_path, IDENTITY_BYTES_MAX)
+            return _decode_identity(content, self.identity_path)
 
     def confirm_log(self) -> None:
         """Record that the log exists; called once it was opened, before the node says a word to
