@@ -134,14 +134,13 @@ async def plan(
         if 0 <= told[actor]["since"] < last
     ]
     for each in left:
-        missing = source.missing(each)
-        if missing is not None and not incomplete:
+        if source.count(each) < each.last - each.since and not incomplete:
             raise StorageError(
-                f"of records {missing[0]} to {missing[1]} of life {epoch_of(each.actor)}, which "
+                f"of records {each.since + 1} to {each.last} of life {epoch_of(each.actor)}, which "
                 f"nobody else has, this store does not keep all, as they were too many; "
                 f"--incomplete rescues those that there are"
             )
-    return left
+    return [each for each in left if source.count(each)]
 
 
 async def _ask(call: Call, actors: list[int]) -> dict[int, dict[str, Any]]:
@@ -174,6 +173,8 @@ async def rescue(source: Source, left: list[Left], call: Call) -> Account:
     Raises:
         QuorateError: it was not, or not all of it; do it again.
     """
+    if not left:
+        return Account([], [], 0, [])
     for _ in range(TRIES):
         named = [await _named(each, call) for each in left]
         tally = Tally()

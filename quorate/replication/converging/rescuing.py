@@ -101,12 +101,9 @@ class Source:
         frontier = sorted(self.own.frontier.items())
         return {actor: last for actor, last in frontier if member_of(actor) == self._member}
 
-    def missing(self, left: Left) -> tuple[int, int] | None:
-        """The first and last of the records to be rescued, if the store does not keep all."""
-        wanted, kept = left.last - left.since, 0
-        for _sequence, _record in self._rows(left):
-            kept += 1
-        return (left.since + 1, left.last) if kept < wanted else None
+    def count(self, left: Left) -> int:
+        """How many of the records to be rescued the store keeps."""
+        return sum(1 for _ in self._rows(left))
 
     def deltas(self, lefts: list[Left]) -> Iterator[tuple[Left, Delta]]:
         """What the records say, by the new names, in order, in pieces of ``CHUNK_BYTES``.
