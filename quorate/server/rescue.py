@@ -129,8 +129,8 @@ async def plan(
             )
         raise (MembershipError if life["member"] else CommandError)(life["why"])
     left = [
-        Left(actor, told[actor]["since"], last, _placeholder(actor))
-        for actor, last in lives.items()
+        Left(actor, told[actor]["since"], last, _placeholder(actor, number))
+        for number, (actor, last) in enumerate(lives.items())
         if 0 <= told[actor]["since"] < last
     ]
     for each in left:
@@ -154,9 +154,9 @@ async def _ask(call: Call, actors: list[int]) -> dict[int, dict[str, Any]]:
     return found
 
 
-def _placeholder(actor: int) -> int:
+def _placeholder(actor: int, number: int) -> int:
     """A name for a life that is only looked at."""
-    return make_actor(member_of(actor) + ESTATES, NUMBER_MAX)
+    return make_actor(member_of(actor) + ESTATES, NUMBER_MAX - number)
 
 
 def preview(source: Source, left: list[Left]) -> Account:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from quorate.base.crdt_frames import Value
+from quorate.base.crdt_frames import Rights, Value
 from quorate.base.crdt_operations import (
     Add,
     Assign,
@@ -31,13 +31,18 @@ from quorate.consensus.membership import Membership
 from quorate.crdt.dots import epoch_of, make_actor, member_of
 from quorate.errors import (
     CommandError,
-    MembershipError,
     QuorateError,
     StorageError,
     UnavailableError,
 )
-from quorate.replication.converging.lives import Rescue, Rescued
-from quorate.replication.converging.records import JOURNAL
+from quorate.replication.converging.lives import (
+    FOLDED_MAX,
+    FoldLives,
+    PrepareFold,
+    Rescue,
+    Rescued,
+)
+from quorate.replication.converging.records import JOURNAL, journal_key
 from quorate.replication.converging.rescuing import Source
 from quorate.replication.converging.stability import QUIET_S
 from quorate.server.rescue import Account, plan, preview, rescue
@@ -104,7 +109,7 @@ class Operator:
 
 
 def source_of(node: Node) -> Source:
-    return Source(node.number, MemoryElementStore(node.image))
+    return Source(node.number, MemoryElementStore(node.image.copy()))
 
 
 def drop(world: World, *members: int) -> None:
@@ -231,7 +236,7 @@ async def history(world: World, seed: int, *, heals: bool) -> dict[str, Any]:
                 await Operator(world, leader, dies_after=pieces).rescue(source)
             await asyncio.sleep(QUIET_S + 2)  # what is not all there is not folded
         account = await Operator(world, 2).rescue(source)
-        assert [epoch_of(each.actor) for each in account.left][0] == 1
+        assert epoch_of(account.left[0].actor) == 1
         assert len(account.left) >= 2
         assert not account.lacking
         await world.converged(30, among=(1, 2))
@@ -249,3 +254,159 @@ def test_a_rescue_comes_to_what_the_node_itself_would_have_brought(seed: int) ->
     rescued = World(3, seed).run(lambda world: history(world, seed, heals=False))
     healed = World(3, seed).run(lambda world: history(world, seed, heals=True))
     assert rescued == healed
+
+
+def test_removals_made_alone_take_what_they_saw_and_still_stands() -> None:
+    async def story(world: World) -> None:
+        world.leader = 1
+        one, two, three = world.nodes.values()
+        await one.write("n", COUNT, Increment(10))
+        for name in ("n", "m"):
+            await three.write(name, COUNT, Increment(5))
+        await one.write("s", SET, Add("a"), Add("b"))
+        await world.converged()
+        cut_off(world)
+        await three.write("n", COUNT, Increment(3))
+        await three.write("n", COUNT, Clear())  # all that it saw
+        await three.write("n", COUNT, Increment(2))
+        await three.write("s", SET, Remove("a"), Remove("b"))
+        await three.write("m", COUNT, Increment(3))
+        restart(three)
+        await three.write("m", COUNT, Clear())  # in a later life
+        await one.write("n", COUNT, Increment(100))
+        await one.write("s", SET, Add("b"))
+        await lose_third(world)
+        account = await Operator(world, 2).rescue(source_of(three))
+        await settled(world)
+        assert {tuple(each) for each in account.lacking} == {
+            ("m", "PNCounter", 0),
+            ("n", "PNCounter", 0),
+        }
+        changes = {each.name: tuple(each)[2:] for each in account.changes}
+        assert changes == {"m": (0, 0, 3, 0), "n": (0, 0, 5, 0), "s": (0, 2, 0, 0)}
+        assert await one.value("n", COUNT) == 100 + 2 + 5, "what was folded stays"
+        assert await one.value("s", SET) == [["b"], b""], "the later add was not seen"
+        assert await two.value("n", COUNT) == 107
+        assert await one.value("m", COUNT) == 5
+        await two.write("s", SET, Add("c"))
+        await world.converged(among=(1, 2))
+        for node in (one, two):  # all dots are accounted for
+            assert not node.engine.view.context.cloud.keys() & set(world.log.lives.present())
+
+    World(3).run(story)
+
+
+def test_a_bounded_counter_is_lowered_as_far_as_there_are_rights() -> None:
+    async def story(world: World) -> None:
+        world.leader = 1
+        one, two, three = world.nodes.values()
+        for name in ("stock", "seats"):
+            await three.write(name, STOCK, Increment(10))
+        await world.converged()
+        cut_off(world)
+        await three.write("stock", STOCK, Decrement(4))
+        await three.write("stock", STOCK, Increment(1))
+        await three.write("stock", STOCK, Transfer(2, 1, 2))
+        await three.write("seats", STOCK, Decrement(7))
+        await lose_third(world)
+        heir = one if await holds(one, "seats") else two
+        await heir.write("seats", STOCK, Decrement(8))  # what the third one sold, too
+        account = await Operator(world, heir.number).rescue(source_of(three))
+        await settled(world)
+        assert [tuple(each) for each in account.lacking] == [("seats", "BoundedCounter", 5)]
+        assert await one.value("stock", STOCK) == 10 - 4 + 1
+        assert await one.value("seats", STOCK) == 0, "never below"
+        assert sum([await holds(node, "stock") for node in (one, two)]) == 7
+        assert sum([await holds(node, "seats") for node in (one, two)]) == 0
+        assert await Operator(world).rescue(source_of(three)) == Account([], [], 0, [])
+
+    async def holds(node: Node, name: str) -> int:
+        ((mine, _shares),), _position = await node.ask(Rights(name))
+        return int(mine)
+
+    World(3).run(story)
+
+
+def test_an_estate_is_not_folded_before_everybody_has_it() -> None:
+    async def story(world: World) -> None:
+        world.leader = 1
+        one, two, three = world.nodes.values()
+        await three.write("n", COUNT, Increment(1))
+        await world.converged()
+        cut_off(world)
+        await three.write("n", COUNT, Increment(1))
+        await lose_third(world)
+        before = two.engine.own.generation
+        world.separate((1,), (2,))
+        await Operator(world).rescue(source_of(three))
+        await asyncio.sleep(QUIET_S + 3)
+        assert world.log.lives.preparing
+        assert two.engine.own.generation == before
+        world.heal()
+        await settled(world)
+        assert await two.value("n", COUNT) == await one.value("n", COUNT) == 2
+
+    World(3).run(story)
+
+
+def test_who_is_a_member_is_to_be_started_and_what_may_still_come_is_waited_for() -> None:
+    async def story(world: World) -> None:
+        world.leader = 1
+        one, _two, three = world.nodes.values()
+        await three.write("n", COUNT, Increment(1))
+        await world.converged()
+        cut_off(world)
+        await three.write("n", COUNT, Increment(1))
+        three.crash()
+        with pytest.raises(UnavailableError, match="still a member, start it"):
+            await plan(source_of(three), Operator(world).call, wait_s=2)
+        three.start()
+        await three.write("n", COUNT, Increment(1))
+        three.crash()
+        source = source_of(three)
+        actors = list(source.lives())
+        asked = await Operator(world).call("crdt.lives", {"actors": actors})
+        assert [each["why"] for each in asked["lives"]][1:] == ["start it"]
+        drop(world, 1, 2)
+        left = await plan(source, Operator(world).call, wait_s=30)
+        assert [each.actor for each in left] == actors
+        before = await one.value("n", COUNT)
+        account = preview(source, left)
+        assert [tuple(each) for each in account.changes] == [("n", "PNCounter", 0, 0, 2, 0)]
+        assert await one.value("n", COUNT) == before == 1
+        # Records that are kept no more cannot be told from those that the members have.
+        row = journal_key(left[0].actor, left[0].last)
+        MemoryElementStore(three.image).write({JOURNAL: [(row, None)]})
+        three.image.opened = False
+        source = source_of(three)
+        with pytest.raises(StorageError, match="does not keep all"):
+            await plan(source, Operator(world).call, wait_s=1)
+        await Operator(world).rescue(source, incomplete=True)
+        assert await one.value("n", COUNT) == 2
+
+    World(3).run(story)
+
+
+def test_a_life_folded_long_ago_is_refused() -> None:
+    async def story(world: World) -> None:
+        lives = world.log.lives
+        actor = make_actor(3, 1)
+        assert lives.since(actor) == 0, "the log never knew it"
+        world.log.begin(3)
+        with pytest.raises(CommandError, match="not folded yet"):
+            lives.since(actor)
+        refused = world.log.submit(Rescue(actor))
+        assert "not folded yet" in refused.message
+        refused = world.log.submit(Rescued(make_actor(3, 9), 5, 1, ()))
+        assert "is not being rescued" in refused.message
+        for generation in range(1, FOLDED_MAX + 2):
+            epoch = world.log.begin(3)
+            last = ((make_actor(3, epoch - 1), generation),)
+            world.log.submit(PrepareFold(generation, last))
+            world.log.submit(FoldLives(generation, lives.changes, last))
+        assert lives.generation == FOLDED_MAX + 1
+        assert lives.since(make_actor(3, 2)) == 2
+        with pytest.raises(CommandError, match="too long ago"):
+            lives.since(actor)
+
+    World(1).run(story)

@@ -98,6 +98,8 @@ class Folding:
         if engine.stopped:
             return
         self._leave_closed_life()
+        if engine.frontier and not engine.own.actor and not lives.present():
+            engine.living.begin()  # or nobody could inherit from those who are gone
         if self._queued or lives.generation < generation_of(self.stage):  # the log is behind
             return
         step = self._next()
