@@ -40,8 +40,9 @@ class Disk:
     so it claims nothing; *damaged*: in a way that must not go unnoticed. *checkpoint*: the newest
     that was reported as durable. *heard*: of a leader, when each member last answered it, in ticks;
     *echoes*: the latest round of heartbeats that each answered. *promised_until*: a tick before
-    which it must not vote: a leader's lease may count on it. *handed_over_term*: in which it told
-    another to campaign at once.
+    which it must not vote: a leader's lease may count on it. *promised_lately*: since its clock
+    ticked, maybe long ago, so that the promise counts from the next tick. *handed_over_term*: in
+    which it told another to campaign at once.
     """
 
     def __init__(self, node: int, incarnation: str, state: State) -> None:
@@ -56,12 +57,17 @@ class Disk:
         self.echoes: dict[int, int] = {}
         config = state.config
         self.promised_until = config.election_ticks_min if config.lease_reads else 0
+        self.promised_lately = False
         self.handed_over_term = 0
         self.leads_term = 0
         self.leads_since = 0
         #: What the log's own calls made durable: term, vote, last index. Ahead of *state*, which
         #: learns of it later.
         self.written = (int(state.persisted_term), int(state.persisted_vote), int(state.persisted))
+
+    def promises(self) -> bool:
+        """Gives no vote now, because a leader may count on it."""
+        return self.promised_lately or self.state.tick < self.promised_until
 
     def holds(self, index: int, term: int) -> bool:
         """Whether the entry is durable here, or covered by a checkpoint."""

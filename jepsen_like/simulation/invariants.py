@@ -61,7 +61,7 @@ from typing import Any, Final
 
 import msgspec
 
-from jepsen_like.simulation.claims import Before, Disk, elected, majority, quorum
+from jepsen_like.simulation.claims import Before, Disk, elected, quorum
 from quorate.base.types import LogIndex
 from quorate.consensus.membership import Membership, decode_membership
 from quorate.consensus.messages import (
@@ -269,35 +269,35 @@ class Invariants:
         """A follower let the leader count on it: no votes for the shortest election timeout."""
         state = disk.state
         disk.promised_until = state.tick + state.config.election_ticks_min
+        disk.promised_lately = True
+
+    def time_passed(self, disk: Disk) -> None:
+        """The clock of *disk* ticked, perhaps late: ticks of before a promise do not shorten it."""
+        if disk.promised_lately:
+            self.promised(disk)
+            disk.promised_lately = False
 
     def leased(self, disk: Disk) -> None:
-        """A leader answers a read by itself, on the strength of its lease."""
-        bound = [
-            node
-            for node, other in self.disks.items()
-            if other is disk or other.state.tick < other.promised_until
-        ]
+        """A leader answers a read by itself, on the strength of its lease: nobody else can be
+        elected, since a quorum of the configuration in force, of both sides if it is joint, gives
+        no votes. Who promised an earlier configuration only does not count."""
+        bound = [node for node, other in self.disks.items() if other is disk or other.promises()]
         term, membership = int(disk.state.term), disk.state.membership
-        # While only this leader can end a joint configuration, nobody is elected without the old
-        # voters, and it need not have heard from the new ones yet.
-        backed = quorum(membership, bound) or (
-            membership.joint and majority(membership.voters_old, bound)
-        )
         self.claim(
-            backed and disk.handed_over_term != term,
+            quorum(membership, bound) and disk.handed_over_term != term,
             "lease-not-backed",
             f"node {disk.node}, leader of term {term}, reads under a lease; only {bound} give no "
             f"votes; it handed over in term {disk.handed_over_term}",
+            membership=membership,
         )
 
     def granted(self, disk: Disk, candidate: int) -> None:
-        """A vote, or the promise of one, outside of a transfer of leadership."""
-        tick = disk.state.tick
+        """A vote, for itself too, or the promise of one, without a transfer of leadership."""
         self.claim(
-            tick >= disk.promised_until,
+            not disk.promises(),
             "lease-promise",
-            f"node {disk.node} votes for node {candidate} at tick {tick}, and a leader may count "
-            f"on it until tick {disk.promised_until}",
+            f"node {disk.node} votes for node {candidate} at tick {disk.state.tick}, and a leader "
+            f"may count on it until tick {disk.promised_until}",
         )
 
     def _note_term(self, disk: Disk) -> None:

@@ -32,6 +32,7 @@ from quorate.consensus.messages import (
     HardState,
     Heartbeat,
     HeartbeatReply,
+    TimeoutNow,
     VoteReply,
     VoteRequest,
 )
@@ -132,6 +133,11 @@ class _Listener:
             answer = event if isinstance(event, HeartbeatReply | AppendReply) else None
             matched = None if answer is None else state.match.get(answer.sender)
             output = original(event)
+            if kind is Tick:
+                invariants.time_passed(disk)
+            campaigns = state.role is Role.CANDIDATE and before.role is not Role.CANDIDATE
+            if campaigns and kind is not TimeoutNow:
+                invariants.granted(disk, disk.node)
             if before.role is Role.LEADER and state.role is Role.LEADER:
                 if kind is Tick:
                     invariants.ticked(disk)

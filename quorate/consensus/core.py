@@ -177,6 +177,8 @@ class Core:
         state = self.state
         state.tick += event.ticks
         state.now_ms = max(state.now_ms, event.now_ms)
+        if state.heard_since_tick:
+            election.date_promise(state)
         if state.role is Role.LEADER:
             leader.on_tick(state, event.ticks)
         else:

@@ -20,8 +20,8 @@ from quorate.consensus.state import State
 def on_tick(state: State, ticks: int) -> None:
     """Followers and candidates: start an election when the timeout has passed (Raft 5.2)."""
     state.elapsed += ticks
-    if state.elapsed < state.election_timeout:
-        return
+    if state.elapsed < state.election_timeout or state.tick < state.sticky_until:
+        return  # a candidate votes, too: for itself
     if state.promotable():
         pre_campaign(state)
     else:
@@ -80,6 +80,15 @@ def sticky(state: State) -> bool:
     of itself until check-quorum says otherwise. A newer term that some message brings does not end
     the promise: a lease counts on it (thesis 6.4.1)."""
     return state.role is Role.LEADER or state.tick < state.sticky_until
+
+
+def date_promise(state: State) -> None:
+    """A leader was heard before this tick, which may be late, and so count time from before that:
+    what waits in the sockets of a process that stood still comes first. Its lease runs from when
+    it spoke, so the promise must not end sooner than an election timeout after this tick."""
+    state.heard_since_tick = False
+    if state.config.lease_reads:
+        state.sticky_until = state.tick + state.config.election_ticks_min
 
 
 def on_vote_request(state: State, request: VoteRequest) -> None:

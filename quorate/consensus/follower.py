@@ -27,6 +27,7 @@ def _follow(state: State, leader: NodeId, term: Term) -> None:
     else:
         restart_election_timer(state)
     state.sticky_until = state.tick + state.config.election_ticks_min
+    state.heard_since_tick = True
 
 
 def on_append_request(state: State, request: AppendRequest) -> None:
@@ -118,7 +119,7 @@ def on_heartbeat(state: State, heartbeat: Heartbeat) -> None:
             target=heartbeat.sender,
             round=heartbeat.round,
             verified=state.verified,
-            sticky=config.lease_reads or not config.fast_failover,
+            sticky=config.lease_reads,  # without it, a restart forgets the promise
             durable=LogIndex(min(state.verified, state.persisted)),
         )
     )

@@ -110,6 +110,13 @@ def renew_lease(state: State) -> None:
         state.lease_until_ms = max(state.lease_until_ms, sent_ms + state.config.lease_ms)
 
 
+def end_lease(state: State) -> None:
+    """Other voters come in, who will elect by themselves, and have promised nothing yet: their
+    leader may not even know whether they keep promises. A round that both sides answer begins
+    the lease anew; nothing changes when the old side goes."""
+    state.lease_until_ms = -1
+
+
 def _lease_holds(state: State) -> bool:
     """Only for reads at the leader itself, whose event says what time it is: a message may have
     waited in a socket while the process was frozen. A transfer overrides the voters' promise, so

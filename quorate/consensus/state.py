@@ -92,6 +92,7 @@ class State:
         # Until then no votes are given: a leader was heard. A member that may just have forgotten
         # that it heard one, because it restarted, must assume so if leases rely on it.
         self.sticky_until = config.election_ticks_min if config.lease_reads else 0
+        self.heard_since_tick = False  # a leader, and nobody knows how late that tick was
         # Followers: last index known to match this term's leader; no commit index passes it.
         self.verified = self.commit
         # Candidates.
@@ -131,6 +132,13 @@ class State:
         as committed leaves out: it can be the only one with a log that wins, and then commits the
         configuration without itself (thesis 4.2.2; its own vote is not counted)."""
         return self.members.votes_since(self.commit, self.node_id) and not self.disk_stalled()
+
+    def sole_voter(self) -> bool:
+        """Nobody else votes, and nobody else leads: a leader that leaves goes when the
+        configuration without it is committed, and holds its lease until then."""
+        membership = self.membership
+        alone = membership.voters == (self.node_id,) and not membership.joint
+        return alone and self.members.index <= self.commit
 
     def disk_stalled(self) -> bool:
         """The oldest unconfirmed write is too old to trust the disk behind it."""

@@ -152,7 +152,7 @@ class Node:
         self._started_s = self._clock.monotonic_s()
         parts.replica.start()
         parts.converging.start()
-        if parts.replica.core.state.membership.voters == (self.node_id,):
+        if parts.replica.core.state.sole_voter():
             # Alone, there is nobody to wait for: campaign at once.
             parts.replica.step(Tick(parts.replica.core.state.config.election_ticks_max, 0))
         await parts.listener.serve()

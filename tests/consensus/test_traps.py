@@ -14,9 +14,10 @@ from quorate.consensus.events import (
     Persisted,
     ReadIndex,
     SnapshotOffered,
+    Tick,
     TransferLeadership,
 )
-from quorate.consensus.membership import ChangeKind, MemberChange
+from quorate.consensus.membership import ChangeKind, MemberChange, Membership
 from quorate.consensus.messages import (
     AppendReply,
     Entry,
@@ -31,7 +32,7 @@ from quorate.consensus.messages import (
 from quorate.consensus.output import ReadState, Refusal, Role
 from quorate.errors import InvariantViolationError
 from tests.consensus.harness import Cluster, Member, Read, plain, quick_config
-from tests.consensus.solo import FOURTH, ME, PEER, THIRD, Solo, append_request
+from tests.consensus.solo import FIFTH, FOURTH, ME, PEER, THIRD, Solo, append_request
 from tests.consensus.wiping import run_wiping
 
 
@@ -523,6 +524,74 @@ def test_a_broken_connection_does_not_end_a_promise_to_a_lease() -> None:
     solo.heartbeat(2)
     solo.step(PeerLost(PEER))
     assert solo.vote_request(3, (9, 2), sender=3) is True
+
+
+def test_a_lease_of_the_old_voters_ends_when_new_ones_come_in() -> None:
+    """Found by a seed: the lease that two of three voters had granted was still counted on when
+    other two of three could elect a leader, and those had promised nothing."""
+    solo = Solo((1, 2, 3), learners=(4, 5), lease_reads=1)
+    solo.tick(10)
+    solo.lead().settle()
+    solo.tick(2)
+    solo.echo(2, sticky=True)
+    assert solo.step(ReadIndex(1, solo.now_ms)).read_states == (ReadState(1, LogIndex(2)),)
+    gone, come = ChangeKind.REMOVE, ChangeKind.PROMOTE
+    solo.change((gone, PEER), (gone, THIRD), (come, FOURTH), (come, FIFTH))
+    assert solo.step(ReadIndex(2, solo.now_ms)).read_states == ()
+    solo.settle(PEER, FOURTH)  # both majorities have the joint configuration: it is left
+    assert solo.state.membership == plain((1, 4, 5))
+    assert solo.step(ReadIndex(3, solo.now_ms)).read_states == ()
+    solo.echo(4, sticky=True)
+    assert solo.step(ReadIndex(4, solo.now_ms)).read_states == (ReadState(4, LogIndex(3)),)
+
+
+def test_a_promise_to_a_lease_counts_from_when_it_was_given() -> None:
+    """A member that stood still finds its leader's heartbeat in a socket before it finds what
+    time it is: the ticks that come then have passed before the promise."""
+    solo = Solo(lease_reads=1)
+    solo.tick(10)
+    solo.heartbeat(2)
+    assert solo.only(HeartbeatReply).sticky
+    solo.step(Tick(5, solo.now_ms + 50))
+    solo.tick(9)
+    assert solo.vote_request(3, (9, 2), sender=3) is None
+    assert solo.state.role is Role.FOLLOWER, "nor does it vote for itself"
+    solo.tick()
+    assert solo.vote_request(3, (9, 2), sender=3) is True
+
+
+def test_who_keeps_a_promise_does_not_vote_for_itself_either() -> None:
+    solo = Solo(lease_reads=1)
+    solo.tick(10)
+    solo.heartbeat(2)
+    solo.state.election_timeout = solo.state.config.election_ticks_min
+    solo.step(Tick(5, solo.now_ms + 50))
+    solo.tick(9)
+    assert (solo.state.role, solo.sent) == (Role.FOLLOWER, [])
+    solo.tick()
+    assert solo.state.role is Role.PRE_CANDIDATE
+
+
+def test_who_forgets_its_promises_at_a_restart_gives_none() -> None:
+    """Only members with ``lease_reads`` wait after a start; a leader may have it and others not."""
+    solo = Solo(fast_failover=0)
+    solo.heartbeat(2)
+    assert not solo.only(HeartbeatReply).sticky
+
+
+def test_a_node_that_starts_alone_knows_that_it_is() -> None:
+    """Who need not wait for others to lead must not be one whose vote a lease may count on."""
+    assert Solo((1,)).state.sole_voter()
+    assert not Solo((1, 2)).state.sole_voter()
+    assert not Solo((2,)).state.sole_voter()
+    joint = Membership(voters=(ME,), voters_old=(ME, PEER, THIRD))
+    assert not Solo(membership=joint).state.sole_voter()
+    solo = Solo((1, 2, 3))
+    solo.step(append_request((1, 1), 2, term=2, commit=1, members=joint))
+    solo.step(append_request((2, 2), 2, term=2, commit=2, members=joint.without_old()))
+    assert not solo.state.sole_voter(), "who made it so still leads, until it is committed"
+    solo.heartbeat(2, commit=3)
+    assert solo.state.sole_voter()
 
 
 def test_only_logs_outside_the_new_configuration_can_win() -> None:

@@ -259,6 +259,7 @@ def stale_ack(fake: Fake) -> None:
 def vote_against_a_promise(fake: Fake) -> None:
     fake.invariants.granted(fake.disks[1], 2)
     fake.invariants.promised(fake.disks[1])
+    fake.invariants.time_passed(fake.disks[1])
     fake.disks[1].state.tick += fake.disks[1].state.config.election_ticks_min
     fake.invariants.granted(fake.disks[1], 2)
     assert fake.names == []
@@ -271,22 +272,41 @@ def lease_without_promises(fake: Fake) -> None:
     fake.invariants.promised(fake.disks[2])
     fake.invariants.leased(fake.disks[1])
     assert fake.names == []
+    fake.invariants.time_passed(fake.disks[2])
     fake.disks[2].state.tick = fake.disks[2].promised_until
     fake.invariants.leased(fake.disks[1])
 
 
-def test_a_lease_of_the_old_voters_stands_while_new_ones_come_in() -> None:
+@pytest.mark.parametrize("joint", [True, False])
+def test_a_lease_needs_promises_of_the_voters_there_are(*, joint: bool) -> None:
     fake = Fake()
     fake.lead(1, 2)
     fake.invariants.promised(fake.disks[2])
-    state = fake.disks[1].state
-    joint = Membership(voters=tuple(map(NodeId, (1, 3, 4))), voters_old=MEMBERS.voters)
-    state.members = MembershipHistory(joint, LogIndex(1))
+    state, old = fake.disks[1].state, MEMBERS.voters if joint else ()
+    changed = Membership(voters=tuple(map(NodeId, (1, 3, 4))), voters_old=old)
+    state.members = MembershipHistory(changed, LogIndex(1))
+    fake.start(4)
+    fake.invariants.promised(fake.disks[4])
     fake.invariants.leased(fake.disks[1])
     assert fake.names == []
-    state.members = MembershipHistory(Membership(voters=joint.voters), LogIndex(1))
+    fake.disks[4].promised_lately, fake.disks[4].promised_until = False, 0
     fake.invariants.leased(fake.disks[1])
     assert fake.names == ["lease-not-backed"]
+
+
+def test_a_promise_counts_from_the_tick_after_it() -> None:
+    fake = Fake()
+    disk = fake.disks[1]
+    fake.invariants.promised(disk)
+    disk.state.tick += disk.state.config.election_ticks_min
+    fake.invariants.time_passed(disk)
+    disk.state.tick += disk.state.config.election_ticks_min - 1
+    fake.invariants.time_passed(disk)
+    fake.invariants.granted(disk, 1)
+    assert fake.names == ["lease-promise"]
+    disk.state.tick += 1
+    fake.invariants.granted(disk, 1)
+    assert fake.names == ["lease-promise"]
 
 
 def lease_after_a_transfer(fake: Fake) -> None:
