@@ -125,10 +125,78 @@ class WorkerNotFoundError(CommandError):
     code = "worker-not-found"
 
 
+class WorkflowNotFoundError(CommandError):
+    """No such workflow: it never was, or is forgotten, as workflows are a while after their end."""
+
+    code = "workflow-not-found"
+
+
+class WorkflowError(CommandError):
+    """The workflow is none: a name twice, a node that waits for one that is not there, a cycle."""
+
+    code = "bad-workflow"
+
+
 class QueueFullError(CommandError):
     """The queue, or all queues together, hold as many tasks as they may; nothing was enqueued."""
 
     code = "queue-full"
+
+
+class TaskPayloadError(InvalidArgumentError):
+    """Arguments of a task cannot be packed, or do not fit its function; nothing was enqueued. The
+    text names the argument."""
+
+    code = "task-payload"
+
+
+class TaskFailedError(QuorateError):
+    """The task whose result was awaited is dead: its last attempt failed, and there is no further
+    one. *task*: its id; *kind*: name of the error; *error*: its text, and where it was raised."""
+
+    code = "task-failed"
+
+    def __init__(self, message: str, task: int = 0, kind: str = "", error: str = "") -> None:
+        super().__init__(message)
+        self.task = task
+        self.kind = kind
+        self.error = error
+
+
+class TaskTimeoutError(TaskFailedError, TimeoutError):
+    """The task whose result was awaited is dead: its last attempt did not end in time, or it did
+    not begin before it was too late."""
+
+    code = "task-timeout"
+
+
+class TaskCancelledError(QuorateError):
+    """The task whose result was awaited was cancelled."""
+
+    code = "task-cancelled"
+
+
+class TaskPendingError(QuorateError, TimeoutError):
+    """The time to wait for a task passed before its end; the task goes on."""
+
+    code = "task-pending"
+
+
+class TaskRetryError(QuorateError):
+    """Raised by a task: this attempt came to nothing, try again. *after*: in so many seconds, None:
+    as the task's policy says. It counts as an error."""
+
+    code = "task-retry"
+
+    def __init__(self, message: str = "", after: float | None = None) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class TaskGiveUpError(QuorateError):
+    """Raised by a task: it failed, and trying again is useless."""
+
+    code = "task-give-up"
 
 
 class LeaseLostError(QuorateError):

@@ -13,7 +13,17 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
 BEGIN = "<!-- modules: `python -m tools.module_table` writes from here -->"
 END = "<!-- to here -->"
-ROOMS = ("base", "consensus", "crdt", "storage", "replication", "locks", "client", "server")
+ROOMS = (
+    "base",
+    "consensus",
+    "crdt",
+    "storage",
+    "replication",
+    "locks",
+    "tasks",
+    "client",
+    "server",
+)
 
 
 def sentence(path: Path) -> str:

@@ -333,10 +333,21 @@ class Attended(msgspec.Struct, frozen=True, array_like=True, tag=12, gc=False):
     tasks: int
 
 
+class Input(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a node before came to. *state*: as in ``task_specs``. *result*: None if all inputs
+    together were too long: ask for the task."""
+
+    node: str
+    task: int
+    state: int
+    result: bytes | None
+
+
 class Assignment(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A task for a worker. *attempt*: the fencing token of this attempt. *running*: it may begin
     at once; otherwise ``Begin`` comes first. *due_ms*: cluster time of its end at the latest, 0:
-    none. *errors*, *crashes*: of attempts before. *reason*: why this worker."""
+    none. *errors*, *crashes*: of attempts before. *reason*: why this worker. *workflow*, *node*,
+    *inputs*: of a task of a workflow."""
 
     task: int
     attempt: int
@@ -352,6 +363,9 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, gc=False):
     crashes: int
     reason: str
     headers: tuple[tuple[str, str], ...] = ()
+    workflow: int = 0
+    node: str = ""
+    inputs: tuple[Input, ...] = ()
 
 
 class Claimed(msgspec.Struct, frozen=True, array_like=True, tag=21, gc=False):

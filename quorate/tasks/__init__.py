@@ -1,1 +1,1 @@
-"""Task queues, workers and workflows as replicated state. See docs/architecture.md."""
+"""Queues of tasks, workers and workflows: one machine of the log, and what it is made of."""

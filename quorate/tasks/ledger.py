@@ -26,7 +26,7 @@ from quorate.replication.machine import Context
 from quorate.replication.tables import Tables
 from quorate.tasks.crew import Crew
 from quorate.tasks.lines import Key
-from quorate.tasks.queues import NO_RULES, Queue
+from quorate.tasks.queues import NEVER_MS, NO_RULES, Queue
 from quorate.tasks.records import (
     LAST_CHOSEN,
     LAST_TASK,
@@ -101,7 +101,11 @@ class Ledger:
                 self._derive(id_of(key), spec, None, live)
         self._fading = [(-(-rate.full_at_us // 1000), key) for key, rate in tables.rates.items()]
         heapq.heapify(self._fading)
-        self.forgetting.load((ended.keep_ms, id_of(key)) for key, ended in tables.ended.items())
+        self.forgetting.load(
+            (ended.keep_ms, id_of(key))
+            for key, ended in tables.ended.items()
+            if ended.keep_ms != NEVER_MS
+        )
 
     def queue(self, name: str) -> Queue:
         """The books of one queue; made if there is none."""
@@ -126,7 +130,7 @@ class Ledger:
 
     def _forget_at(self, task: int) -> int | None:
         ended = self.tables.ended.get(id_key(task))
-        return None if ended is None else ended.keep_ms
+        return None if ended is None or ended.keep_ms == NEVER_MS else ended.keep_ms
 
     def _full_at_us(self, queue: str, key: bytes | None) -> int:
         found = self.tables.rates.get(_rate_key(queue, key))

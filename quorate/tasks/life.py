@@ -7,12 +7,12 @@ believes to run it holds an attempt number that is no longer the present one.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from quorate.base.limits import TASK_DEAD_MAX, TASK_ERROR_MAX, TASK_RESULTS_KEPT_MAX
-from quorate.base.task_commands import Assignment
+from quorate.base.task_commands import Assignment, Input
 from quorate.base.task_queries import TaskEvent
 from quorate.base.task_specs import (
     ASSIGNED,
@@ -29,6 +29,7 @@ from quorate.base.task_specs import (
 from quorate.replication.machine import Context
 from quorate.tasks.crew import FAILURES_IN_ROW_MAX, Worker
 from quorate.tasks.ledger import Ledger
+from quorate.tasks.queues import NEVER_MS
 from quorate.tasks.records import (
     DeadRecord,
     EndedRecord,
@@ -56,12 +57,38 @@ EXPIRED: Final = "expired"
 CANCEL_GONE: Final = "no-answer"  # cancelled, and its worker did not say how it ended
 
 
+class Kinship(Protocol):
+    """What a life must know of workflows."""
+
+    def ended(self, task: int, state: int, context: Context, *, blocked: bool) -> None:
+        """A task of a workflow has ended. *blocked*: before it could begin."""
+
+    def inputs(self, task: int) -> tuple[int, str, tuple[Input, ...]]:
+        """Its workflow, its node, and what came before it."""
+
+
+class NoKinship:
+    """There are no workflows."""
+
+    def ended(self, task: int, state: int, context: Context, *, blocked: bool) -> None:
+        """Nobody waits for it."""
+
+    def inputs(self, task: int) -> tuple[int, str, tuple[Input, ...]]:  # noqa: ARG002
+        """It belongs to none."""
+        return 0, "", ()
+
+
 class Life:
     """The steps. All take the description and the record as they are now."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.unique = UniqueKeys()
+        self._kinship: Kinship = NoKinship()
+
+    def follow(self, kinship: Kinship) -> None:
+        """*kinship* hears of all tasks of workflows."""
+        self._kinship = kinship
 
     def load(self) -> None:
         """The tables are new."""
@@ -88,12 +115,17 @@ class Life:
                     ledger.tables.beside.put(row, NumberRecord(task))
         live = waiting(options_of(spec), now_ms, now_ms, after_ms=after_ms, waits=waits, pin=pin)
         ledger.enter(task, spec, live)
+        self.came(task, spec, live, context)
+        return task
+
+    def came(self, task: int, spec: Task, live: LiveRecord, context: Context) -> None:
+        """What every new task brings with it."""
+        ledger = self._ledger
         queue = ledger.queue(spec.queue)
         if spec.key and queue.keys[spec.key].live == 1:
             ledger.give_turn(queue, spec.key, context)
         ledger.count(spec.queue, "enqueued")
         self.tell(_STATE_EVENTS[live.state], task, spec, live.state, 0, 0, context)
-        return task
 
     def name_beside(self, task: int) -> str | None:
         """The name of the worker that a task ran on, or runs on; None: none yet, "": nobody
@@ -187,9 +219,22 @@ class Life:
             self._count_begun(task, spec, live, context)
         what = "started" if running else "assigned"
         self.tell(what, task, spec, state, attempt, worker.id, context)
-        return shown_assignment(
+        assignment = shown_assignment(
             task, spec, attempt, due_ms, live.errors, live.crashes, reason, running=running
         )
+        return self._with_inputs(assignment)
+
+    def _with_inputs(self, assignment: Assignment) -> Assignment:
+        if not len(self._ledger.tables.kin):
+            return assignment
+        workflow, node, inputs = self._kinship.inputs(assignment.task)
+        if not workflow:
+            return assignment
+        return msgspec.structs.replace(assignment, workflow=workflow, node=node, inputs=inputs)
+
+    def take_back(self, worker: int, task: int, attempt: int, context: Context) -> None:
+        """Tell a worker that what it had in store is not its own any more."""
+        tell_stop(context, worker, task, attempt, "moved")
 
     def _count_begun(self, task: int, spec: Task, live: LiveRecord, context: Context) -> None:
         self._ledger.count(spec.queue, "begun")
@@ -362,7 +407,9 @@ class Life:
         begun_ms = live.since_ms if live.state == RUNNING else 0
         self._leave(task, spec, live, context)
         ledger.tables.specs.delete(key)
-        keep_ms = now_ms + options_of(spec).keep_ms
+        of_workflow = bool(len(ledger.tables.kin)) and key in ledger.tables.kin
+        # What nodes came to is kept as long as their workflow is.
+        keep_ms = NEVER_MS if of_workflow else now_ms + options_of(spec).keep_ms
         ended = EndedRecord(
             state,
             spec.function,
@@ -378,17 +425,20 @@ class Life:
             error,
         )
         ledger.tables.ended.put(key, ended)
-        ledger.forgetting.add(keep_ms, task)
-        if len(ledger.tables.ended) > TASK_RESULTS_KEPT_MAX:
-            self.forget_first()
+        if not of_workflow:
+            ledger.forgetting.add(keep_ms, task)
+            if len(ledger.tables.ended) > TASK_RESULTS_KEPT_MAX + len(ledger.tables.kin):
+                self.forget_first()
         if state == DONE:
             ledger.count(spec.queue, "done")
-            ledger.count(spec.queue, "ran_ms", now_ms - begun_ms)
+            ledger.count(spec.queue, "ran_ms", now_ms - (begun_ms or now_ms))
             what = "done"
         else:
             ledger.count(spec.queue, "cancelled")
             what = "cancelled"
         self.tell(what, task, spec, state, live.attempt, live.worker, context, kind, error, result)
+        if of_workflow:
+            self._kinship.ended(task, state, context, blocked=live.state == BLOCKED)
 
     def bury(
         self,
@@ -432,6 +482,8 @@ class Life:
             trial.kind,
             trial.error,
         )
+        if len(ledger.tables.kin) and key in ledger.tables.kin:
+            self._kinship.ended(task, DEAD, context, blocked=live.state == BLOCKED)
 
     def _leave(self, task: int, spec: Task, live: LiveRecord, context: Context) -> None:
         """What every end sets free."""

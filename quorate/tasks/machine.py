@@ -47,10 +47,9 @@ from quorate.base.task_commands import (
     Settled,
     Settlement,
     Stale,
-    TaskCommand,
     Unregister,
 )
-from quorate.base.task_queries import TaskQueries, TaskWatch
+from quorate.base.task_protocol import Commands, Queries, Watches
 from quorate.base.task_specs import (
     ASSIGNED,
     CANCELLED,
@@ -62,6 +61,7 @@ from quorate.base.task_specs import (
     TASK_MACHINE,
     Task,
 )
+from quorate.base.workflow_commands import CancelWorkflow, Signal, Spawn, Submit, Submitted
 from quorate.errors import QueueFullError, TaskNotFoundError, WorkerNotFoundError
 from quorate.replication.machine import Context, Interest, Machine
 from quorate.replication.tables import Table, Tables
@@ -80,6 +80,7 @@ from quorate.tasks.records import (
 from quorate.tasks.registry import WorkerRegistry
 from quorate.tasks.telling import tell_stop
 from quorate.tasks.views import Views
+from quorate.tasks.workflows import Workflows
 
 ID_MAX: Final = 2**63 - 1
 #: Tasks that one ``Purge`` looks at: some 10 ms.
@@ -94,13 +95,15 @@ class TaskMachine(Machine):
 
     name = TASK_MACHINE
     version = 1
-    command_type: ClassVar[Any] = TaskCommand
-    query_type: ClassVar[Any] = TaskQueries
-    watch_type: ClassVar[Any] = TaskWatch
+    command_type: ClassVar[Any] = Commands
+    query_type: ClassVar[Any] = Queries
+    watch_type: ClassVar[Any] = Watches
 
     def __init__(self) -> None:
         self.ledger = Ledger()
         self._life = Life(self.ledger)
+        self._workflows = Workflows(self.ledger, self._life)
+        self._life.follow(self._workflows)
         self._dispatcher = Dispatcher(self.ledger, self._life)
         self._registry = WorkerRegistry(self.ledger, self._life)
         self._views = Views(self.ledger)
@@ -120,6 +123,10 @@ class TaskMachine(Machine):
             Register: self._registry.register,
             Attend: self._registry.attend,
             Unregister: self._registry.unregister,
+            Submit: self._submit,
+            Spawn: self._spawn,
+            Signal: self._workflows.signal,
+            CancelWorkflow: self._workflows.cancel,
         }
 
     # --- the contract ---------------------------------------------------------------------------
@@ -130,11 +137,12 @@ class TaskMachine(Machine):
     def loaded(self) -> None:
         self.ledger.load()
         self._life.load()
+        self._workflows.load()
         self._dispatcher.load()
 
     def apply(self, command: Any, context: Context) -> Any:  # noqa: ANN401
         ledger = self.ledger
-        ledger.begin()
+        self._begin_work()
         result = self._commands[command.__class__](command, context)
         ledger.close()
         return result
@@ -150,7 +158,10 @@ class TaskMachine(Machine):
         return command.__class__ not in (Enqueue, Configure, Settle, Register, Requeue)
 
     def next_deadline_ms(self) -> int | None:
+        if len(self.ledger.tables.sweeps):
+            return 0  # at once
         times = (
+            self._workflows.sweeper.forgetting.first_ms(),
             self.ledger.deadlines.first_ms(),
             self.ledger.forgetting.first_ms(),
             self._dispatcher.wake_ms(),
@@ -160,7 +171,7 @@ class TaskMachine(Machine):
     def expire(self, context: Context) -> None:
         ledger, now_ms = self.ledger, context.due_ms
         self._views.now_ms = context.time_ms
-        ledger.begin()
+        self._begin_work()
         work = 0
         for task in ledger.deadlines.due(now_ms):
             self._act(task, context)
@@ -174,16 +185,23 @@ class TaskMachine(Machine):
                 break
         self._life.unique.fade(now_ms, DUE_WORK_MAX)
         ledger.fade_rates(now_ms, DUE_WORK_MAX)
+        self._workflows.sweeper.expire(now_ms)
         ledger.close()
 
     def finish(self, context: Context) -> None:
         ledger = self.ledger
         self._views.now_ms = context.time_ms
-        ledger.begin()
+        self._begin_work()
+        if len(ledger.tables.sweeps):
+            self._workflows.sweeper.sweep(context)
         self._dispatcher.hand_out(context)
         ledger.close()
         ledger.deadlines.sweep(len(ledger.tables.live))
         ledger.forgetting.sweep(len(ledger.tables.ended))
+
+    def _begin_work(self) -> None:
+        self.ledger.begin()
+        self._workflows.begin()
 
     def rolled_back(self) -> None:
         self.ledger.undo()
@@ -192,7 +210,7 @@ class TaskMachine(Machine):
         crew = self.ledger.crew
         if lease not in crew.by_lease:
             return 0
-        self.ledger.begin()
+        self._begin_work()
         work = 0
         for worker in sorted(crew.by_lease[lease]):
             work += self._registry.lose(worker, context, crashed=True)
@@ -224,7 +242,8 @@ class TaskMachine(Machine):
             error = f"attempt {live.attempt} did not end or report in time ({spent_ms} ms)"
             life.fail(task, spec, live, TIMEOUT, error, context)
         elif live.state == SCHEDULED and live.after_ms <= now_ms:
-            life.wake(task, spec, live, context)
+            if not self._workflows.wake(task, spec, live, context):
+                life.wake(task, spec, live, context)
         else:
             if live.state == ASSIGNED:
                 tell_stop(context, live.worker, task, live.attempt, "moved")
@@ -247,6 +266,14 @@ class TaskMachine(Machine):
             else:
                 tasks.append(life.enqueue(spec, context))
         return Enqueued(tuple(tasks), tuple(known))
+
+    def _submit(self, command: Submit, context: Context) -> Submitted | Failure:
+        trouble = self._trouble(tuple(node.task for node in command.nodes))
+        return self._workflows.submit(command, context) if trouble is None else trouble
+
+    def _spawn(self, command: Spawn, context: Context) -> Any:  # noqa: ANN401
+        trouble = self._trouble(tuple(node.task for node in command.nodes))
+        return self._workflows.spawn(command, context) if trouble is None else trouble
 
     def _trouble(self, tasks: tuple[Task, ...]) -> Failure | None:
         """Why they cannot be taken, all of them."""
@@ -298,8 +325,8 @@ class TaskMachine(Machine):
         for task in dict.fromkeys(command.tasks):
             key = id_key(task)
             dead, spec = tables.dead.get(key), tables.specs.get(key)
-            if dead is None or spec is None:
-                continue
+            if dead is None or spec is None or key in tables.kin:
+                continue  # a node of a workflow has ended for good
             unique = None if spec.options is None else spec.options.unique
             if unique is not None and life.unique.holder(spec, context.time_ms) not in (0, task):
                 continue

@@ -172,6 +172,63 @@ class SettingsRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     affinity: bool = True
 
 
+class WorkflowRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A workflow. *left*: nodes that have not ended; *active*: nodes that workers have, or may
+    get. *undone*: compensations asked for and not yet begun are numbered below this. *undo*:
+    compensate, when all has ended; *flawed*: a compensation failed. *keep_ms*: a duration."""
+
+    name: str
+    state: int
+    fail_fast: bool
+    running_max: int
+    keep_ms: int
+    started_ms: int
+    total: int
+    left: int
+    active: int = 0
+    done: int = 0
+    dead: int = 0
+    cancelled: int = 0
+    undone: int = 0
+    undo: bool = False
+    flawed: bool = False
+    cause: str = ""
+    ended_ms: int = 0
+
+
+class KinRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a task is within its workflow. *parents*: tasks that it comes after. *beside*: one of
+    them, 0: none. *undoes*: the task that it compensates, 0: none."""
+
+    workflow: int
+    node: str
+    kind: int
+    parents: tuple[int, ...]
+    beside: int = 0
+    undoes: int = 0
+
+
+class SweepRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Work on all nodes of a workflow, of which an entry does a part. *what*: ``STOP_NODES`` or
+    ``FORGET_NODES``; *after*: the last name that was dealt with."""
+
+    what: int
+    after: str
+
+
+class UndoRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A compensation, of the node of a workflow that was done as the n-th."""
+
+    task: int
+    spec: Task
+
+
+class SignalRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A signal that has come."""
+
+    payload: bytes
+
+
 class NumberRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A number: the highest id given out, or the worker that had the last turn."""
 
@@ -183,6 +240,10 @@ ONLY = b"only"
 LAST_TASK = b"task"
 LAST_WORKER = b"worker"
 LAST_CHOSEN = b"chosen"
+LAST_WORKFLOW = b"workflow"
+
+STOP_NODES = 1
+FORGET_NODES = 2
 
 
 class TaskTables:
@@ -210,6 +271,18 @@ class TaskTables:
         self.totals: Table[TotalsRecord] = ordered("totals", TotalsRecord)
         self.workers: Table[WorkerRecord] = ordered("workers", WorkerRecord)
         self.settings: Table[SettingsRecord] = plain("settings", SettingsRecord)
+        self.workflows: Table[WorkflowRecord] = ordered("workflows", WorkflowRecord)
+        #: Tasks of a workflow: what they are; their ids, by workflow and name; what they wait for,
+        #: by parent and child; those that wait as enough of it runs, by workflow and task.
+        self.kin: Table[KinRecord] = plain("kin", KinRecord)
+        self.nodes: Table[NumberRecord] = ordered("nodes", NumberRecord)
+        self.children: Table[NumberRecord] = ordered("children", NumberRecord)
+        self.gated: Table[NumberRecord] = ordered("gated", NumberRecord)
+        #: By task; then, once the node is done, by workflow and number.
+        self.compensations: Table[UndoRecord] = plain("compensations", UndoRecord)
+        self.undo: Table[UndoRecord] = ordered("undo", UndoRecord)
+        self.signals: Table[SignalRecord] = ordered("signals", SignalRecord)
+        self.sweeps: Table[SweepRecord] = ordered("sweeps", SweepRecord)
         self.numbers: Table[NumberRecord] = plain("numbers", NumberRecord)
 
 
@@ -226,6 +299,11 @@ def id_of(key: bytes) -> int:
 def pair_key(first: int, second: int) -> bytes:
     """Key of what belongs to two ids, in the order of the first."""
     return first.to_bytes(8, "big") + second.to_bytes(8, "big")
+
+
+def node_key(workflow: int, node: str) -> bytes:
+    """Key of a node of a workflow, in the order of the names."""
+    return workflow.to_bytes(8, "big") + node.encode()
 
 
 def scoped(queue: str, key: bytes) -> bytes:

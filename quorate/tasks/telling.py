@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from quorate.base.task_commands import Assignment
 from quorate.base.task_queries import Assigned, Stop, TaskEvent, WorkerEvent
 from quorate.base.task_specs import TASK_MACHINE, Task
+from quorate.base.workflow_commands import WorkflowEvent
 from quorate.replication.machine import Context
-from quorate.tasks.records import options_of
+from quorate.tasks.records import WorkflowRecord, options_of
 
 ALL_QUEUES = b"q"
 WORKERS = b"q"  # no queue has an empty name
+
+
+def whole(key: bytes, event: Any) -> Any:  # noqa: ANN401, ARG001
+    """Send an event as it is."""
+    return event
 
 
 def task_topic(task: int) -> bytes:
@@ -36,6 +44,33 @@ def tell_task(context: Context, event: TaskEvent) -> None:
 def tell_worker(context: Context, event: WorkerEvent) -> None:
     """Whoever watches everything."""
     context.effects.append((TASK_MACHINE, WORKERS, event))
+
+
+def workflow_topic(workflow: int) -> bytes:
+    """Key of the events of a workflow."""
+    return b"f" + workflow.to_bytes(8, "big")
+
+
+def workflow_event(what: str, workflow: int, record: WorkflowRecord, at_ms: int) -> WorkflowEvent:
+    """How it stands."""
+    return WorkflowEvent(
+        what,
+        workflow,
+        record.name,
+        record.state,
+        record.total,
+        record.done,
+        record.dead,
+        record.cancelled,
+        at_ms,
+    )
+
+
+def tell_workflow(context: Context, workflow: int, record: WorkflowRecord, what: str) -> None:
+    """Whoever watches the workflow, or everything."""
+    event = workflow_event(what, workflow, record, context.time_ms)
+    keys = (workflow_topic(workflow), WORKERS)
+    context.effects.append((TASK_MACHINE, None, ((keys, event),)))
 
 
 def tell_stop(context: Context, worker: int, task: int, attempt: int, why: str) -> None:

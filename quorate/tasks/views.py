@@ -44,8 +44,10 @@ from quorate.base.task_specs import (
     RUNNING,
     SCHEDULED,
 )
+from quorate.base.workflow_commands import ListNodes, ListWorkflows, WatchWorkflow, WorkflowQuery
 from quorate.errors import TaskNotFoundError, WorkerNotFoundError
 from quorate.replication.machine import Interest
+from quorate.tasks import workflow_views
 from quorate.tasks.ledger import Ledger
 from quorate.tasks.queues import Queue
 from quorate.tasks.records import (
@@ -62,6 +64,7 @@ from quorate.tasks.telling import (
     queue_topic,
     shown_assignment,
     task_topic,
+    whole,
     worker_topic,
 )
 
@@ -86,6 +89,9 @@ class Views:
             Holdings: self._holdings,
             System: self._system,
             Peek: self._peek,
+            WorkflowQuery: lambda query: workflow_views.workflow(ledger.tables, query),
+            ListWorkflows: lambda query: workflow_views.workflows(ledger.tables, query),
+            ListNodes: lambda query: workflow_views.nodes(ledger.tables, query),
         }
 
     def answer(self, query: Any) -> Any:  # noqa: ANN401
@@ -346,13 +352,15 @@ class Views:
             return self._watch_worker(request)
         if request.__class__ is WatchTasks:
             return self._watch_tasks(request)
+        if request.__class__ is WatchWorkflow:
+            return workflow_views.watch(self._ledger.tables, request, self.now_ms)
         return _watch_queue(request)
 
     def _watch_worker(self, request: WatchWorker) -> Interest:
         held = self._holdings(Holdings(request.worker))
         if held.__class__ is Failure:
             ends = WorkerNotFoundError(f"there is no worker {request.worker}")
-            return Interest(_whole, keys=(worker_topic(request.worker),), ends=ends)
+            return Interest(whole, keys=(worker_topic(request.worker),), ends=ends)
         tasks = held.tasks  # type: ignore[union-attr]
         attempts = {each.task: each.attempt for each in tasks}
         stops = [
@@ -360,7 +368,7 @@ class Views:
             for task in held.stopping  # type: ignore[union-attr]
         ]
         backlog = [Assigned(tasks, whole=True), *stops]
-        return Interest(_whole, keys=(worker_topic(request.worker),), backlog=backlog)
+        return Interest(whole, keys=(worker_topic(request.worker),), backlog=backlog)
 
     def _watch_tasks(self, request: WatchTasks) -> Interest:
         tables = self._ledger.tables
@@ -370,7 +378,7 @@ class Views:
                 continue
             info = self._info(task)
             backlog.append(_ended_event(task, info))
-        return Interest(_whole, keys=tuple(map(task_topic, request.tasks)), backlog=backlog)
+        return Interest(whole, keys=tuple(map(task_topic, request.tasks)), backlog=backlog)
 
 
 def _states(record: Any) -> tuple[int, ...]:  # noqa: ANN401
@@ -421,10 +429,6 @@ def _ended_event(task: int, info: TaskInfo | None) -> TaskEvent:
         info.error,
         info.result,
     )
-
-
-def _whole(key: bytes, event: Any) -> Any:  # noqa: ANN401, ARG001
-    return event
 
 
 def _without_result(key: bytes, event: Any) -> Any:  # noqa: ANN401, ARG001

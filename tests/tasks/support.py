@@ -19,13 +19,12 @@ from quorate.base.task_commands import (
     GiveBack,
     Held,
     Register,
-    TaskResult,
 )
+from quorate.base.task_protocol import Answers, Results
 from quorate.base.task_queries import (
     Assigned,
     Stop,
     System,
-    TaskAnswer,
     TaskEvent,
     TaskInfo,
     TaskQuery,
@@ -40,9 +39,9 @@ from tests.replication.support import Node, restored, run_of, state_of, store_ch
 
 RESULTS: dict[str, Any] = {
     "leases": msgspec.msgpack.Decoder(list[list[LeaseResult]]),
-    TASK_MACHINE: msgspec.msgpack.Decoder(list[list[TaskResult]]),
+    TASK_MACHINE: msgspec.msgpack.Decoder(list[list[Results]]),
 }
-ANSWERS: Any = msgspec.msgpack.Decoder(list[TaskAnswer])
+ANSWER_DECODER: Any = msgspec.msgpack.Decoder(list[Answers])
 
 
 def machines() -> list[Machine]:
@@ -140,7 +139,7 @@ class TaskNode(Node):
 
     def ask(self, query: Any) -> Any:
         raw = self.machines.query(TASK_MACHINE, msgspec.msgpack.encode([query]))
-        (result,) = ANSWERS.decode(raw)
+        (result,) = ANSWER_DECODER.decode(raw)
         return result
 
     def info(self, task: int) -> TaskInfo:

@@ -1,0 +1,32 @@
+"""All that the task machine understands and answers: unions over the modules beside this one."""
+
+from __future__ import annotations
+
+from quorate.base.task_commands import TaskCommand, TaskResult
+from quorate.base.task_queries import (
+    Assigned,
+    Stop,
+    TaskAnswer,
+    TaskEvent,
+    TaskQueries,
+    TaskWatch,
+    WorkerEvent,
+)
+from quorate.base.workflow_commands import (
+    NodeList,
+    Signalled,
+    Submitted,
+    WatchWorkflow,
+    WorkflowCommand,
+    WorkflowEvent,
+    WorkflowInfo,
+    WorkflowList,
+    WorkflowQueries,
+)
+
+Commands = TaskCommand | WorkflowCommand
+Results = TaskResult | Submitted | Signalled
+Queries = TaskQueries | WorkflowQueries
+Answers = TaskAnswer | WorkflowInfo | WorkflowList | NodeList
+Watches = TaskWatch | WatchWorkflow
+Events = Assigned | Stop | TaskEvent | WorkerEvent | WorkflowEvent
