@@ -102,9 +102,9 @@ def append_membership(state: State, membership: Membership) -> LogIndex:
     """A configuration holds from the moment it is in the log (thesis 4.1)."""
     index = append_entry(state, EntryKind.MEMBERSHIP, encode_membership(membership))
     state.members.append(index, membership)
+    follow_membership(state)
     if membership.joint:
         reads.end_lease(state)
-    follow_membership(state)
     broadcast_appends(state)
     return index
 
