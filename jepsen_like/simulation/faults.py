@@ -33,6 +33,8 @@ _SHAPES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 #: Wall clocks jump by up to a day; they are for display only, and must hurt nobody.
 WALL_JUMP_MS_MAX: Final = 86_400_000
+#: Jobs of a disk that were under way when it was mended have ended by then.
+UNDER_WAY_S: Final = 0.5
 
 
 class Nemesis:
@@ -130,6 +132,11 @@ class Nemesis:
         for node in stage.nodes():
             if not stage.runs(node) and not self._keeper.retired(node):
                 await stage.start(node)
+        # What was under way on a sick disk fails even now, and stops its node.
+        await asyncio.sleep(UNDER_WAY_S)
+        for node in stage.nodes():
+            if not self._keeper.retired(node):
+                await self._revive(node)
 
     # --- who ------------------------------------------------------------------------------------
 

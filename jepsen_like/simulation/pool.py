@@ -17,8 +17,8 @@ from jepsen_like.simulation.outcome import Outcome
 
 #: Seeds that wait for each process: one, so that it never does.
 WINDOW: Final = 2
-#: A process is replaced after so many seeds: whatever a run leaves behind is bounded.
-SEEDS_PER_LIFE: Final = 1000
+#: A process is replaced after so many seeds: what a run leaves behind (1.7 MB at most) is bounded.
+SEEDS_PER_LIFE: Final = 200
 
 #: Runs one seed; must be a function of a module, or a partial of one.
 Run = Callable[[int], Outcome]
