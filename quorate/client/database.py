@@ -38,6 +38,7 @@ from quorate.client.settings import (
     TIMEOUT_S_DEFAULT,
     check_timeout,
 )
+from quorate.client.tasks import Tasks
 from quorate.client.views import View, machine_handle
 from quorate.client.watching import Watches
 from quorate.errors import ClosedError, InvalidArgumentError, LimitExceededError
@@ -116,6 +117,8 @@ class Database(Coordination, Converging):
         self._codecs: dict[tuple[str, Any], MachineCodec] = {}
         #: The key-value store.
         self.kv = Kv(self.submit, self.ask, self._scope, self._timeout)
+        #: Queues of tasks.
+        self.tasks = Tasks(self)
 
     # --- life ----------------------------------------------------------------------------------
 

@@ -1,0 +1,136 @@
+"""What running code knows of the task that it runs for: ``app.context()``.
+
+One object for each attempt, the same for the code, for middleware around it, and in the thread that
+synchronous code runs in. All of it may be used from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Final
+
+from quorate.base.fencing import Fence
+from quorate.base.task_commands import Assignment
+from quorate.base.task_specs import TASK_MACHINE
+from quorate.errors import InvalidArgumentError
+
+#: Told how far an attempt is: permille (None: no change), and a word.
+Reported = Callable[["TaskContext", int | None, str], None]
+
+
+class TaskContext:
+    """One attempt at a task."""
+
+    def __init__(
+        self, assignment: Assignment, worker: str, worker_id: int, reported: Reported
+    ) -> None:
+        self.assignment = assignment  #: as it was handed out
+        self.worker = worker  #: name of the worker
+        self.worker_id = worker_id
+        self.reason = ""  #: why it is to stop: "cancelled", "timeout", "moved" and so on
+        self._reported = reported
+        self._flag = threading.Event()
+
+    # --- what it is -----------------------------------------------------------------------------
+
+    @property
+    def id(self) -> int:
+        """Id of the task."""
+        return self.assignment.task
+
+    @property
+    def attempt(self) -> int:
+        """Number of the attempt: higher than that of every one before. The fencing token."""
+        return self.assignment.attempt
+
+    @property
+    def function(self) -> str:
+        """Name under which it was enqueued."""
+        return self.assignment.function
+
+    @property
+    def queue(self) -> str:
+        """Where it was enqueued."""
+        return self.assignment.queue
+
+    @property
+    def key(self) -> bytes:
+        """The key that it shares a line with."""
+        return self.assignment.key
+
+    @property
+    def errors(self) -> int:
+        """Attempts before that failed."""
+        return self.assignment.errors
+
+    @property
+    def crashes(self) -> int:
+        """Workers before that died."""
+        return self.assignment.crashes
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What travels with it."""
+        return dict(self.assignment.headers)
+
+    @property
+    def fence(self) -> Fence:
+        """For writes that must not happen once this attempt is not the present one any more:
+        ``await db.kv.put(key, value, fence=context.fence)``."""
+        return Fence(TASK_MACHINE, self.id.to_bytes(8, "big"), self.attempt)
+
+    # --- what it does ---------------------------------------------------------------------------
+
+    def progress(self, part: float | None = None, note: str = "") -> None:
+        """Say how far it is: *part* from 0 to 1, and a word; either may be left out. Returns at
+        once; of several in a short time the last one counts."""
+        given: object = part
+        if given is not None and not (isinstance(given, int | float) and 0 <= given <= 1):
+            raise InvalidArgumentError(f"progress is a number from 0 to 1, not {part!r}")
+        self._reported(self, None if part is None else round(part * 1000), note)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the code is to stop. A coroutine is cancelled besides; a thread cannot be, so
+        synchronous code that takes long looks at this now and then, and returns or raises."""
+        return self._flag.is_set()
+
+    def wait_cancelled(self, timeout: float | None = None) -> bool:
+        """For synchronous code: sleep for *timeout* seconds, or until it is to stop; whether it
+        is."""
+        return self._flag.wait(timeout)
+
+    def __repr__(self) -> str:
+        return f"<task {self.id} {self.function!r}, attempt {self.attempt}>"
+
+
+def stop(context: TaskContext, reason: str) -> None:
+    """For the worker: the code is to stop."""
+    if not context.cancelled:
+        context.reason = reason
+        context._flag.set()  # noqa: SLF001  code must not be able to stop itself by accident
+
+
+CURRENT: Final[ContextVar[TaskContext | None]] = ContextVar("quorate_task", default=None)
+
+
+def current_context() -> TaskContext:
+    """The context of the task that is running here.
+
+    Raises:
+        InvalidArgumentError: none is.
+    """
+    found = CURRENT.get()
+    if found is None:
+        raise InvalidArgumentError("no task is running here: this is for code that a worker runs")
+    return found
+
+
+def is_async(function: Callable[..., object]) -> bool:
+    """Whether calling *function* makes a coroutine."""
+    return asyncio.iscoroutinefunction(function) or asyncio.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004  an object with an async __call__
+    )
