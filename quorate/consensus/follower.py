@@ -120,6 +120,7 @@ def on_heartbeat(state: State, heartbeat: Heartbeat) -> None:
             round=heartbeat.round,
             verified=state.verified,
             sticky=config.lease_reads,  # without it, a restart forgets the promise
+            promise_ms=config.election_ticks_min * config.tick_ms if config.lease_reads else 0,
             durable=LogIndex(min(state.verified, state.persisted)),
         )
     )

@@ -249,7 +249,7 @@ def on_heartbeat_reply(state: State, reply: HeartbeatReply) -> None:
     progress = _heard(state, reply.sender, reply.round)
     if progress is None:
         return
-    if reply.sticky:
+    if reply.sticky and reads.promised_enough(state, reply.promise_ms):
         state.lease_rounds[reply.sender] = max(state.lease_rounds.get(reply.sender, 0), reply.round)
         reads.renew_lease(state)
     probing = progress.state is ProgressState.PROBE

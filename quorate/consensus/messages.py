@@ -125,8 +125,9 @@ class HeartbeatReply(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=Fal
     """*verified*: last index known to match this leader's log, durable or not: shows lost appends.
     *durable*: the part of it that is on the sender's disk; says again what a lost
     ``AppendReply`` said, so that a commit never waits for the next append.
-    *sticky*: this voter refuses votes for an election timeout after hearing a leader, so its
-    echo may count towards a leader lease."""
+    *sticky*: this voter refuses votes for an election timeout after hearing a leader, and for as
+    long after a start, so its echo may count towards a leader lease. *promise_ms*: how long that
+    is by its own settings; 0 from older members."""
 
     term: Term
     sender: NodeId
@@ -135,6 +136,7 @@ class HeartbeatReply(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=Fal
     verified: LogIndex
     sticky: bool
     durable: LogIndex = LogIndex(0)
+    promise_ms: int = 0
 
 
 class ReadIndexRequest(msgspec.Struct, frozen=True, array_like=True, tag=7, gc=False):
@@ -215,6 +217,7 @@ def validate(message: Message, *, sender: NodeId, target: NodeId) -> str | None:
                 _invalid_number("round", message.round)
                 or _invalid_number("verified", message.verified)
                 or _invalid_number("durable", message.durable)
+                or _invalid_number("promise_ms", message.promise_ms)
             )
         case ReadIndexRequest():
             return _invalid_number("context", message.context)

@@ -99,6 +99,12 @@ def _grant(state: State, context: int, requester: NodeId, index: LogIndex) -> No
         state.send(ReadIndexReply(state.term, state.node_id, requester, context, index))
 
 
+def promised_enough(state: State, promise_ms: int) -> bool:
+    """Whether a member keeps its promises for as long as the lease, and the margin for clocks,
+    ask for: its election timeout may be another than the leader's, while settings change."""
+    return state.config.lease_ms * 4 <= promise_ms * 3
+
+
 def renew_lease(state: State) -> None:
     """The lease runs from when the confirmed round was *sent*: the voters' promise not to vote
     began no earlier than that (thesis 6.4.1)."""

@@ -173,6 +173,8 @@ MUTANTS = [
            "state.elapsed < state.election_timeout:"),
     Mutant("who forgets promises at a restart gives them", "follower.py",
            "sticky=config.lease_reads,", "sticky=config.lease_reads or not config.fast_failover,"),
+    Mutant("a lease is as long as the leader's own settings say", "reads.py",
+           "return state.config.lease_ms * 4 <= promise_ms * 3", "return True"),
     # --- membership ---
     Mutant("a change while another is pending", "changes.py",
            "if state.members.index > state.commit or state.membership.joint:", "if False:"),

@@ -202,13 +202,29 @@ class Solo:
             round=round_number,
         )
 
-    def echo(self, node: int, *, verified: int | None = None, sticky: bool = False) -> Output:
+    def echo(
+        self,
+        node: int,
+        *,
+        verified: int | None = None,
+        sticky: bool = False,
+        promise_ms: int = 100,
+    ) -> Output:
         """*node* answers the latest heartbeat."""
         last = self.state.log.last_index
         at = LogIndex(last if verified is None else verified)
         round_number = self.state.round
-        reply = HeartbeatReply(self.state.term, NodeId(node), ME, round_number, at, sticky)
-        return self.step(reply)
+        return self.step(
+            HeartbeatReply(
+                self.state.term,
+                NodeId(node),
+                ME,
+                round_number,
+                at,
+                sticky,
+                promise_ms=promise_ms if sticky else 0,
+            )
+        )
 
     def append(
         self,

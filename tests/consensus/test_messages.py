@@ -68,7 +68,7 @@ WELL_FORMED: list[Message] = [
     VoteRequest(T2, PEER, ME, I5, Term(1), pre=True),
     VoteReply(T2, PEER, ME, granted=True),
     Heartbeat(T2, PEER, ME, I5, 9),
-    HeartbeatReply(T2, PEER, ME, 9, I7, sticky=True, durable=I5),
+    HeartbeatReply(T2, PEER, ME, 9, I7, sticky=True, durable=I5, promise_ms=400),
     ReadIndexRequest(T2, PEER, ME, 1 << 52),
     ReadIndexReply(T2, PEER, ME, 1, LogIndex(0)),
     TimeoutNow(T2, PEER, ME),
@@ -81,11 +81,11 @@ def test_what_members_say_passes_and_survives_the_wire(message: Message) -> None
     assert decoder.decode(encoder.encode(message)) == message
 
 
-def test_an_older_member_that_knows_no_durable_field_is_understood() -> None:
+def test_an_older_member_that_knows_no_later_field_is_understood() -> None:
     shown = msgspec.msgpack.decode(encoder.encode(HeartbeatReply(T2, PEER, ME, 9, I7, sticky=True)))
-    old = decoder.decode(msgspec.msgpack.encode(shown[:-1]))
+    old = decoder.decode(msgspec.msgpack.encode(shown[:-2]))
     assert isinstance(old, HeartbeatReply)
-    assert old.durable == 0
+    assert (old.durable, old.promise_ms) == (0, 0)
 
 
 REFUSED: list[tuple[Message, str]] = [
@@ -128,6 +128,7 @@ REFUSED: list[tuple[Message, str]] = [
     (HeartbeatReply(T2, PEER, ME, 9, LogIndex(-7), sticky=True, durable=LogIndex(-8)), "verified"),
     (HeartbeatReply(T2, PEER, ME, 9, I7, sticky=True, durable=LogIndex(-1)), "durable"),
     (HeartbeatReply(T2, PEER, ME, 9, I5, sticky=True, durable=I7), "durable 7 is after"),
+    (HeartbeatReply(T2, PEER, ME, 9, I7, sticky=True, promise_ms=-1), "promise_ms"),
     (ReadIndexRequest(T2, PEER, ME, -1), "context"),
     (ReadIndexReply(T2, PEER, ME, -1, I5), "context"),
     (ReadIndexReply(T2, PEER, ME, 1, LogIndex(-1)), "index"),

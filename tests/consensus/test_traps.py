@@ -271,7 +271,12 @@ def test_trap_11_a_lease_counted_from_the_answer() -> None:
     solo.tick(2)
     round_number, sent_ms = solo.state.round, solo.now_ms
     solo.tick(1)
-    solo.step(HeartbeatReply(solo.state.term, PEER, ME, round_number, LogIndex(2), sticky=True))
+    at = LogIndex(2)
+    solo.step(
+        HeartbeatReply(
+            solo.state.term, PEER, ME, round_number, at, sticky=True, durable=at, promise_ms=100
+        )
+    )
     assert solo.state.lease_until_ms == sent_ms + solo.state.config.lease_ms
 
 
@@ -577,6 +582,20 @@ def test_who_forgets_its_promises_at_a_restart_gives_none() -> None:
     solo = Solo(fast_failover=0)
     solo.heartbeat(2)
     assert not solo.only(HeartbeatReply).sticky
+
+
+def test_a_lease_is_no_longer_than_what_was_promised() -> None:
+    """While an election timeout is raised, node by node, the rest may elect after the old one."""
+    solo = Solo(lease_reads=1)
+    solo.heartbeat(2)
+    assert solo.only(HeartbeatReply).promise_ms == 100
+    solo.tick(30)
+    solo.lead().settle()
+    solo.tick(2)
+    solo.echo(2, sticky=True, promise_ms=90)
+    assert solo.step(ReadIndex(1, solo.now_ms)).read_states == ()
+    solo.echo(2, sticky=True, promise_ms=100)
+    assert solo.step(ReadIndex(2, solo.now_ms)).read_states != ()
 
 
 def test_a_node_that_starts_alone_knows_that_it_is() -> None:
