@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from quorate.base.schedule_commands import (
+    Fired,
+    ListSchedules,
+    ScheduleCommand,
+    ScheduleList,
+    ScheduleRemoved,
+    ScheduleSet,
+)
 from quorate.base.task_commands import TaskCommand, TaskResult
 from quorate.base.task_queries import (
     Assigned,
@@ -24,9 +32,9 @@ from quorate.base.workflow_commands import (
     WorkflowQueries,
 )
 
-Commands = TaskCommand | WorkflowCommand
-Results = TaskResult | Submitted | Signalled
-Queries = TaskQueries | WorkflowQueries
-Answers = TaskAnswer | WorkflowInfo | WorkflowList | NodeList
+Commands = TaskCommand | WorkflowCommand | ScheduleCommand
+Results = TaskResult | Submitted | Signalled | ScheduleSet | ScheduleRemoved | Fired
+Queries = TaskQueries | WorkflowQueries | ListSchedules
+Answers = TaskAnswer | WorkflowInfo | WorkflowList | NodeList | ScheduleList
 Watches = TaskWatch | WatchWorkflow
 Events = Assigned | Stop | TaskEvent | WorkerEvent | WorkflowEvent

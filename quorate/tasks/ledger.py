@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from quorate.base.limits import TASKS_MAX
 from quorate.base.task_specs import (
     ASSIGNED,
     LIVE_STATES,
@@ -119,6 +120,14 @@ class Ledger:
         """Forget the books of a queue that has neither tasks nor rules."""
         if not queue.live and queue.name.encode() not in self.tables.queues:
             self.queues.pop(queue.name, None)
+
+    def is_full(self, name: str) -> bool:
+        """Whether a queue takes no more."""
+        if len(self.tables.live) >= TASKS_MAX:
+            return True
+        queue = self.queues.get(name)
+        depth_max = 0 if queue is None else queue.rules.depth_max
+        return bool(depth_max) and queue is not None and queue.live >= depth_max
 
     def _is_ready(self, task: int) -> bool:
         live = self.tables.live.get(id_key(task))

@@ -24,6 +24,7 @@ import msgspec
 from quorate.base.fencing import Fence
 from quorate.base.limits import TASK_LINES_MAX, TASK_QUEUES_MAX, TASKS_MAX
 from quorate.base.results import Failure
+from quorate.base.schedule_commands import Fire, ListSchedules, PutSchedule, RemoveSchedule
 from quorate.base.task_commands import (
     Attend,
     Begin,
@@ -78,6 +79,7 @@ from quorate.tasks.records import (
     id_of,
 )
 from quorate.tasks.registry import WorkerRegistry
+from quorate.tasks.schedules import Schedules
 from quorate.tasks.telling import tell_stop
 from quorate.tasks.views import Views
 from quorate.tasks.workflows import Workflows
@@ -104,6 +106,7 @@ class TaskMachine(Machine):
         self._life = Life(self.ledger)
         self._workflows = Workflows(self.ledger, self._life)
         self._life.follow(self._workflows)
+        self._schedules = Schedules(self.ledger, self._life)
         self._dispatcher = Dispatcher(self.ledger, self._life)
         self._registry = WorkerRegistry(self.ledger, self._life)
         self._views = Views(self.ledger)
@@ -127,6 +130,9 @@ class TaskMachine(Machine):
             Spawn: self._spawn,
             Signal: self._workflows.signal,
             CancelWorkflow: self._workflows.cancel,
+            PutSchedule: self._schedules.put,
+            RemoveSchedule: self._schedules.remove,
+            Fire: self._schedules.fire,
         }
 
     # --- the contract ---------------------------------------------------------------------------
@@ -138,6 +144,7 @@ class TaskMachine(Machine):
         self.ledger.load()
         self._life.load()
         self._workflows.load()
+        self._schedules.load()
         self._dispatcher.load()
 
     def apply(self, command: Any, context: Context) -> Any:  # noqa: ANN401
@@ -148,6 +155,8 @@ class TaskMachine(Machine):
         return result
 
     def query(self, query: Any) -> Any:  # noqa: ANN401
+        if query.__class__ is ListSchedules:
+            return self._schedules.listed(query)
         return self._views.answer(query)
 
     def watch(self, request: Any) -> Interest:  # noqa: ANN401
@@ -162,6 +171,7 @@ class TaskMachine(Machine):
             return 0  # at once
         times = (
             self._workflows.sweeper.forgetting.first_ms(),
+            self._schedules.ticking.first_ms(),
             self.ledger.deadlines.first_ms(),
             self.ledger.forgetting.first_ms(),
             self._dispatcher.wake_ms(),
@@ -186,6 +196,7 @@ class TaskMachine(Machine):
         self._life.unique.fade(now_ms, DUE_WORK_MAX)
         ledger.fade_rates(now_ms, DUE_WORK_MAX)
         self._workflows.sweeper.expire(now_ms)
+        self._schedules.expire(context, DUE_WORK_MAX)
         ledger.close()
 
     def finish(self, context: Context) -> None:
@@ -198,6 +209,7 @@ class TaskMachine(Machine):
         ledger.close()
         ledger.deadlines.sweep(len(ledger.tables.live))
         ledger.forgetting.sweep(len(ledger.tables.ended))
+        self._schedules.ticking.sweep(len(ledger.tables.schedules))
 
     def _begin_work(self) -> None:
         self.ledger.begin()

@@ -229,6 +229,25 @@ class SignalRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     payload: bytes
 
 
+class ScheduleRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A schedule, as in ``PutSchedule``. *next_ms*: wall time for cron, 0 until it is worked out;
+    cluster time for every_ms."""
+
+    task: Task
+    cron: str
+    zone: str
+    every_ms: int
+    misfire: str
+    overlap: bool
+    paused: bool
+    revision: int
+    next_ms: int
+    last_ms: int = 0
+    last_task: int = 0
+    fired: int = 0
+    skipped: int = 0
+
+
 class NumberRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A number: the highest id given out, or the worker that had the last turn."""
 
@@ -241,6 +260,7 @@ LAST_TASK = b"task"
 LAST_WORKER = b"worker"
 LAST_CHOSEN = b"chosen"
 LAST_WORKFLOW = b"workflow"
+LAST_SCHEDULE = b"schedule"
 
 STOP_NODES = 1
 FORGET_NODES = 2
@@ -283,6 +303,7 @@ class TaskTables:
         self.undo: Table[UndoRecord] = ordered("undo", UndoRecord)
         self.signals: Table[SignalRecord] = ordered("signals", SignalRecord)
         self.sweeps: Table[SweepRecord] = ordered("sweeps", SweepRecord)
+        self.schedules: Table[ScheduleRecord] = ordered("schedules", ScheduleRecord)
         self.numbers: Table[NumberRecord] = plain("numbers", NumberRecord)
 
 
