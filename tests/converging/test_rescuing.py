@@ -45,8 +45,8 @@ from quorate.replication.converging.lives import (
 from quorate.replication.converging.records import JOURNAL, journal_key
 from quorate.replication.converging.rescuing import Source
 from quorate.replication.converging.stability import QUIET_S
-from quorate.server.rescue import Account, plan, preview, rescue
-from quorate.storage.memory_elements import MemoryElementStore
+from quorate.server.rescue import Account, check_spare, plan, preview, rescue
+from quorate.storage.memory_elements import ElementImage, MemoryElementStore
 from tests.converging.tiers import Node, World
 
 Kinds = KindTag
@@ -410,3 +410,40 @@ def test_a_life_folded_long_ago_is_refused() -> None:
             lives.since(actor)
 
     World(1).run(story)
+
+
+def test_what_is_set_aside_frees_folding_and_can_be_rescued() -> None:
+    async def story(world: World) -> None:
+        world.leader = 1
+        one, two, three = world.nodes.values()
+        for node in (one, two):
+            await node.write("n", COUNT, Increment(1))
+        await world.converged()
+        three.log_reachable = False
+        await three.write("n", COUNT, Increment(10))
+        orphan = three.engine.own.actor
+        for above in (1, 2):  # other processes were there meanwhile, whose disk is gone
+            world.log.adopt(3, epoch_of(orphan) + above)
+        world.log.submit(PrepareFold(1, ((orphan + 1, 0),)))
+        three.log_reachable = True
+        await until(lambda: epoch_of(three.engine.own.actor) == epoch_of(orphan) + 3)
+        await three.write("n", COUNT, Increment(100))  # on top of what nobody takes
+        await until(lambda: three.tier and three.tier.folding.problem)
+        assert one.engine.own.generation == 1
+        assert await one.value("n", COUNT) == 2
+        three.crash()
+        aside, three.image = three.image, ElementImage()
+        await check_spare(Source(3, MemoryElementStore(aside.copy())), Operator(world).call)
+        three.start()
+        await until(three.leaves)
+        await settled(world)
+        assert one.tier is not None
+        assert one.tier.stability.waits_for() == []
+        account = await Operator(world).rescue(Source(3, MemoryElementStore(aside.copy())))
+        assert [each.actor for each in account.left] == [orphan, orphan + 3]
+        await settled(world)
+        await world.converged()
+        for node in (one, two, three):
+            assert await node.value("n", COUNT) == 112
+
+    World(3).run(story)

@@ -98,8 +98,7 @@ class Folding:
         if engine.stopped:
             return
         self._leave_closed_life()
-        if engine.frontier and not engine.own.actor and not lives.present():
-            engine.living.begin()  # or nobody could inherit from those who are gone
+        self._begin_life()
         if self._queued or lives.generation < generation_of(self.stage):  # the log is behind
             return
         step = self._next()
@@ -300,6 +299,17 @@ class Folding:
         return (*own, *present, last)[0]
 
     # --- lives --------------------------------------------------------------------------------
+
+    def _begin_life(self) -> None:
+        """Begin a life if that is what folding waits for: an earlier process of this node has one
+        that is not over, or all are over, and nobody could inherit."""
+        engine, present = self._engine, self._lives.present()
+        if engine.own.actor:
+            return
+        if any(member_of(each) == engine.member for each in present) or (
+            engine.frontier and not present
+        ):
+            engine.living.begin()
 
     def _leave_closed_life(self) -> None:
         """Another process of this member has begun a life: what this one would still write might
