@@ -162,11 +162,33 @@ class Admin:
             voters.discard(change.node)
         if not replica.is_leader or voters == set(membership.voters) or not voters:
             return
+        await self._applied_all_before()
         levels = self._node.parts.converging.levels
         try:
             await levels.hand_over(sorted(voters), HAND_OVER_TIMEOUT_S)
         except UnavailableError as error:
             raise MembershipError(f"the change was not made: {error}") from error
+
+    async def _applied_all_before(self) -> None:
+        """Until this node, if it leads, has applied all that was committed before it did.
+
+        Raises:
+            MembershipError: that took too long; nothing was changed.
+        """
+        replica = self._node.replica
+        state = replica.core.state
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + HAND_OVER_TIMEOUT_S
+        while replica.is_leader and not replica.stopped:
+            commit = state.commit
+            if state.log.term_at(commit) == state.term and replica.applied >= commit:
+                return
+            if loop.time() > end_s:
+                raise MembershipError(
+                    "the change was not made: the leader is new, and does not know yet all that "
+                    "was committed before; try again in a moment"
+                )
+            await asyncio.sleep(POLL_S)
 
     def _is_so(self, kind: ChangeKind, node: NodeId, address: str) -> bool:
         """Whether a change that is asked for again, because its answer was lost, was made."""

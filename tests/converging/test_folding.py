@@ -346,6 +346,8 @@ def test_a_new_node_is_not_taken_for_one_that_has_what_was_folded() -> None:
         three.wipe()
         world.separate((3,), (1, 2))
         three.start()
+        with pytest.raises(UnavailableError, match=r"\[3\], who are to vote"):
+            await one.tier.levels.hand_over((3,), 1.0)  # no life is left, and what they wrote is
         with pytest.raises(UnavailableError, match="earlier lives"):
             await three.value("n", COUNT, level="causal", after=position)
 

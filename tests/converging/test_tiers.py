@@ -42,6 +42,7 @@ from quorate.errors import (
     TypeMismatchError,
     UnavailableError,
 )
+from quorate.replication.transport import CrdtKnown
 from tests.converging.tiers import World
 
 SET, COUNTER, BOUNDED = KindTag.OR_SET, KindTag.PN_COUNTER, KindTag.BOUNDED_COUNTER
@@ -190,6 +191,21 @@ def test_a_quorum_read_sees_what_a_quorum_write_left_elsewhere() -> None:
         assert await two.value("c", COUNTER, level="strong") == 2
 
     World().run(story)
+
+
+def test_who_has_nothing_asks_those_who_leave_before_it_votes_alone() -> None:
+    async def story(world: World) -> None:
+        one, two = world.nodes.values()
+        world.lets_through = lambda _from, _to, frame: isinstance(frame, CrdtKnown)
+        await one.write("c", COUNTER, Increment())
+        with pytest.raises(UnavailableError):
+            await two.tier.levels.hand_over((2,), 1.0)
+        world.lets_through = lambda *_: True
+        await two.tier.levels.hand_over((2,), 5.0)
+        world.separate((1,), (2,))
+        assert await two.value("c", COUNTER) == 1
+
+    World(2).run(story)
 
 
 def test_no_node_shows_what_was_made_on_top_of_something_without_that() -> None:

@@ -230,7 +230,8 @@ class Levels:
         """
         loop = asyncio.get_running_loop()
         end_s = loop.time() + timeout_s
-        if not self._engine.frontier and not any(map(self._disseminating.known, voters)):
+        lives = self._engine.lives
+        if not lives.generation and not lives.known():  # nobody in this cluster ever wrote any
             return
         gathered: asyncio.Future[None] = loop.create_future()
 
