@@ -197,6 +197,25 @@ class Database(Coordination, Converging):
             raise ClosedError("the handle was closed; make another one")
         return client
 
+    def twin(self) -> Database | None:
+        """Another handle on the same cluster, with the same settings and a connection of its own:
+        for another thread, whose loop it then belongs to. Not open yet. None if the cluster is
+        reached within this process, through a node that belongs to this loop."""
+        if self._host is not None or any(each.local is not None for each in self._endpoints):
+            return None
+        made = Database(
+            tuple(map(str, self._endpoints)),
+            timeout=self._timeout,
+            connect_timeout=self._connect_timeout,
+            stall_timeout=self._stall_timeout,
+            session_ttl=self._session_ttl_ms / 1000,
+            cluster=self._cluster,
+            name=self._name,
+            follow_leader=self._follow_leader,
+        )
+        made._dialer = self._dialer
+        return made
+
     # --- machines ------------------------------------------------------------------------------
 
     @overload
