@@ -147,6 +147,19 @@ def removed_what_was_observed(scribe: Scribe, shows: list[str]) -> None:
     scribe.read(3, "set", shows, {1: 2, 2: 1})
 
 
+def observed_when_it_was_gone(scribe: Scribe, shows: list[str]) -> None:
+    """Node 2 removes, and observes that nothing is there; what was observed is removed at node 3,
+    which has not seen the first removal."""
+    scribe.write(1, "set", "add", {1: 1}, cell="a")
+    scribe.read(2, "set", ["a"], {1: 1})
+    scribe.write(2, "set", "remove", {1: 1, 2: 1}, cell="a")
+    number = scribe.begin(2, "observe", "set", 2, "causal", cell="a")
+    scribe.end(2, "observe", "set", {1: 1, 2: 1})
+    scribe.read(3, "set", ["a"], {1: 1})
+    scribe.write(3, "set", "remove", {1: 1, 3: 1}, cell="a", seen=number)
+    scribe.read(3, "set", shows, {1: 1, 3: 1})
+
+
 def assigned(scribe: Scribe, kind: str, shows: Any) -> None:
     """2 over 1, and 3 beside it."""
     scribe.write(1, kind, "assign", {1: 1}, what=1)
@@ -185,6 +198,8 @@ VALUES: list[tuple[str, Callable[[Scribe], None], str]] = [
     ("never added", lambda s: added_and_removed(s, ["b"]), "never was there"),
     ("observed", lambda s: removed_what_was_observed(s, ["a"]), ""),
     ("more than observed", lambda s: removed_what_was_observed(s, []), "nothing took out"),
+    ("observed too late", lambda s: observed_when_it_was_gone(s, ["a"]), ""),
+    ("not observed", lambda s: observed_when_it_was_gone(s, []), "nothing took out"),
     ("the last one", lambda s: assigned(s, "register", 2), ""),
     ("the other last one", lambda s: assigned(s, "register", 3), ""),
     ("replaced", lambda s: assigned(s, "register", 1), "replaced"),

@@ -86,12 +86,27 @@ class Values:
             there = visibility.holds(take, read)
             if there is Seen.NO:
                 continue
-            saw = visibility.saw(take, put)
+            saw = self._takes_out(take, put, cell)
             if saw is Seen.YES and there is Seen.YES:
                 return Seen.NO
             if saw is not Seen.NO or visibility.repeats(take):
                 held = Seen.MAYBE
         return held
+
+    def _takes_out(self, take: Act, put: Act, cell: Any) -> Seen:  # noqa: ANN401
+        """Whether *take* takes *put* out wherever both are held. One that takes what was observed
+        leaves alone what was not alive any more when it was."""
+        saw = self._visibility.saw(take, put)
+        if take.seen is None or saw is Seen.NO:
+            return saw
+        for other in self._takes[cell]:
+            if other is take or other.begun > take.seen.ended:
+                continue
+            before = min(
+                self._visibility.holds(other, take.seen), self._takes_out(other, put, cell)
+            )
+            saw = min(saw, Seen(Seen.YES - before))
+        return saw
 
     # --- what is shown ----------------------------------------------------------------------------
 
