@@ -31,6 +31,9 @@ from quorate.client.crdt_maps import ORMap
 from quorate.client.crdt_text import Text
 from quorate.client.database import Database, connect
 from quorate.client.levels import Receipt
+from quorate.client.task_app import App, Result
+from quorate.client.task_context import TaskContext
+from quorate.client.task_worker import Worker
 from quorate.client.tls import tls_context
 from quorate.errors import CommandError, QuorateError
 from quorate.replication.batteries import (
@@ -52,6 +55,7 @@ __version__ = version.VERSION
 
 __all__ = [
     "Accepted",
+    "App",
     "BoundedCounter",
     "CommandError",
     "Context",
@@ -80,9 +84,12 @@ __all__ = [
     "ReplQueue",
     "ReplSet",
     "Replicated",
+    "Result",
     "Table",
+    "TaskContext",
     "Text",
     "TwoPSet",
+    "Worker",
     "__version__",
     "command",
     "connect",

@@ -174,6 +174,9 @@ class _Decorator(Protocol):
 class TaskFunction(Generic[P, R, C]):
     """A function that is a task. Made by ``App.task``; calling it calls the function."""
 
+    __name__: str
+    __qualname__: str
+
     def __init__(
         self,
         app: App,
@@ -305,7 +308,7 @@ class Result(Generic[R]):
     __slots__ = ("_name", "_returns", "_tasks", "id")
 
     def __init__(
-        self, tasks: Tasks, task: int, name: str, returns: Callable[[], Any] | None = None
+        self, tasks: Tasks, task: int, name: str = "", returns: Callable[[], Any] | None = None
     ) -> None:
         self._tasks = tasks
         self._name = name

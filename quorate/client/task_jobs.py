@@ -188,10 +188,9 @@ def describe(error: BaseException) -> str:
     """An error as text: its name and message first, then where it was raised, the innermost last,
     as much of it as is kept."""
     head = "".join(traceback.format_exception_only(error)).strip()
-    at = error.__traceback__
-    while at is not None and at.tb_frame.f_code.co_filename in _NOT_SHOWN:
-        at = at.tb_next
-    trace = "".join(traceback.format_tb(at)).rstrip()
+    frames = traceback.extract_tb(error.__traceback__)
+    shown = [each for each in frames if each.filename not in _NOT_SHOWN]
+    trace = "".join(traceback.format_list(shown)).rstrip()
     if len(head) + len(trace) + 1 > TASK_ERROR_MAX:
         head = head[: TASK_ERROR_MAX // 2]
         trace = "..." + trace[len(head) + 4 - TASK_ERROR_MAX :]

@@ -229,7 +229,7 @@ class Shape:
             return value
         try:
             return msgspec.convert(value, kind, dec_hook=_read_other)
-        except _UNREADABLE as error:
+        except Exception as error:  # also what a model's own code may raise
             raise TaskPayloadError(
                 f"argument {name!r} of task {self._name!r} is no {kind!r}: {error}"
             ) from error

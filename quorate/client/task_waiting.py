@@ -66,7 +66,7 @@ class Endings:
         return ending
 
     def forget(self, task: int, ending: Ending) -> None:
-        """Nobody awaits *ending* any more."""
+        """Nobody awaits *ending* any more; harmless if it has come."""
         found = self._waited.get(task)
         if found is not None and ending in found:
             found.remove(ending)

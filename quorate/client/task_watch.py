@@ -11,13 +11,14 @@ import msgspec
 
 from quorate.base.task_queries import TaskEvent, WatchQueue, WorkerEvent
 from quorate.base.task_specs import TASK_MACHINE
+from quorate.base.workflow_commands import WorkflowEvent
 from quorate.client.watching import Watches
 from quorate.errors import QuorateError, WatchLaggingError
 
 #: Events that were not taken: whoever leaves more of them is too slow to look on.
 BUFFER_EVENTS_MAX: Final = 50_000
 
-Event = TaskEvent | WorkerEvent
+Event = TaskEvent | WorkerEvent | WorkflowEvent
 
 _decode_events: Final = msgspec.msgpack.Decoder(list[Event]).decode
 

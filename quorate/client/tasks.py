@@ -25,8 +25,8 @@ from quorate.base.task_commands import (
     Requeue,
     Settle,
     Strategy,
-    TaskResult,
 )
+from quorate.base.task_protocol import Answers, Results
 from quorate.base.task_queries import (
     Holdings,
     ListQueues,
@@ -36,7 +36,6 @@ from quorate.base.task_queries import (
     QueueInfo,
     System,
     SystemInfo,
-    TaskAnswer,
     TaskEvent,
     TaskInfo,
     TaskQuery,
@@ -178,15 +177,14 @@ class Tasks:
         except TimeoutError as error:
             if isinstance(error, QuorateError):
                 raise
-            left = [task for task, ending in pending if not ending.done() or ending.cancelled()]
+            left = [task for task, ending in pending if ending.cancelled() or not ending.done()]
             raise TaskPendingError(
                 f"{len(left)} of {len(pending)} tasks, {left[0]} among them, had not ended within "
                 f"{timeout:g} s"
             ) from None
         finally:
             for task, ending in pending:
-                if not ending.done():
-                    self._endings.forget(task, ending)
+                self._endings.forget(task, ending)
 
     async def look(self, task: int) -> TaskEvent | None:
         """How *task* ended, as ``wait`` says it; None: it has not ended."""
@@ -390,7 +388,7 @@ class Tasks:
         """A command, planned at once: those of one turn of the loop leave in one frame."""
         codec = self._command_codec
         if codec is None:
-            codec = self._command_codec = self._plans.codec(TASK_MACHINE, TaskResult)
+            codec = self._command_codec = self._plans.codec(TASK_MACHINE, Results)
         wait_s = self._plans.timeout if timeout is None else check_timeout(timeout)
         return self._plans.submit(codec, command, wait_s)
 
@@ -398,7 +396,7 @@ class Tasks:
         """A query, likewise."""
         codec = self._query_codec
         if codec is None:
-            codec = self._query_codec = self._plans.codec(TASK_MACHINE, TaskAnswer)
+            codec = self._query_codec = self._plans.codec(TASK_MACHINE, Answers)
         wait_s = self._plans.timeout if timeout is None else check_timeout(timeout)
         return self._plans.ask(codec, query, wait_s)
 
