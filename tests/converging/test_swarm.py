@@ -22,7 +22,7 @@ from quorate.base.crdt_operations import (
 )
 from quorate.errors import QuorateError
 from quorate.replication.converging import engine, pulling, serving
-from tests.converging.test_reconciling import forget_records
+from tests.converging.ranges import forget_records
 from tests.converging.tiers import Node, World
 
 SET, COUNTER, MAP = KindTag.OR_SET, KindTag.PN_COUNTER, KindTag.OR_MAP
