@@ -164,6 +164,33 @@ TRANSFERS: Final = Profile(
     mix={"transfer": 3.0, "one-way": 3.0},
     rate=8.0,
 )
+#: Voters leave, and some of those who stay were not heard from when the lease was granted.
+LEASED_CHURN: Final = Profile(
+    name="leased-churn",
+    settings={
+        **LEASES.settings,
+        "voters": 5,
+        "think_ms": 5.0,
+        "operations_max": 1500,
+        "seconds": 6.0,
+    },
+    mix={"remove": 2.0, "demote": 3.0, "promote": 3.0, "pause-one": 6.0, "isolate-one": 4.0},
+    rate=10.0,
+)
+#: Voters stand still, and find heartbeats before they find what time it is; leaders are cut off.
+LATE_VOTERS: Final = Profile(
+    name="late-voters",
+    settings={**LEASES.settings, "heartbeat_ms": 20, "election_timeout_ms": 100},
+    mix={"pause-one": 4.0, "isolate-leader": 3.0, "one-way": 2.0},
+    rate=6.0,
+)
+#: Voters restart when their leader has just been cut off.
+LEASED_RESTARTS: Final = Profile(
+    name="leased-restarts",
+    settings=LEASES.settings,
+    mix={"crash-one": 4.0, "isolate-leader": 3.0, "one-way": 3.0, "restart-storm": 1.0},
+    rate=6.0,
+)
 #: Elections, while an fsync takes longer than a heartbeat's way to and fro.
 NEW_LEADERS: Final = Profile(
     name="new-leaders",

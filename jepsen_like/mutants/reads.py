@@ -91,4 +91,40 @@ MUTANTS = (
         profile=profiles.TRANSFERS,
         budget=40,
     ),
+    Mutant(
+        name="lease-outlives-its-voters",
+        bug="a lease still holds when others than those who granted it can elect a leader",
+        source="our own; thesis 4.3 and 6.4.1",
+        rewrites=one(
+            "quorate.consensus.leader:append_membership",
+            "        reads.end_lease(state)\n",
+            "        pass\n",
+        ),
+        profile=profiles.LEASED_CHURN,
+        budget=40,
+    ),
+    Mutant(
+        name="lateness-shortens-promises",
+        bug="ticks of before a promise to a lease, which come late, count against it",
+        source="our own; thesis 6.4.1",
+        rewrites=one(
+            "quorate.consensus.core:Core._on_tick",
+            "            election.date_promise(state)\n",
+            "            state.heard_since_tick = False\n",
+        ),
+        profile=profiles.LATE_VOTERS,
+        budget=40,
+    ),
+    Mutant(
+        name="promise-forgotten",
+        bug="a restart forgets that a leader was heard, whose lease counts on it",
+        source="thesis 6.4.1 (trap 11)",
+        rewrites=one(
+            "quorate.consensus.state:State.__init__",
+            "config.election_ticks_min if config.lease_reads else 0",
+            "0",
+        ),
+        profile=profiles.LEASED_RESTARTS,
+        budget=40,
+    ),
 )
