@@ -328,7 +328,7 @@ class Registered(msgspec.Struct, frozen=True, array_like=True, tag=11, gc=False)
 
 
 class Attended(msgspec.Struct, frozen=True, array_like=True, tag=12, gc=False):
-    """*tasks*: as many the worker has now."""
+    """*tasks*: as many the worker has; of one that was unregistered: had."""
 
     tasks: int
 

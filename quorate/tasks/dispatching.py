@@ -30,7 +30,7 @@ from quorate.tasks.life import Life
 from quorate.tasks.lines import Line
 from quorate.tasks.queues import NEVER_MS, Queue
 from quorate.tasks.records import LAST_CHOSEN, LiveRecord, id_key, needs_of
-from quorate.tasks.telling import tell_assigned, tell_stop
+from quorate.tasks.telling import in_parts, size_of, tell_assigned, tell_stop
 
 #: A line's next task: (priority from the top, id, a number of its own, queue, line, key).
 _Head = tuple[int, int, int, Queue, Line, bytes]
@@ -66,19 +66,25 @@ class Dispatcher:
             if not ledger.changed:
                 break
         for worker in sorted(handed):
-            tell_assigned(context, worker, handed[worker])
+            for part in in_parts(handed[worker]):
+                tell_assigned(context, worker, part)
 
     def wake_ms(self) -> int | None:
         """When time alone makes something eligible."""
-        return None if self._wake_ms in (0, NEVER_MS) else self._wake_ms
+        if not self._wake_ms:  # nobody has looked since the state was loaded
+            return 0 if self._ledger.ready else None
+        return None if self._wake_ms == NEVER_MS else self._wake_ms
 
     def _round(self, handed: dict[int, list[Assignment]], context: Context) -> None:
         heads = self._heads(context.time_ms)
         pools: dict[tuple[str, int], Pool] = {}
         ledger = self._ledger
         while heads and ledger.crew.free and not self._at_cap():
-            _, task, number, queue, line, _ = heapq.heappop(heads)
+            _, task, number, queue, line, key = heapq.heappop(heads)
             if not queue.open_at(context.time_ms):
+                continue
+            if queue.keyed and line.head(queue.allowed) != (task, key):
+                self._push_head(heads, number, queue, line)  # another line had its key's turn
                 continue
             spec, live = self._records(task)
             pool = pools.get((queue.name, number))
@@ -174,17 +180,21 @@ class Dispatcher:
         heapq.heapify(heads)
         found: list[Assignment] = []
         size = 0
-        while heads and len(found) < count and not self._at_cap():
-            _, task, number, queue, line, _ = heapq.heappop(heads)
+        while heads and len(found) < count and size < TASK_ASSIGNED_BYTES_MAX:
+            if self._at_cap():
+                break
+            _, task, number, queue, line, key = heapq.heappop(heads)
             if not queue.open_at(context.time_ms):
                 continue
+            if queue.keyed and line.head(queue.allowed) != (task, key):
+                self._push_head(heads, number, queue, line)
+                continue
             spec, live = self._records(task)
-            size += len(spec.payload)
-            if found and size > TASK_ASSIGNED_BYTES_MAX:
-                break
-            found.append(
-                self._life.assign(task, spec, live, worker, REASON_CLAIMED, context, running=True)
+            assignment = self._life.assign(
+                task, spec, live, worker, REASON_CLAIMED, context, running=True
             )
+            size += size_of(assignment)
+            found.append(assignment)
             self._push_head(heads, number, queue, line)
         return found
 
@@ -201,12 +211,12 @@ class Dispatcher:
         """Workers that have room to begin something take what others have in store, one by one
         from whoever has most, until stores and loads differ by no more than one."""
         crew = self._ledger.crew
-        thieves = sorted(
-            (each for each in crew.free.values() if each.running < each.record.load),
-            key=lambda each: (each.fullness, each.id),
-        )
+        load_max = self._ledger.settings.load_max * 1000
+        thieves = sorted(crew.free.values(), key=lambda each: (each.fullness, each.id))
         for thief in thieves:
             while thief.running < thief.record.load and not thief.stored:
+                if thief.fullness > load_max:
+                    break
                 if not self._steal_one(thief, handed, context):
                     break
 
@@ -224,9 +234,21 @@ class Dispatcher:
                 needs = needs_of(spec, live)
                 if not thief.serves(spec.queue, needs, ledger.settings):
                     continue
-                tell_stop(context, victim.id, task, live.attempt, "stolen")
+                if ledger.queue(spec.queue).rules.paused:
+                    continue
+                if not _take_out(handed.get(victim.id, []), task):
+                    tell_stop(context, victim.id, task, live.attempt, "stolen")
                 self._life.give_back(task, spec, live, "stolen", context)
                 spec, live = self._records(task)
                 self._give(task, spec, live, thief, REASON_STOLEN, handed, context)
                 return True
         return False
+
+
+def _take_out(handed: list[Assignment], task: int) -> bool:
+    """Whether a worker was given *task* in this very entry, and so has not heard of it."""
+    for at, each in enumerate(handed):
+        if each.task == task:
+            del handed[at]
+            return True
+    return False

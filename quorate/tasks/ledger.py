@@ -8,8 +8,8 @@ counted anew at any time and compared (``recount``).
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -22,7 +22,7 @@ from quorate.base.task_specs import (
     RUNNING,
     Task,
 )
-from quorate.replication.deadlines import Deadlines
+from quorate.replication.deadlines import Deadlines, Item
 from quorate.replication.machine import Context
 from quorate.replication.tables import Tables
 from quorate.tasks.crew import Crew
@@ -79,8 +79,9 @@ class Ledger:
         self._moves: list[_Move] = []
         self._workers_set: list[tuple[int, WorkerRecord | None]] = []
         self._ruled: list[str] = []
+        self._taken: list[tuple[Deadlines[Any], Any]] = []  # what was due, and its id
         self._totals: dict[str, dict[str, int]] = {}
-        self._fading: list[tuple[int, bytes]] = []  # rates: when nothing of them is used up
+        self.fading = Deadlines(self._fades_at)  # rates: when nothing of them is used up
         self._turns = 0  # given in the entry at hand
         self._turns_index = 0
 
@@ -100,8 +101,7 @@ class Ledger:
             spec = tables.specs.get(key)
             if spec is not None:
                 self._derive(id_of(key), spec, None, live)
-        self._fading = [(-(-rate.full_at_us // 1000), key) for key, rate in tables.rates.items()]
-        heapq.heapify(self._fading)
+        self.fading.load((_ms(rate.full_at_us), key) for key, rate in tables.rates.items())
         self.forgetting.load(
             (ended.keep_ms, id_of(key))
             for key, ended in tables.ended.items()
@@ -141,6 +141,10 @@ class Ledger:
         ended = self.tables.ended.get(id_key(task))
         return None if ended is None or ended.keep_ms == NEVER_MS else ended.keep_ms
 
+    def _fades_at(self, key: bytes) -> int | None:
+        rate = self.tables.rates.get(key)
+        return None if rate is None else _ms(rate.full_at_us)
+
     def _full_at_us(self, queue: str, key: bytes | None) -> int:
         found = self.tables.rates.get(_rate_key(queue, key))
         return 0 if found is None else found.full_at_us
@@ -152,6 +156,7 @@ class Ledger:
         self._moves.clear()
         self._workers_set.clear()
         self._ruled.clear()
+        self._taken.clear()
         self._totals.clear()
         self._last_task_before = self.last_task
 
@@ -185,8 +190,16 @@ class Ledger:
                 key.turn = self._turn_of(spec.queue, spec.key)
             queue.admit(spec.key)
             self.drop_if_empty(queue)
+        for deadlines, item in self._taken:
+            deadlines.put_back(item)
         self.changed = True
         self.begin()
+
+    def due(self, deadlines: Deadlines[Item], now_ms: int) -> Iterator[Item]:
+        """As ``deadlines.due``, of any of the machine's; what is taken back is due again."""
+        for item in deadlines.due(now_ms):
+            self._taken.append((deadlines, item))
+            yield item
 
     # --- tasks ----------------------------------------------------------------------------------
 
@@ -301,17 +314,14 @@ class Ledger:
             if rate:
                 full_at_us = queue.used_at_us(key, rate)
                 row = _rate_key(queue.name, key)
+                if row not in self.tables.rates:
+                    self.fading.add(_ms(full_at_us), row)
                 self.tables.rates.put(row, RateRecord(full_at_us))
-                heapq.heappush(self._fading, (-(-full_at_us // 1000), row))
 
     def fade_rates(self, now_ms: int, work_max: int) -> None:
         """Forget rates of which nothing is used up any more."""
-        while self._fading and self._fading[0][0] <= now_ms and work_max:
-            work_max -= 1
-            key = heapq.heappop(self._fading)[1]
-            record = self.tables.rates.get(key)
-            if record is not None and record.full_at_us <= now_ms * 1000:
-                self.tables.rates.delete(key)
+        for key in islice(self.due(self.fading, now_ms), work_max):
+            self.tables.rates.delete(key)
 
     # --- rules ----------------------------------------------------------------------------------
 
@@ -413,6 +423,11 @@ def _queue_values(queue: Queue) -> tuple[Any, ...]:
     keys = sorted((name, key.live, key.running, key.turn) for name, key in queue.keys.items())
     counts = [queue.counts[state] for state in LIVE_STATES]
     return queue.rules, counts, queue.running, queue.ready, keys, sorted(lines, key=repr)
+
+
+def _ms(time_us: int) -> int:
+    """The first millisecond that is not before."""
+    return -(-time_us // 1000)
 
 
 def _rate_key(queue: str, key: bytes | None) -> bytes:

@@ -12,8 +12,8 @@ from typing import Final, Protocol
 import msgspec
 
 from quorate.base.limits import TASK_DEAD_MAX, TASK_ERROR_MAX, TASK_RESULTS_KEPT_MAX
-from quorate.base.task_commands import Assignment, Input
-from quorate.base.task_queries import TaskEvent
+from quorate.base.task_commands import REASON_STOLEN, Assignment, Input
+from quorate.base.task_queries import TaskEvent, WorkerEvent
 from quorate.base.task_specs import (
     ASSIGNED,
     BLOCKED,
@@ -44,7 +44,7 @@ from quorate.tasks.records import (
 )
 from quorate.tasks.retrying import delay_ms, may_retry
 from quorate.tasks.steps import beat_ms, held, limit_ms, waiting
-from quorate.tasks.telling import shown_assignment, tell_stop, tell_task
+from quorate.tasks.telling import shown_assignment, tell_stop, tell_task, tell_worker
 from quorate.tasks.unique import UniqueKeys
 
 _STATE_EVENTS: Final = {SCHEDULED: "scheduled", BLOCKED: "blocked", READY: "enqueued"}
@@ -83,7 +83,7 @@ class Life:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self.unique = UniqueKeys()
+        self.unique = UniqueKeys(ledger)
         self._kinship: Kinship = NoKinship()
 
     def follow(self, kinship: Kinship) -> None:
@@ -92,7 +92,7 @@ class Life:
 
     def load(self) -> None:
         """The tables are new."""
-        self.unique.load(self._ledger.tables)
+        self.unique.load()
 
     # --- coming ---------------------------------------------------------------------------------
 
@@ -212,7 +212,8 @@ class Life:
         )
         ledger.move(task, spec, live, after)
         ledger.give_turn(queue, spec.key, context)
-        ledger.use_rate(queue, spec.key)
+        if reason != REASON_STOLEN:  # it was counted when it was handed out first
+            ledger.use_rate(queue, spec.key)
         if len(ledger.tables.beside):
             self.unblock_beside(task, worker.record.name, context)
         if running:
@@ -241,8 +242,8 @@ class Life:
         if not live.begun:
             waited_ms = context.time_ms - max(live.since_ms, 0)
             self._ledger.count(spec.queue, "waited_ms", waited_ms)
-            if spec.options is not None:
-                self.unique.free(spec, task, started=True)
+        if spec.options is not None:
+            self.unique.free(spec, task, started=True)
 
     def begin(self, task: int, spec: Task, live: LiveRecord, context: Context) -> None:
         """The worker begins with a task that it had in store."""
@@ -508,7 +509,9 @@ class Life:
         ledger, now_ms = self._ledger, context.time_ms
         ledger.tables.dead.delete(id_key(task))
         self.unique.take(spec, task, now_ms)
-        live = LiveRecord(READY, now_ms, now_ms, 0, dead.attempt, begun=True)
+        beside = 0 if spec.options is None else spec.options.beside
+        pin = (self.name_beside(beside) or "") if beside else ""
+        live = LiveRecord(READY, now_ms, now_ms, 0, dead.attempt, begun=True, pin=pin)
         ledger.move(task, spec, None, live)
         queue = ledger.queue(spec.queue)
         if spec.key and queue.keys[spec.key].live == 1:
@@ -518,7 +521,7 @@ class Life:
 
     def forget_first(self) -> None:
         """The task that ended, and would be forgotten first."""
-        for task in self._ledger.forgetting.due(2**63 - 1):
+        for task in self._ledger.due(self._ledger.forgetting, NEVER_MS):
             self._ledger.tables.ended.delete(id_key(task))
             return
 
@@ -540,6 +543,7 @@ class Life:
         state = record.state
         if in_row >= FAILURES_IN_ROW_MAX and state == "active":
             state = "error"
+            tell_worker(context, WorkerEvent(state, worker, record.name, context.time_ms))
         self._ledger.set_worker(
             worker,
             msgspec.structs.replace(

@@ -72,11 +72,10 @@ class Line:
         if count is None:
             counts[key] = 1
             self._heaps[key] = [task]
+            self.admit(key)
         else:
             counts[key] = count + 1
             heapq.heappush(self._heaps[key], task)
-        if key not in self._ringed:
-            self.admit(key)
 
     def remove(self, key: bytes) -> None:
         """A task of *key* is not ready any more."""
@@ -132,5 +131,5 @@ class Line:
         """The lowest *count* ready tasks, by id. Looks at the heads of all keys."""
         found: list[int] = []
         for heap in self._heaps.values():
-            found.extend(heapq.nsmallest(count, filter(self._ready, heap)))
+            found.extend(heapq.nsmallest(count, filter(self._ready, dict.fromkeys(heap))))
         return sorted(found)[:count]

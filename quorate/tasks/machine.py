@@ -106,7 +106,7 @@ class TaskMachine(Machine):
         self._life = Life(self.ledger)
         self._workflows = Workflows(self.ledger, self._life)
         self._life.follow(self._workflows)
-        self._schedules = Schedules(self.ledger, self._life)
+        self.schedules = Schedules(self.ledger, self._life)
         self._dispatcher = Dispatcher(self.ledger, self._life)
         self._registry = WorkerRegistry(self.ledger, self._life)
         self._views = Views(self.ledger)
@@ -130,9 +130,9 @@ class TaskMachine(Machine):
             Spawn: self._spawn,
             Signal: self._workflows.signal,
             CancelWorkflow: self._workflows.cancel,
-            PutSchedule: self._schedules.put,
-            RemoveSchedule: self._schedules.remove,
-            Fire: self._schedules.fire,
+            PutSchedule: self.schedules.put,
+            RemoveSchedule: self.schedules.remove,
+            Fire: self.schedules.fire,
         }
 
     # --- the contract ---------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class TaskMachine(Machine):
         self.ledger.load()
         self._life.load()
         self._workflows.load()
-        self._schedules.load()
+        self.schedules.load()
         self._dispatcher.load()
 
     def apply(self, command: Any, context: Context) -> Any:  # noqa: ANN401
@@ -156,7 +156,7 @@ class TaskMachine(Machine):
 
     def query(self, query: Any) -> Any:  # noqa: ANN401
         if query.__class__ is ListSchedules:
-            return self._schedules.listed(query)
+            return self.schedules.listed(query)
         return self._views.answer(query)
 
     def watch(self, request: Any) -> Interest:  # noqa: ANN401
@@ -171,7 +171,7 @@ class TaskMachine(Machine):
             return 0  # at once
         times = (
             self._workflows.sweeper.forgetting.first_ms(),
-            self._schedules.ticking.first_ms(),
+            self.schedules.ticking.first_ms(),
             self.ledger.deadlines.first_ms(),
             self.ledger.forgetting.first_ms(),
             self._dispatcher.wake_ms(),
@@ -183,12 +183,12 @@ class TaskMachine(Machine):
         self._views.now_ms = context.time_ms
         self._begin_work()
         work = 0
-        for task in ledger.deadlines.due(now_ms):
+        for task in ledger.due(ledger.deadlines, now_ms):
             self._act(task, context)
             work += 1
             if work >= DUE_WORK_MAX:
                 break
-        for task in ledger.forgetting.due(now_ms):
+        for task in ledger.due(ledger.forgetting, now_ms):
             ledger.tables.ended.delete(id_key(task))
             work += 1
             if work >= DUE_WORK_MAX:
@@ -196,7 +196,7 @@ class TaskMachine(Machine):
         self._life.unique.fade(now_ms, DUE_WORK_MAX)
         ledger.fade_rates(now_ms, DUE_WORK_MAX)
         self._workflows.sweeper.expire(now_ms)
-        self._schedules.expire(context, DUE_WORK_MAX)
+        self.schedules.expire(context, DUE_WORK_MAX)
         ledger.close()
 
     def finish(self, context: Context) -> None:
@@ -209,7 +209,8 @@ class TaskMachine(Machine):
         ledger.close()
         ledger.deadlines.sweep(len(ledger.tables.live))
         ledger.forgetting.sweep(len(ledger.tables.ended))
-        self._schedules.ticking.sweep(len(ledger.tables.schedules))
+        self.schedules.ticking.sweep(len(ledger.tables.schedules))
+        self.schedules.cron.sweep(len(ledger.tables.schedules))
 
     def _begin_work(self) -> None:
         self.ledger.begin()
@@ -265,7 +266,7 @@ class TaskMachine(Machine):
 
     def _enqueue(self, command: Enqueue, context: Context) -> Enqueued | Failure:
         life = self._life
-        trouble = self._trouble(command.tasks)
+        trouble = self._trouble(command.tasks, context.time_ms)
         if trouble is not None:
             return trouble
         tasks: list[int] = []
@@ -280,22 +281,23 @@ class TaskMachine(Machine):
         return Enqueued(tuple(tasks), tuple(known))
 
     def _submit(self, command: Submit, context: Context) -> Submitted | Failure:
-        trouble = self._trouble(tuple(node.task for node in command.nodes))
+        trouble = self._trouble(tuple(node.task for node in command.nodes), context.time_ms)
         return self._workflows.submit(command, context) if trouble is None else trouble
 
     def _spawn(self, command: Spawn, context: Context) -> Any:  # noqa: ANN401
-        trouble = self._trouble(tuple(node.task for node in command.nodes))
+        trouble = self._trouble(tuple(node.task for node in command.nodes), context.time_ms)
         return self._workflows.spawn(command, context) if trouble is None else trouble
 
-    def _trouble(self, tasks: tuple[Task, ...]) -> Failure | None:
+    def _trouble(self, tasks: tuple[Task, ...], now_ms: int) -> Failure | None:
         """Why they cannot be taken, all of them."""
         ledger = self.ledger
         if len(ledger.tables.live) + len(tasks) > TASKS_MAX:
             return Failure(QueueFullError.code, f"there are {TASKS_MAX} tasks in all queues")
         added: dict[str, int] = {}
         for spec in tasks:
-            added[spec.queue] = added.get(spec.queue, 0) + 1
             options = spec.options
+            known = options is not None and self._life.unique.holder(spec, now_ms)
+            added[spec.queue] = added.get(spec.queue, 0) + (not known)
             if options is None:
                 continue
             if options.beside and self._life.name_beside(options.beside) == "":
@@ -303,6 +305,8 @@ class TaskMachine(Machine):
                 return Failure(TaskNotFoundError.code, text)
         for name, count in added.items():
             queue = ledger.queues.get(name)
+            if not count:
+                continue
             if queue is None:
                 if len(ledger.queues) + len(added) > TASK_QUEUES_MAX:
                     return Failure(QueueFullError.code, f"there are {TASK_QUEUES_MAX} queues")

@@ -61,6 +61,11 @@ class Queue:
         """Tasks that have not ended."""
         return sum(self.counts)
 
+    @property
+    def keyed(self) -> bool:
+        """Whether what is handed out of one line may change what is next in another."""
+        return bool(self.named or self.rules.key_running_max or self.rules.key_rate)
+
     # --- what changes ---------------------------------------------------------------------------
 
     def line(self, task: Task, live: LiveRecord) -> Line:
@@ -147,14 +152,17 @@ class Queue:
     def _free_at_ms(self, key: bytes | None, rate: int) -> int:
         """When the next one is within the rate: *rate* of them may be begun at once, and one more
         after each *rate*-th part of the time (the generic cell rate algorithm, ITU-T I.371)."""
-        full_at_us = self._full_at_us(self.name, key)
-        period_us = self.rules.rate_ms * 1000
-        return -(-(full_at_us - (period_us - period_us // rate)) // 1000)
+        at_once_us = (rate - 1) * self._step_us(rate)
+        return -(-(self._full_at_us(self.name, key) - at_once_us) // 1000)
+
+    def _step_us(self, rate: int) -> int:
+        """The *rate*-th part of the time, rounded up: no more than *rate* come in all of it."""
+        return -(-self.rules.rate_ms * 1000 // rate)
 
     def used_at_us(self, key: bytes | None, rate: int) -> int:
         """What ``full_at_us`` becomes when one is begun at ``now_ms``."""
-        step_us = max(self.rules.rate_ms * 1000 // rate, 1)
-        return max(self._full_at_us(self.name, key), self.now_ms * 1000) + step_us
+        begun_us = max(self._full_at_us(self.name, key), self.now_ms * 1000)
+        return begun_us + self._step_us(rate)
 
     def priority_at(self, line: Line, since_ms: int) -> int:
         """Of a task of *line* that is ready since then."""

@@ -79,7 +79,7 @@ class WorkerRegistry:
         """A worker goes, by itself."""
         if command.worker not in self._ledger.crew.workers:
             return _no_worker(command.worker)
-        return Attended(self.lose(command.worker, context, crashed=False))
+        return Attended(self.lose(command.worker, context, crashed=False) - 1)
 
     def lose(self, id_: int, context: Context, *, crashed: bool) -> int:
         """A worker is gone, and what it had is ready again. Of how much that was."""

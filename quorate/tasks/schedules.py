@@ -40,6 +40,8 @@ class Schedules:
         self._life = life
         self._names: dict[int, bytes] = {}  # by revision, which is unique over all schedules
         self.ticking = Deadlines(self._tick_at)
+        #: Of those by cron, for whoever leads: it takes out what it proposes.
+        self.cron = Deadlines(self._cron_at)
 
     def load(self) -> None:
         """The tables are new."""
@@ -50,6 +52,7 @@ class Schedules:
             for _, record in rows
             if record.every_ms and not record.paused
         )
+        self.cron.load((record.next_ms, record.revision) for _, record in rows if record.cron)
 
     def _tick_at(self, revision: int) -> int | None:
         key = self._names.get(revision)
@@ -58,6 +61,18 @@ class Schedules:
             self._names.pop(revision, None)
             return None
         return record.next_ms if record.every_ms and not record.paused else None
+
+    def _cron_at(self, revision: int) -> int | None:
+        found = self.by_revision(revision)
+        return None if found is None or found[1].paused else found[1].next_ms
+
+    def by_revision(self, revision: int) -> tuple[str, ScheduleRecord] | None:
+        """Name and record of the schedule by cron with that revision, if it stands."""
+        key = self._names.get(revision)
+        record = None if key is None else self._ledger.tables.schedules.get(key)
+        if key is None or record is None or record.revision != revision or not record.cron:
+            return None
+        return key.decode(), record
 
     # --- commands -------------------------------------------------------------------------------
 
@@ -91,7 +106,9 @@ class Schedules:
             )
         tables.schedules.put(key, record)
         self._names[revision] = key
-        if record.every_ms and not record.paused:
+        if record.cron:
+            self.cron.add(0, revision)
+        elif not record.paused:
             self.ticking.add(record.next_ms, revision)
         return ScheduleSet(revision)
 
@@ -115,7 +132,9 @@ class Schedules:
         if not command.at_ms:
             after = msgspec.structs.replace(record, next_ms=command.next_ms)
             self._ledger.tables.schedules.put(key, after)
+            self.cron.add(command.next_ms, record.revision)
             return Fired(0)
+        self.cron.add(command.next_ms, record.revision)
         return Fired(
             self._tick(key, record, command.at_ms, command.next_ms, context, run=command.run)
         )
@@ -125,7 +144,7 @@ class Schedules:
         as the schedule says. At most about *work_max* tasks: the rest is due at once."""
         now_ms = context.due_ms
         work = 0
-        for revision in self.ticking.due(now_ms):
+        for revision in self._ledger.due(self.ticking, now_ms):
             key = self._names[revision]
             record = self._ledger.tables.schedules.get(key)
             if record is None:

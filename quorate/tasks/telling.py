@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from quorate.base.limits import TASK_ASSIGNED_BYTES_MAX
 from quorate.base.task_commands import Assignment
 from quorate.base.task_queries import Assigned, Stop, TaskEvent, WorkerEvent
 from quorate.base.task_specs import TASK_MACHINE, Task
@@ -77,6 +79,29 @@ def tell_stop(context: Context, worker: int, task: int, attempt: int, why: str) 
     """The worker of an attempt."""
     if worker:
         context.effects.append((TASK_MACHINE, worker_topic(worker), Stop(task, attempt, why)))
+
+
+def size_of(task: Assignment) -> int:
+    """Of what a worker is told, the bytes that are a client's to choose."""
+    size = len(task.payload)
+    for each in task.inputs:
+        size += len(each.result or b"")
+    return size
+
+
+def in_parts(tasks: Sequence[Assignment]) -> Iterator[list[Assignment]]:
+    """*tasks*, so many at once as one event may hold; of one that is larger, alone."""
+    part: list[Assignment] = []
+    size = 0
+    for each in tasks:
+        more = size_of(each)
+        size += more
+        if part and size > TASK_ASSIGNED_BYTES_MAX:
+            yield part
+            part, size = [], more
+        part.append(each)
+    if part:
+        yield part
 
 
 def tell_assigned(context: Context, worker: int, tasks: list[Assignment]) -> None:

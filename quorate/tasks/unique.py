@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
+from itertools import islice
 
 from quorate.base.task_specs import FOR_A_TIME, UNTIL_STARTED, Task
+from quorate.replication.deadlines import Deadlines
+from quorate.tasks.ledger import Ledger
 from quorate.tasks.records import TaskTables, UniqueRecord, scoped
 
 
@@ -12,16 +14,20 @@ class UniqueKeys:
     """The keys of all queues. A key is let go of in the step that ends its task, or begins it, so
     none outlives a crash of anybody; one that is held for a time is over when its time is."""
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
         self._tables: TaskTables
-        self._fading: list[tuple[int, bytes]] = []  # keys held for a time: until when
+        self._fading = Deadlines(self._until_ms)  # keys held for a time
 
-    def load(self, tables: TaskTables) -> None:
+    def load(self) -> None:
         """The tables are new."""
-        self._tables = tables
-        rows = tables.unique.items()
-        self._fading = [(record.until_ms, key) for key, record in rows if record.until_ms]
-        heapq.heapify(self._fading)
+        self._tables = self._ledger.tables
+        rows = self._tables.unique.items()
+        self._fading.load((record.until_ms, key) for key, record in rows if record.until_ms)
+
+    def _until_ms(self, key: bytes) -> int | None:
+        record = self._tables.unique.get(key)
+        return (record.until_ms or None) if record is not None else None
 
     def holder(self, spec: Task, now_ms: int) -> int:
         """The task that holds the key of *spec*; 0: none, or it has none."""
@@ -42,7 +48,7 @@ class UniqueKeys:
         key = scoped(spec.queue, unique.key)
         self._tables.unique.put(key, UniqueRecord(task, until_ms))
         if until_ms:
-            heapq.heappush(self._fading, (until_ms, key))
+            self._fading.add(until_ms, key)
 
     def free(self, spec: Task, task: int, *, started: bool) -> None:
         """*task* has begun (*started*), or ended."""
@@ -58,9 +64,5 @@ class UniqueKeys:
 
     def fade(self, now_ms: int, work_max: int) -> None:
         """Forget keys whose time is over."""
-        while self._fading and self._fading[0][0] <= now_ms and work_max:
-            work_max -= 1
-            key = heapq.heappop(self._fading)[1]
-            record = self._tables.unique.get(key)
-            if record is not None and record.until_ms and record.until_ms <= now_ms:
-                self._tables.unique.delete(key)
+        for key in islice(self._ledger.due(self._fading, now_ms), work_max):
+            self._tables.unique.delete(key)

@@ -55,7 +55,7 @@ class Sweeper:
 
     def expire(self, now_ms: int) -> None:
         """Workflows whose time to be known is over."""
-        for workflow in self.forgetting.due(now_ms):
+        for workflow in self._ledger.due(self.forgetting, now_ms):
             self._ledger.tables.sweeps.put(id_key(workflow), SweepRecord(FORGET_NODES, ""))
 
     def sweep(self, context: Context) -> None:

@@ -31,7 +31,7 @@ from quorate.base.task_queries import (
 )
 from quorate.base.task_specs import TASK_MACHINE, Options, Task
 from quorate.replication.kv import KvMachine
-from quorate.replication.machine import Machine
+from quorate.replication.machine import Context, Machine
 from quorate.replication.machines import Applied
 from quorate.storage.memory_store import MemoryImage
 from quorate.tasks.machine import TaskMachine
@@ -44,8 +44,38 @@ RESULTS: dict[str, Any] = {
 ANSWER_DECODER: Any = msgspec.msgpack.Decoder(list[Answers])
 
 
+class Breakable(TaskMachine):
+    """*breaks*: by position of a command in its entry, after how many moves of tasks it raises, or
+    at its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.breaks: dict[int, int] = {}
+
+    def apply(self, command: Any, context: Context) -> Any:
+        left = self.breaks.get(context.position)
+        if left is None:
+            return super().apply(command, context)
+        ledger: Any = self.ledger
+        move = ledger.move
+
+        def break_down(*arguments: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise RuntimeError("broken on purpose")
+            move(*arguments)
+
+        ledger.move = break_down
+        try:
+            super().apply(command, context)
+        finally:
+            del ledger.move
+        raise RuntimeError("broken on purpose")
+
+
 def machines() -> list[Machine]:
-    return [KvMachine(), TaskMachine()]
+    return [KvMachine(), Breakable()]
 
 
 class TaskNode(Node):
@@ -59,9 +89,9 @@ class TaskNode(Node):
         self.handed: dict[int, list[Any]] = {}
 
     @property
-    def tasks(self) -> TaskMachine:
+    def tasks(self) -> Breakable:
         machine = self.machines.machine(TASK_MACHINE)
-        assert isinstance(machine, TaskMachine)
+        assert isinstance(machine, Breakable)
         return machine
 
     def run(self, machine: str, *commands: Any, time_ms: int | None = None) -> list[Any]:

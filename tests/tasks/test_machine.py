@@ -280,7 +280,7 @@ def test_a_worker_that_leaves_hands_back_and_nothing_is_held_against_it(node: Ta
     assert node.one(Attend(worker, "draining")).tasks == 1
     other = node.put()
     assert node.state(other) == READY
-    assert node.one(Unregister(worker)).tasks == 2
+    assert node.one(Unregister(worker)).tasks == 1
     assert (node.state(task), node.info(task).crashes) == (READY, 0)
     assert node.ask(ListWorkers()).workers == ()
     (gone,) = node.ask(ListWorkers(gone=True)).workers
