@@ -79,7 +79,7 @@ class Post:
         self._pulse = pulse
         self._loop = asyncio.get_running_loop()
         self._heard = 0  # the log index up to which the watch has told all
-        self._begun_once = False
+        self._told = False  # what the worker has
         self._jobs: dict[Key, Job] = {}
         self._stored: dict[Key, Assignment] = {}
         self._beginning: dict[Key, Assignment] = {}
@@ -126,6 +126,7 @@ class Post:
 
     def _compare(self, tasks: tuple[Assignment, ...]) -> None:
         """*tasks* is all that the worker has."""
+        self._told = True
         present = {(each.task, each.attempt): each for each in tasks}
         for key in [each for each in self._jobs if each not in present]:
             self._let_go(key, "moved")
@@ -133,6 +134,7 @@ class Post:
             self._let_go(key, "moved")
         for assignment in present.values():
             self._take(assignment)
+        self._staff.changed()
 
     def _take(self, assignment: Assignment) -> None:
         key = (assignment.task, assignment.attempt)
@@ -326,8 +328,8 @@ class Post:
 
     @property
     def busy(self) -> bool:
-        """Whether it has any task."""
-        return bool(self._jobs or self._stored or self._beginning)
+        """Whether it has any task, or does not know yet."""
+        return bool(self._jobs or self._stored or self._beginning) or not self._told
 
     @property
     def running(self) -> int:
