@@ -455,8 +455,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._coming.clear()
         self._timers.clear()
         left: Iterable[asyncio.Task[Any]] = [*self._graveyard, *self._world_tasks]
-        for task in left:
-            _bury(task)
+        before = events._get_running_loop()  # noqa: SLF001
+        events._set_running_loop(self)  # noqa: SLF001  what is closed may still want another task
+        try:
+            for task in left:
+                _bury(task)
+        finally:
+            events._set_running_loop(before)  # noqa: SLF001
         self._graveyard.clear()
         self._world_tasks.clear()
         super().close()

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any
 
 import pytest
 
@@ -186,3 +187,25 @@ def test_a_paused_process_finds_everything_when_it_goes_on(loop: VirtualLoop) ->
 
     loop.run_until_complete(story())
     assert seen == [(1.0, "a"), (11.5, "b"), (12.5, "c")]
+
+
+def test_what_ends_with_the_simulation_may_still_want_a_task(loop: VirtualLoop) -> None:
+    def spawn(coroutine: Coroutine[Any, Any, None]) -> None:
+        asyncio.get_running_loop().create_task(coroutine)
+
+    async def forever() -> None:
+        try:
+            await asyncio.sleep(1e9)
+        finally:
+            spawn(asyncio.sleep(1))
+
+    process = a_process(loop)
+
+    async def story() -> None:
+        loop.spawn(process, forever())
+        loop.create_task(forever())
+        await asyncio.sleep(1)
+
+    loop.run_until_complete(story())
+    loop.finish([process])
+    gc.collect()
