@@ -1,7 +1,8 @@
 """The clock by which a holder judges whether its lease may still stand.
 
-Not the loop's own where there is a better one: Linux's monotonic clock stands still while a machine
-sleeps, or a virtual one is suspended, as the cluster's does not.
+Not the loop's own where there is a better one: the clock behind Python's ``time.monotonic`` stands
+still on Linux and macOS while a machine sleeps, or a virtual one is suspended, as the cluster's
+does not.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-#: Linux: counts on through sleep. Elsewhere the monotonic clock does (macOS, Windows), or there is
-#: nothing better.
-_CLOCK_ID: Final = getattr(time, "CLOCK_BOOTTIME", None)
+#: Counts on through sleep: the first on Linux, the second on macOS (cpython 86273). Elsewhere the
+#: monotonic clock does (Windows), or there is nothing better.
+_CLOCK_ID: Final = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC_RAW", None))
 
 
 def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:

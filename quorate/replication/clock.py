@@ -25,11 +25,12 @@ class Clock(msgspec.Struct, frozen=True):
 
 
 def system_clock() -> Clock:
-    """CLOCK_BOOTTIME where there is one (Linux), else the monotonic clock."""
-    boottime = getattr(time, "CLOCK_BOOTTIME", None)
-    if boottime is None:
+    """CLOCK_BOOTTIME (Linux), CLOCK_MONOTONIC_RAW (macOS, where the clock behind
+    ``time.monotonic`` stops in sleep: cpython 86273), else the monotonic clock."""
+    clock_id = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC_RAW", None))
+    if clock_id is None:
         return Clock(time.monotonic, lambda: time.time_ns() // 1_000_000)
-    return Clock(lambda: time.clock_gettime(boottime), lambda: time.time_ns() // 1_000_000)
+    return Clock(lambda: time.clock_gettime(clock_id), lambda: time.time_ns() // 1_000_000)
 
 
 #: Lateness counts as so many ticks at most: what waits in the sockets goes first.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,6 +67,20 @@ def test_cluster_time_goes_on_from_what_the_log_says_and_never_back() -> None:
     assert cluster.now_ms(9250) == 9250
     hand.now_s += 1
     assert cluster.now_ms(9250) == 10250
+
+
+def test_the_clock_of_leases_counts_on_through_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux has one clock for that, macOS another; a system with neither has its monotonic one."""
+    monkeypatch.setattr(time, "clock_gettime", lambda clock_id: (clock_id,))
+    monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
+    monkeypatch.setattr(time, "CLOCK_MONOTONIC_RAW", 4, raising=False)
+    monkeypatch.setattr(time, "monotonic", lambda: "monotonic")
+    read: list[object] = [system_clock().monotonic_s()]
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    read.append(system_clock().monotonic_s())
+    monkeypatch.delattr(time, "CLOCK_MONOTONIC_RAW")
+    read.append(system_clock().monotonic_s())
+    assert read == [(7,), (4,), "monotonic"]
 
 
 def test_the_system_has_clocks() -> None:
