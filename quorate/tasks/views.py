@@ -61,7 +61,6 @@ from quorate.tasks.records import (
 )
 from quorate.tasks.telling import (
     ALL_QUEUES,
-    in_parts,
     queue_topic,
     shown_assignment,
     task_topic,
@@ -368,9 +367,7 @@ class Views:
             Stop(task, attempts[task], "cancelled")
             for task in held.stopping  # type: ignore[union-attr]
         ]
-        parts = [tuple(each) for each in in_parts(tasks)] or [()]
-        first, *more = parts
-        backlog = [Assigned(first, whole=True), *map(Assigned, more), *stops]
+        backlog = [Assigned(tasks, whole=True), *stops]
         return Interest(whole, keys=(worker_topic(request.worker),), backlog=backlog)
 
     def _watch_tasks(self, request: WatchTasks) -> Interest:
