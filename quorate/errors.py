@@ -125,6 +125,12 @@ class WorkerNotFoundError(CommandError):
     code = "worker-not-found"
 
 
+class NotTogetherError(CommandError):
+    """One of several commands that belong together did not do what it is for: none of them did."""
+
+    code = "not-together"
+
+
 class WorkflowNotFoundError(CommandError):
     """No such workflow: it never was, or is forgotten, as workflows are a while after their end."""
 

@@ -29,6 +29,7 @@ from quorate.client.handles import Handle, declared_codec
 from quorate.client.kv import Kv
 from quorate.client.levels import LINEARIZABLE, Receipt, Scope, Seen
 from quorate.client.machines import Machine, machine_codec
+from quorate.client.schedules import Schedules
 from quorate.client.session import Session
 from quorate.client.settings import (
     CHANGE_TIMEOUT_S_DEFAULT,
@@ -41,6 +42,7 @@ from quorate.client.settings import (
 from quorate.client.tasks import Tasks
 from quorate.client.views import View, machine_handle
 from quorate.client.watching import Watches
+from quorate.client.workflows import Workflows
 from quorate.errors import ClosedError, InvalidArgumentError, LimitExceededError
 
 R = TypeVar("R")
@@ -119,6 +121,10 @@ class Database(Coordination, Converging):
         self.kv = Kv(self.submit, self.ask, self._scope, self._timeout)
         #: Queues of tasks.
         self.tasks = Tasks(self)
+        #: Tasks that wait for others.
+        self.workflows = Workflows(self.tasks)
+        #: Tasks that are enqueued again and again.
+        self.schedules = Schedules(self.tasks)
 
     # --- life ----------------------------------------------------------------------------------
 

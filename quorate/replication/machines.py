@@ -57,6 +57,7 @@ from quorate.replication.runs import (
 )
 from quorate.replication.sessions import Outcome, SessionMachine
 from quorate.replication.tables import Dirty, Tables, encode_dirty
+from quorate.replication.together import TogetherMachine
 from quorate.storage.interfaces import Change, StateStore, StoreMeta
 
 _logger = logging.getLogger(__name__)
@@ -89,8 +90,9 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 
 class Machines:
-    """The machines of a node. Sessions and leases are always the first of them. *machines* are in
-    force from the beginning of the log, *later* once the log says so (``registry``).
+    """The machines of a node. Sessions, leases and "together" are always the first of them.
+    *machines* are in force from the beginning of the log, *later* once the log says so
+    (``registry``).
 
     Raises:
         ConfigError: a bad or repeated machine name, or a table outside a machine's own names.
@@ -100,7 +102,10 @@ class Machines:
         self.tables = Tables()
         self.sessions = SessionMachine()
         self.leases = LeaseMachine()
-        self.registry = Registry(self.tables, (self.sessions, self.leases, *machines), later)
+        together = TogetherMachine(lambda: self.registry.in_force)
+        self.registry = Registry(
+            self.tables, (self.sessions, self.leases, together, *machines), later
+        )
         everyone = self.registry.everyone
         # A call that does nothing costs 60 ns per machine and entry: only those that override.
         self._expiring = [each for each in everyone if _overrides(each, "expire")]

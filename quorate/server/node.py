@@ -64,6 +64,7 @@ from quorate.server.platform import Platform
 from quorate.server.registrar import Registrar
 from quorate.server.relay import Relays
 from quorate.server.status import node_status
+from quorate.server.ticking import Ticker
 from quorate.server.tls import peer_context, server_context
 from quorate.server.upgrading import Upgrades
 from quorate.storage.directory import DataDirectory, Identity
@@ -99,6 +100,7 @@ class Node:
         self._cluster_machine = ClusterMachine()
         self.kv_machine = KvMachine()
         self.lives_machine = LivesMachine()
+        self._task_machine = TaskMachine()
         self.machines = Machines(
             (
                 self.kv_machine,
@@ -106,7 +108,7 @@ class Node:
                 LockMachine(),
                 BarrierMachine(),
                 self.lives_machine,
-                TaskMachine(),
+                self._task_machine,
             ),
             (*load_machines(config.machines), *machines),
         )
@@ -157,6 +159,7 @@ class Node:
             parts.replica.step(Tick(parts.replica.core.state.config.election_ticks_max, 0))
         await parts.listener.serve()
         self._spawn(self._guard(parts))
+        self._spawn(Ticker(parts.replica, self._task_machine.schedules, self._clock).run())
 
     async def stop(self) -> None:
         """Hand leadership over, finish what is under way, write a checkpoint, close. Idempotent."""

@@ -33,7 +33,7 @@ from tests.replication.support import (
     submit,
 )
 
-BUILT_IN = {"sessions": 1, "leases": 1, "versions": 1}
+BUILT_IN = {"sessions": 1, "leases": 1, "together": 1, "versions": 1}
 
 
 def _fresh() -> list[Machine]:
