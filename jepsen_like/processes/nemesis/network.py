@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from jepsen_like.processes.nemesis.stage import Stage
 from jepsen_like.processes.proxy import CLIENTS, Condition
 from jepsen_like.processes.shapes import SHAPES, Links, cut_off
 from jepsen_like.systems.system import System
+
+
+#: As often as one of the other shapes, and so many times more: a node that has lost all others.
+ISOLATED_MORE: Final = 2
 
 
 class Partition:
@@ -24,7 +29,7 @@ class Partition:
         nodes = await _ordered(stage)
         if len(nodes) < 2:
             return
-        shape = random.choice(list(SHAPES))
+        shape = random.choice([*SHAPES, *("isolated",) * ISOLATED_MORE])
         links = SHAPES[shape](nodes)
         if not links:
             return
