@@ -10,7 +10,6 @@ from jepsen_like.processes.proxy import CLIENTS, Condition
 from jepsen_like.processes.shapes import SHAPES, Links, cut_off
 from jepsen_like.systems.system import System
 
-
 #: As often as one of the other shapes, and so many times more: a node that has lost all others.
 ISOLATED_MORE: Final = 2
 
