@@ -107,7 +107,7 @@ class Commit:
         self._deltas: list[Delta] = []
         self._delta_bytes = 0
         self._first = 0  # counter of the first dot of the record that is open
-        self._before: dict[bytes, tuple[int, ...]] = {}  # see ``Record``
+        self._before: dict[Path, tuple[int, ...]] = {}  # see ``Record``
         self._journal: list[Change] = []
         self._journal_bytes = own.journal_bytes
         self._requests: dict[bytes, Requests] = {}
@@ -295,10 +295,10 @@ class Commit:
         """Keep what own cells held before this record, if it raises them."""
         for path, (leaf, _gone) in delta.elements.items():
             for actor, counter, _payload in leaf:
-                if actor == me and counter < self._first:
+                if actor == me and counter < self._first and path not in self._before:
                     for held, begun, numbers in self.view.leaf(path):
                         if (held, begun) == (me, counter) and not isinstance(numbers, bytes):
-                            self._before.setdefault(path_key(path), numbers)
+                            self._before[path] = numbers
 
     def tidy(self) -> None:
         """Drop own cells that the records have shown to be spent."""
@@ -330,7 +330,7 @@ class Commit:
         encoded, after = encode_delta(delta), self._declare(actor)
         self.records.append(Made(actor, sequence, encoded, after))
         self.frontier[actor] = sequence
-        before = tuple(self._before.items())
+        before = tuple((path_key(path), numbers) for path, numbers in self._before.items())
         self._before = {}
         row = Record(self._own.generation, encoded, after, self._first, before)
         self._write_journal(actor, sequence, row)

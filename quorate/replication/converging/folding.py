@@ -154,8 +154,9 @@ class Folding:
         ]
         if strangers:
             self.problem = (
-                f"lives {[epoch_of(actor) for actor in strangers]} were never admitted: what they "
-                f"wrote has to be merged before lives can be folded"
+                f"lives {[epoch_of(actor) for actor in strangers]} were never admitted, and hold "
+                f"folding up: stop the node and set its CRDT data aside (quorate crdt rescue "
+                f"DATA_DIR --discard)"
             )
         return not strangers
 

@@ -389,5 +389,5 @@ class Converging:
             "stamps_ahead": engine.drift_count,
             "reconciling": self.reconciling.describe(),
             "watchers": len(self.watchers),
-            "problem": engine.living.problem,
+            "problem": engine.living.problem or self.folding.problem,
         }

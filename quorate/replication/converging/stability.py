@@ -114,16 +114,18 @@ class Stability:
                 return self._settle(everyone)
             self._settling = None
             return self._prepare_again(everyone)
-        closed = self._foldable(everyone)[:RETIRED_MAX]
-        if not closed or stages != {done} or now_s - self._changed_s < QUIET_S:
+        if stages != {done} or now_s - self._changed_s < QUIET_S or not lives.closed():
             return None
-        return PrepareFold(lives.generation + 1, to_marks(joined(everyone), closed))
+        most = joined(everyone)
+        closed = self._foldable(most)[:RETIRED_MAX]
+        return PrepareFold(lives.generation + 1, to_marks(most, closed)) if closed else None
 
-    def _foldable(self, everyone: dict[int, Report]) -> tuple[int, ...]:
+    def _foldable(self, most: Frontier) -> tuple[int, ...]:
         """The closed lives, but for those behind one of the same member that was begun without the
-        log and that it can still admit: folded with them, it could not be had any more."""
+        log and that it can still admit: folded with them, it could not be had any more. *most*:
+        what any of the members has."""
         first: dict[int, int] = {}
-        for actor in joined(everyone):
+        for actor in most:
             if self._is_strange(actor):
                 member, epoch = member_of(actor), epoch_of(actor)
                 first[member] = min(first.get(member, epoch), epoch)
