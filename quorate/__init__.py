@@ -35,6 +35,7 @@ from quorate.client.task_app import App, Result
 from quorate.client.task_context import TaskContext
 from quorate.client.task_worker import Worker
 from quorate.client.tls import tls_context
+from quorate.client.workflows import Workflow
 from quorate.errors import CommandError, QuorateError
 from quorate.replication.batteries import (
     ReplCounter,
@@ -90,6 +91,7 @@ __all__ = [
     "Text",
     "TwoPSet",
     "Worker",
+    "Workflow",
     "__version__",
     "command",
     "connect",
