@@ -314,10 +314,14 @@ class Worker:
         worker could run would have been handed to it by then."""
         while not self._stopping.is_set():
             await self._until(lambda: self._idle or self._stopping.is_set())
-            if self._post is not None:
-                await self._post.answers.settled()
+            post = self._post
+            if post is not None:
+                await post.answers.settled()
+                if not self._idle or post.answers.unsettled:
+                    continue
+            before = self.counts.begun
             await self._db.tasks.system()
-            if self._idle:
+            if self._idle and self.counts.begun == before:
                 return
 
     @property
