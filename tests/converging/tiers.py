@@ -31,6 +31,7 @@ from quorate.consensus.membership import Membership
 from quorate.crdt.codec import decode_leaf
 from quorate.crdt.delta import path_of
 from quorate.crdt.dots import Leaf, Path, make_actor
+from quorate.crdt.folding import is_whole
 from quorate.errors import QuorateError, UnavailableError, error_from_code
 from quorate.replication.batch import Batch, encode_batch
 from quorate.replication.clock import Clock
@@ -392,17 +393,21 @@ class World:
             self.loop.close()
 
     async def converged(self, within_s: float = 10.0, *, among: tuple[int, ...] = ()) -> None:
-        """Wait until all nodes, or those *among*, have the same records, and see that they hold the
-        same data."""
+        """Wait until all nodes, or those *among*, have the same records and have folded as far, and
+        see that they hold the same data."""
         end_s = self.loop.time() + within_s
         live = [
             node
             for node in self.nodes.values()
             if node.tier is not None and (not among or node.number in among)
         ]
-        while any(node.engine.frontier != live[0].engine.frontier for node in live[1:]):
+
+        def far(node: Node) -> tuple[object, int]:
+            return node.engine.frontier, node.engine.own.generation
+
+        while not is_whole(far(live[0])[1]) or any(far(node) != far(live[0]) for node in live[1:]):
             if self.loop.time() > end_s:
-                told = {node.number: node.engine.frontier for node in live}
+                told = {node.number: far(node) for node in live}
                 raise UnavailableError(f"not equal within {within_s} s: {told}")
             await asyncio.sleep(0.02)
         for node in live[1:]:
