@@ -166,6 +166,10 @@ class Worker:
             else:
                 await self._stopping.wait()
 
+    async def registered(self) -> None:
+        """Until it is registered for the first time; for ever, if it never is."""
+        await self._until(lambda: self.id != 0)
+
     def stop(self) -> None:
         """Have ``run`` come to its end. Not thread-safe."""
         self._stopping.set()
@@ -252,6 +256,7 @@ class Worker:
         posts.append(post)
         self._post, self._pulse = post, pulse
         self._registrations += 1
+        self.changed()
         if self.lingering:
             post.attend()
         _logger.info("worker %s is registered as %d", self.name, registered.worker)

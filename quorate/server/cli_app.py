@@ -24,6 +24,7 @@ from quorate.server import (
     cli_serve,
     cli_status,
     cli_watch,
+    cli_worker,
 )
 from quorate.server.cli_common import Exit, JsonOption, emit, say
 
@@ -50,6 +51,7 @@ app.command("lock")(cli_lock.lock_command)
 app.command("elect")(cli_lock.elect_command)
 app.command("locks")(cli_lock.locks_command)
 app.add_typer(cli_lease.app, name="lease")
+app.command("worker")(cli_worker.worker_command)
 app.add_typer(cli_members.app, name="members")
 app.command("transfer-leader")(cli_members.transfer_leader)
 app.command("snapshot")(cli_members.snapshot)
