@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quorate.base.group_commands import GroupCommand, GroupInfo, GroupQuery, WatchGroup
 from quorate.base.schedule_commands import (
     Fired,
     ListSchedules,
@@ -32,9 +33,9 @@ from quorate.base.workflow_commands import (
     WorkflowQueries,
 )
 
-Commands = TaskCommand | WorkflowCommand | ScheduleCommand
-Results = TaskResult | Submitted | Signalled | ScheduleSet | ScheduleRemoved | Fired
-Queries = TaskQueries | WorkflowQueries | ListSchedules
-Answers = TaskAnswer | WorkflowInfo | WorkflowList | NodeList | ScheduleList
-Watches = TaskWatch | WatchWorkflow
-Events = Assigned | Stop | TaskEvent | WorkerEvent | WorkflowEvent
+Commands = TaskCommand | WorkflowCommand | ScheduleCommand | GroupCommand
+Results = TaskResult | Submitted | Signalled | ScheduleSet | ScheduleRemoved | Fired | GroupInfo
+Queries = TaskQueries | WorkflowQueries | ListSchedules | GroupQuery
+Answers = TaskAnswer | WorkflowInfo | WorkflowList | NodeList | ScheduleList | GroupInfo
+Watches = TaskWatch | WatchWorkflow | WatchGroup
+Events = Assigned | Stop | TaskEvent | WorkerEvent | WorkflowEvent | GroupInfo

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from quorate.base.fencing import Fence
+from quorate.base.group_commands import GroupQuery, JoinGroup, LeaveGroup, WatchGroup
 from quorate.base.limits import TASK_LINES_MAX, TASK_QUEUES_MAX, TASKS_MAX
 from quorate.base.results import Failure
 from quorate.base.schedule_commands import Fire, ListSchedules, PutSchedule, RemoveSchedule
@@ -67,6 +68,7 @@ from quorate.errors import QueueFullError, TaskNotFoundError, WorkerNotFoundErro
 from quorate.replication.machine import Context, Interest, Machine
 from quorate.replication.tables import Table, Tables
 from quorate.tasks.dispatching import Dispatcher
+from quorate.tasks.groups import Groups
 from quorate.tasks.ledger import Ledger
 from quorate.tasks.life import CANCEL_GONE, TIMEOUT, Life
 from quorate.tasks.records import (
@@ -106,6 +108,7 @@ class TaskMachine(Machine):
         self._life = Life(self.ledger)
         self._workflows = Workflows(self.ledger, self._life)
         self._life.follow(self._workflows)
+        self._groups = Groups(self.ledger)
         self.schedules = Schedules(self.ledger, self._life)
         self._dispatcher = Dispatcher(self.ledger, self._life)
         self._registry = WorkerRegistry(self.ledger, self._life)
@@ -133,6 +136,8 @@ class TaskMachine(Machine):
             PutSchedule: self.schedules.put,
             RemoveSchedule: self.schedules.remove,
             Fire: self.schedules.fire,
+            JoinGroup: self._groups.join,
+            LeaveGroup: self._groups.leave,
         }
 
     # --- the contract ---------------------------------------------------------------------------
@@ -157,9 +162,13 @@ class TaskMachine(Machine):
     def query(self, query: Any) -> Any:  # noqa: ANN401
         if query.__class__ is ListSchedules:
             return self.schedules.listed(query)
+        if query.__class__ is GroupQuery:
+            return self._groups.info(query.group)
         return self._views.answer(query)
 
     def watch(self, request: Any) -> Interest:  # noqa: ANN401
+        if request.__class__ is WatchGroup:
+            return self._groups.watch(request)
         return self._views.watch(request)
 
     def frees_space(self, command: Any) -> bool:  # noqa: ANN401
@@ -220,20 +229,24 @@ class TaskMachine(Machine):
         self.ledger.undo()
 
     def on_lease_end(self, lease: int, context: Context) -> int:
-        crew = self.ledger.crew
-        if lease not in crew.by_lease:
+        workers = sorted(self.ledger.crew.by_lease.get(lease, ()))
+        if not workers and not len(self.ledger.tables.bound):
             return 0
         self._begin_work()
-        work = 0
-        for worker in sorted(crew.by_lease[lease]):
+        work = self._groups.on_lease_end(lease, context)
+        for worker in workers:
             work += self._registry.lose(worker, context, crashed=True)
         self.ledger.close()
         return work
 
     def holds(self, fence: Fence) -> bool | None:
-        """A fence of a task: its name is the id, 8 bytes, its token the attempt."""
+        """A fence of a task: its name is the id, 8 bytes, its token the attempt; or of a leader of
+        a group (``group_fence_name``), its token the epoch."""
         if fence.machine != TASK_MACHINE:
             return None
+        led = self._groups.holds(fence.name, fence.token)
+        if led is not None:
+            return led
         live = self.ledger.tables.live.get(fence.name)
         return live is not None and live.state == RUNNING and live.attempt == fence.token
 

@@ -248,6 +248,22 @@ class ScheduleRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     skipped: int = 0
 
 
+class GroupRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A group of coordinators. It stays when all have left, so that epochs only grow."""
+
+    epoch: int
+    leader: int | str | None
+    count: int
+    numbers: bool
+
+
+class MemberRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A member of a group."""
+
+    member: int | str
+    lease: int
+
+
 class NumberRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A number: the highest id given out, or the worker that had the last turn."""
 
@@ -304,6 +320,10 @@ class TaskTables:
         self.signals: Table[SignalRecord] = ordered("signals", SignalRecord)
         self.sweeps: Table[SweepRecord] = ordered("sweeps", SweepRecord)
         self.schedules: Table[ScheduleRecord] = ordered("schedules", ScheduleRecord)
+        self.groups: Table[GroupRecord] = plain("groups", GroupRecord)
+        #: By group and id; and by lease, group and id.
+        self.members: Table[MemberRecord] = ordered("members", MemberRecord)
+        self.bound: Table[MemberRecord] = ordered("bound", MemberRecord)
         self.numbers: Table[NumberRecord] = plain("numbers", NumberRecord)
 
 

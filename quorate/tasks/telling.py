@@ -53,6 +53,11 @@ def workflow_topic(workflow: int) -> bytes:
     return b"f" + workflow.to_bytes(8, "big")
 
 
+def group_topic(group: str) -> bytes:
+    """Key of the events of a group of coordinators."""
+    return b"g" + group.encode()
+
+
 def workflow_event(what: str, workflow: int, record: WorkflowRecord, at_ms: int) -> WorkflowEvent:
     """How it stands."""
     return WorkflowEvent(
