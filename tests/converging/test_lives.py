@@ -15,6 +15,7 @@ from quorate.crdt.dots import epoch_of, make_actor, member_of
 from quorate.replication.converging import lives as lives_module
 from quorate.replication.converging.life_records import FoldedAway, Marks
 from quorate.replication.converging.lives import (
+    ESTATES,
     IMPROVISED_MAX,
     Adopt,
     Begin,
@@ -24,6 +25,9 @@ from quorate.replication.converging.lives import (
     LivesMachine,
     Noted,
     PrepareFold,
+    Rescue,
+    Rescued,
+    Rescuing,
     Stable,
     to_marks,
 )
@@ -31,7 +35,7 @@ from quorate.server.clients import INTERNAL
 from quorate.storage.memory_store import MemoryImage
 from tests.replication.support import Node, restored, run_of, state_of, store_checkpoint, submit
 
-_results = msgspec.msgpack.Decoder(list[list[Failure | Begun | Noted]])
+_results = msgspec.msgpack.Decoder(list[list[Failure | Begun | Noted | Rescuing]])
 
 
 class Log:
@@ -208,10 +212,25 @@ class LivesAgainstAModel(RuleBasedStateMachine):
         self.retired: set[int] = set()
         self.expelled: set[int] = set()
         self.stable: dict[int, int] = {}
+        self.estates: dict[int, int] = {}  # by life, while it is being rescued
+        self.rescued: set[int] = set()  # lives, ever
+
+    def closed(self) -> list[int]:
+        first: dict[int, int] = {}  # of each estate, the first of which not all is there
+        for each in sorted(self.estates.values()):
+            first.setdefault(member_of(each), each)
+        return [
+            actor
+            for actor in sorted(self.nonce)
+            if actor not in self.retired
+            and actor not in self.open.values()
+            and actor < first.get(member_of(actor), actor + 1)
+        ]
 
     def highest(self, member: int) -> int:
         return max(
-            [epoch_of(actor) for actor in self.nonce if member_of(actor) == member], default=0
+            [epoch_of(each) for each in (*self.nonce, *self.rescued) if member_of(each) == member],
+            default=0,
         )
 
     def opened(self, member: int, epoch: int, nonce: int) -> None:
@@ -235,7 +254,7 @@ class LivesAgainstAModel(RuleBasedStateMachine):
         actor = member << 32 | max(epoch, 0)
         result = self.log.do(Adopt(member, epoch, nonce))
         again = self.open.get(member) == actor and self.nonce[actor] == nonce
-        if member not in self.expelled and (above > 0 or again):
+        if member not in self.expelled and actor not in self.rescued and (above > 0 or again):
             assert result == Begun(epoch)
             self.opened(member, epoch, nonce)
         else:
@@ -261,11 +280,7 @@ class LivesAgainstAModel(RuleBasedStateMachine):
     @rule(count=st.integers(1, 4))
     def fold(self, count: int) -> None:
         lives = self.log.lives
-        closed = [
-            actor
-            for actor in sorted(self.nonce)
-            if actor not in self.retired and actor not in self.open.values()
-        ]
+        closed = self.closed()
         last = to_marks({}, closed[:count])
         prepared = self.log.do(PrepareFold(lives.generation + 1, last))
         if isinstance(prepared, Failure):
@@ -280,6 +295,36 @@ class LivesAgainstAModel(RuleBasedStateMachine):
             assert lives.fold is not None
             for actor, heir in lives.fold.heirs:
                 assert heir == self.open.get(member_of(actor), min(self.open.values()))
+
+    @rule(member=st.integers(1, 2), epoch=st.integers(1, 6))
+    def rescue(self, member: int, epoch: int) -> None:
+        actor = make_actor(member, epoch)
+        result = self.log.do(Rescue(actor))
+        if actor in self.nonce and actor not in self.retired:
+            assert isinstance(result, Failure)
+        elif actor in self.estates:
+            assert result.estate == self.estates[actor]
+        else:
+            assert result.since == (1 if actor in self.rescued else 0)
+            estate = result.estate
+            assert member_of(estate) == member + ESTATES
+            assert estate not in self.nonce
+            self.nonce[estate], self.estates[actor] = 0, estate
+            self.rescued.add(actor)
+
+    @rule(data=st.data())
+    def is_rescued(self, data: st.DataObject) -> None:
+        if not self.estates:
+            return
+        actor = data.draw(st.sampled_from(sorted(self.estates)))
+        estate, since = self.estates[actor], self.log.lives.since(actor)
+        assert isinstance(self.log.do(Rescued(actor, estate + 1, since + 1, ())), Failure)
+        assert isinstance(self.log.do(Rescued(actor, estate, since, ())), Failure)
+        if since == 0:  # once more, the model does not count
+            for _ in range(2):
+                assert self.log.do(Rescued(actor, estate, 1, ((actor, 1),))) == Noted()
+            assert self.log.lives.after(estate) == ((actor, 1),)
+            del self.estates[actor]
 
     @rule()
     def restart(self) -> None:
@@ -302,7 +347,12 @@ class LivesAgainstAModel(RuleBasedStateMachine):
         known = sorted(set(self.nonce) - self.retired)
         assert lives.known() == tuple(known)
         assert lives.present() == tuple(sorted(self.open.values()))
-        assert lives.closed() == tuple(a for a in known if a not in self.open.values())
+        assert lives.closed() == tuple(self.closed())
+        for actor in self.rescued:
+            assert lives.estate(actor) == self.estates.get(actor, 0)
+            assert not lives.admits(actor, over=True)
+        for estate in self.estates.values():
+            assert lives.is_rescuing(estate)
         assert lives.stable() == self.stable
         for actor, nonce in self.nonce.items():
             assert lives.is_admitted(actor) == (actor not in self.retired)

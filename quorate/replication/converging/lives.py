@@ -496,6 +496,10 @@ class LivesMachine(Machine):
         self._lives.put(_key(estate), LifeRecord(0, rescuing=True))
         self._put(number, msgspec.structs.replace(member, highest=epoch_of(estate)))
         self._rescues.put(_key(command.actor), RescueRecord(since, estate))
+        author, epoch = self._member(member_of(command.actor)), epoch_of(command.actor)
+        if epoch > author.highest:  # a number that is never to be given out
+            author = msgspec.structs.replace(author, highest=epoch)
+            self._put(member_of(command.actor), author)
         self._changed()
         return Rescuing(since, estate)
 
