@@ -116,6 +116,18 @@ MUTANTS = (
         budget=40,
     ),
     Mutant(
+        name="ticks-too-fast",
+        bug="members tick twice as fast as their clocks run, and end their promises early",
+        source="our own; thesis 6.4.1: clocks of about equal rate",
+        rewrites=one(
+            "quorate.replication.clock:TickPace.passed",
+            "self._counted_s += ticks * self._tick_s",
+            "self._counted_s += ticks * self._tick_s / 2",
+        ),
+        profile=profiles.LATE_VOTERS,
+        budget=40,
+    ),
+    Mutant(
         name="promise-forgotten",
         bug="a restart forgets that a leader was heard, whose lease counts on it",
         source="thesis 6.4.1 (trap 11)",

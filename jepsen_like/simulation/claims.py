@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
+from typing import Final
 
 from quorate.base.types import LogIndex
 from quorate.consensus.membership import Membership
 from quorate.consensus.state import State
+
+#: How much of its election timeout a member must have waited, however its clock runs: by those of
+#: nodes with leases a twentieth may be missing, and a lease is three quarters as long.
+PROMISE_SHARE_MIN: Final = 0.9
 
 
 def majority(voters: Iterable[int], holders: Iterable[int]) -> bool:
@@ -41,11 +47,11 @@ class Disk:
     that was reported as durable. *heard*: of a leader, when each member last answered it, in ticks;
     *echoes*: the latest round of heartbeats that each answered. *promised_until*: a tick before
     which it must not vote: a leader's lease may count on it. *promised_lately*: since its clock
-    ticked, maybe long ago, so that the promise counts from the next tick. *handed_over_term*: in
-    which it told another to campaign at once.
+    ticked, maybe long ago, so that the promise counts from the next tick. *promised_s*: when that
+    was, by nobody's clock. *handed_over_term*: in which it told another to campaign at once.
     """
 
-    def __init__(self, node: int, incarnation: str, state: State) -> None:
+    def __init__(self, node: int, incarnation: str, state: State, now_s: float = 0.0) -> None:
         self.node = node
         self.incarnation = incarnation
         self.state = state
@@ -58,6 +64,7 @@ class Disk:
         config = state.config
         self.promised_until = config.election_ticks_min if config.lease_reads else 0
         self.promised_lately = False
+        self.promised_s = now_s if config.lease_reads else -inf
         self.handed_over_term = 0
         self.leads_term = 0
         self.leads_since = 0
@@ -66,8 +73,14 @@ class Disk:
         self.written = (int(state.persisted_term), int(state.persisted_vote), int(state.persisted))
 
     def promises(self) -> bool:
-        """Gives no vote now, because a leader may count on it."""
+        """Gives no vote now by its own clock, because a leader may count on it."""
         return self.promised_lately or self.state.tick < self.promised_until
+
+    def may_vote(self, now_s: float) -> bool:
+        """It promises nothing, and has counted its ticks about right meanwhile."""
+        config = self.state.config
+        least_s = config.election_ticks_min * config.tick_ms / 1000 * PROMISE_SHARE_MIN
+        return not self.promises() and now_s >= self.promised_s + least_s
 
     def holds(self, index: int, term: int) -> bool:
         """Whether the entry is durable here, or covered by a checkpoint."""

@@ -143,7 +143,7 @@ class Invariants:
     def started(self, node: int, incarnation: str, state: State, checkpoint: int) -> Disk:
         """A node recovered from its disk. *checkpoint*: index of the state it loaded."""
         before = self.disks.get(node)
-        disk = self.disks[node] = Disk(node, incarnation, state)
+        disk = self.disks[node] = Disk(node, incarnation, state, self._now_s())
         disk.checkpoint = checkpoint
         disk.wiped = before is not None and (before.wiped or before.incarnation != incarnation)
         trusted = before is not None and (not before.void or before.damaged)
@@ -269,12 +269,12 @@ class Invariants:
         """A follower let the leader count on it: no votes for the shortest election timeout."""
         state = disk.state
         disk.promised_until = state.tick + state.config.election_ticks_min
-        disk.promised_lately = True
+        disk.promised_lately, disk.promised_s = True, self._now_s()
 
     def time_passed(self, disk: Disk) -> None:
         """The clock of *disk* ticked, perhaps late: ticks of before a promise do not shorten it."""
         if disk.promised_lately:
-            self.promised(disk)
+            disk.promised_until = disk.state.tick + disk.state.config.election_ticks_min
             disk.promised_lately = False
 
     def leased(self, disk: Disk) -> None:
@@ -294,10 +294,10 @@ class Invariants:
     def granted(self, disk: Disk, candidate: int) -> None:
         """A vote, for itself too, or the promise of one, without a transfer of leadership."""
         self.claim(
-            not disk.promises(),
+            disk.may_vote(self._now_s()),
             "lease-promise",
             f"node {disk.node} votes for node {candidate} at tick {disk.state.tick}, and a leader "
-            f"may count on it until tick {disk.promised_until}",
+            f"may count on it until tick {disk.promised_until}, since {disk.promised_s:.3f} s",
         )
 
     def _note_term(self, disk: Disk) -> None:

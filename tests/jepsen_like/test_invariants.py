@@ -56,7 +56,8 @@ class Fake:
     """Three disks that hold entry 1 of term 1, and the invariants that watch them."""
 
     def __init__(self) -> None:
-        self.invariants = Invariants()
+        self.now_s = 0.0
+        self.invariants = Invariants(lambda: self.now_s)
         self.disks: dict[int, Disk] = {}
         for node in NODES:
             self.start(node)
@@ -66,6 +67,13 @@ class Fake:
         disk = self.invariants.started(node, f"i{node}", made, checkpoint)
         self.disks[node] = disk
         return disk
+
+    def wait(self, node: int, ticks: int) -> None:
+        """So much time passes, and the clock of *node* says so."""
+        state = self.disks[node].state
+        self.now_s += ticks * state.config.tick_ms / 1000
+        state.tick += ticks
+        self.invariants.time_passed(self.disks[node])
 
     def append(self, node: int, *entries: Entry, durable: bool = True) -> None:
         """Of the node's own term, or an older one."""
@@ -259,8 +267,8 @@ def stale_ack(fake: Fake) -> None:
 def vote_against_a_promise(fake: Fake) -> None:
     fake.invariants.granted(fake.disks[1], 2)
     fake.invariants.promised(fake.disks[1])
-    fake.invariants.time_passed(fake.disks[1])
-    fake.disks[1].state.tick += fake.disks[1].state.config.election_ticks_min
+    fake.wait(1, 0)
+    fake.wait(1, fake.disks[1].state.config.election_ticks_min)
     fake.invariants.granted(fake.disks[1], 2)
     assert fake.names == []
     fake.invariants.promised(fake.disks[1])
@@ -297,16 +305,31 @@ def test_a_lease_needs_promises_of_the_voters_there_are(*, joint: bool) -> None:
 def test_a_promise_counts_from_the_tick_after_it() -> None:
     fake = Fake()
     disk = fake.disks[1]
+    least = disk.state.config.election_ticks_min
     fake.invariants.promised(disk)
-    disk.state.tick += disk.state.config.election_ticks_min
-    fake.invariants.time_passed(disk)
-    disk.state.tick += disk.state.config.election_ticks_min - 1
-    fake.invariants.time_passed(disk)
+    fake.wait(1, least)
+    fake.wait(1, least - 1)
     fake.invariants.granted(disk, 1)
     assert fake.names == ["lease-promise"]
-    disk.state.tick += 1
+    fake.wait(1, 1)
     fake.invariants.granted(disk, 1)
     assert fake.names == ["lease-promise"]
+
+
+def promise_by_a_fast_clock(fake: Fake) -> None:
+    disk = fake.disks[1]
+    least = disk.state.config.election_ticks_min
+    fake.invariants.promised(disk)
+    fake.wait(1, 0)
+    disk.state.tick += least // 20
+    fake.wait(1, least - least // 20)
+    fake.invariants.granted(disk, 2)
+    assert fake.names == []
+    fake.invariants.promised(disk)
+    fake.wait(1, 0)
+    disk.state.tick += least // 5
+    fake.wait(1, least - least // 5)
+    fake.invariants.granted(disk, 2)
 
 
 def lease_after_a_transfer(fake: Fake) -> None:
@@ -428,6 +451,7 @@ BREACHES: dict[Callable[[Fake], None], str] = {
     elected_without_votes: "elected-without-votes",
     elected_by_some_founders: "elected-without-votes",
     vote_against_a_promise: "lease-promise",
+    promise_by_a_fast_clock: "lease-promise",
     lease_without_promises: "lease-not-backed",
     lease_after_a_transfer: "lease-not-backed",
     stale_ack: "stale-answer",
