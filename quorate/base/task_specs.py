@@ -138,6 +138,14 @@ class Needs(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
             raise InvalidArgumentError(f"worker {self.worker!r} is both required and excluded")
 
 
+def check_beside(needs: Needs | None) -> None:
+    """Raises InvalidArgumentError: a task with such needs cannot run beside another one."""
+    if needs is not None and (needs.worker or needs.excluded):
+        raise InvalidArgumentError(
+            "a task that runs beside another one names no workers, neither the one nor others"
+        )
+
+
 class Options(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """What few tasks say.
 
@@ -163,10 +171,8 @@ class Options(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     headers: Annotated[tuple[tuple[Name, str], ...], msgspec.Meta(max_length=64)] = ()
 
     def __post_init__(self) -> None:
-        if self.beside and self.needs is not None and self.needs.worker:
-            raise InvalidArgumentError(
-                "a task runs beside another one or at a named worker, not both"
-            )
+        if self.beside:
+            check_beside(self.needs)
 
 
 class Task(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):

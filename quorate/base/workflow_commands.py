@@ -23,6 +23,7 @@ from quorate.base.task_specs import (
     Task,
     TaskId,
     TaskIdOrNone,
+    check_beside,
 )
 from quorate.errors import InvalidArgumentError
 
@@ -97,6 +98,8 @@ class Node(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
             raise InvalidArgumentError(
                 f"node {self.name!r} is to run beside {self.beside!r}, but not after it"
             )
+        if self.beside and options is not None:
+            check_beside(options.needs)
 
 
 # --- commands ---------------------------------------------------------------------------------

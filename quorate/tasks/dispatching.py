@@ -56,15 +56,17 @@ class Dispatcher:
         if not ledger.changed and context.time_ms < self._wake_ms:
             return
         handed: dict[int, list[Assignment]] = {}
-        self._wake_ms = NEVER_MS
+        self._wake_ms = 0  # should this break off
+        wake_ms = NEVER_MS
         while True:
             ledger.changed = False
             if ledger.crew.free and ledger.ready:
-                self._round(handed, context)
+                wake_ms = self._round(handed, context)
             if ledger.crew.free and ledger.crew.stored:
                 self._steal(handed, context)
             if not ledger.changed:
                 break
+        self._wake_ms = wake_ms
         for worker in sorted(handed):
             for part in in_parts(handed[worker]):
                 tell_assigned(context, worker, part)
@@ -75,7 +77,8 @@ class Dispatcher:
             return 0 if self._ledger.ready else None
         return None if self._wake_ms == NEVER_MS else self._wake_ms
 
-    def _round(self, handed: dict[int, list[Assignment]], context: Context) -> None:
+    def _round(self, handed: dict[int, list[Assignment]], context: Context) -> int:
+        """Once through all lines; the time at which more may become eligible by itself."""
         heads = self._heads(context.time_ms)
         pools: dict[tuple[str, int], Pool] = {}
         ledger = self._ledger
@@ -100,8 +103,7 @@ class Dispatcher:
             if ledger.settings.strategy == "round-robin":
                 ledger.chose(worker.id)
             self._push_head(heads, number, queue, line)
-        for queue in self._waiting_queues():
-            self._wake_ms = min(self._wake_ms, queue.opens_ms())
+        return min((queue.opens_ms() for queue in self._waiting_queues()), default=NEVER_MS)
 
     def _heads(self, now_ms: int) -> list[_Head]:
         heads: list[_Head] = []

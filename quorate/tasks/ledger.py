@@ -190,10 +190,14 @@ class Ledger:
                 key.turn = self._turn_of(spec.queue, spec.key)
             queue.admit(spec.key)
             self.drop_if_empty(queue)
-        for deadlines, item in self._taken:
-            deadlines.put_back(item)
+        self.put_back()
         self.changed = True
         self.begin()
+
+    def put_back(self) -> None:
+        """What was due is due still."""
+        for deadlines, item in self._taken:
+            deadlines.put_back(item)
 
     def due(self, deadlines: Deadlines[Item], now_ms: int) -> Iterator[Item]:
         """As ``deadlines.due``, of any of the machine's; what is taken back is due again."""

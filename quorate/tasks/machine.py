@@ -188,9 +188,17 @@ class TaskMachine(Machine):
         return min((each for each in times if each is not None), default=None)
 
     def expire(self, context: Context) -> None:
-        ledger, now_ms = self.ledger, context.due_ms
         self._views.now_ms = context.time_ms
         self._begin_work()
+        try:
+            self._expire(context)
+        except Exception:  # before it had changed anything, perhaps: then nobody calls ``undo``
+            self.ledger.put_back()
+            raise
+        self.ledger.close()
+
+    def _expire(self, context: Context) -> None:
+        ledger, now_ms = self.ledger, context.due_ms
         work = 0
         for task in ledger.due(ledger.deadlines, now_ms):
             self._act(task, context)
@@ -206,7 +214,6 @@ class TaskMachine(Machine):
         ledger.fade_rates(now_ms, DUE_WORK_MAX)
         self._workflows.sweeper.expire(now_ms)
         self.schedules.expire(context, DUE_WORK_MAX)
-        ledger.close()
 
     def finish(self, context: Context) -> None:
         ledger = self.ledger

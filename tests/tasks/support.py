@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -45,30 +46,43 @@ ANSWER_DECODER: Any = msgspec.msgpack.Decoder(list[Answers])
 
 
 class Breakable(TaskMachine):
-    """*breaks*: by position of a command in its entry, after how many moves of tasks it raises, or
-    at its end."""
+    """*breaks*: after how many moves of tasks a command (by its position in the entry) or a hook
+    (by its name) raises, or else at its end."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.breaks: dict[int, int] = {}
+        self.breaks: dict[int | str, int] = {}
 
     def apply(self, command: Any, context: Context) -> Any:
-        left = self.breaks.get(context.position)
+        return self._break(context.position, super().apply, command, context)
+
+    def expire(self, context: Context) -> None:
+        self._break("expire", super().expire, context)
+
+    def finish(self, context: Context) -> None:
+        self._break("finish", super().finish, context)
+
+    def on_lease_end(self, lease: int, context: Context) -> int:
+        work: int = self._break("on_lease_end", super().on_lease_end, lease, context)
+        return work
+
+    def _break(self, place: int | str, call: Callable[..., Any], *arguments: Any) -> Any:
+        left = self.breaks.get(place)
         if left is None:
-            return super().apply(command, context)
+            return call(*arguments)
         ledger: Any = self.ledger
         move = ledger.move
 
-        def break_down(*arguments: Any) -> None:
+        def break_down(*moved: Any) -> None:
             nonlocal left
             left -= 1
             if left < 0:
                 raise RuntimeError("broken on purpose")
-            move(*arguments)
+            move(*moved)
 
         ledger.move = break_down
         try:
-            super().apply(command, context)
+            call(*arguments)
         finally:
             del ledger.move
         raise RuntimeError("broken on purpose")
