@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Iterable
 from random import Random
 from typing import Any, Final, Literal, Protocol, Self, TypedDict, TypeVar, overload
 
 import msgspec
 
 from quorate.base.declaring import Declaration, Declared
+from quorate.base.kv_commands import Compare, Operation
 from quorate.base.levels import Level
 from quorate.base.limits import SESSION_TTL_MS_DEFAULT
+from quorate.base.task_specs import Task
 from quorate.client.channel import Dialer
 from quorate.client.client import Client, ClientStatistics
 from quorate.client.codec import AnyFuture, MachineCodec
@@ -26,7 +29,7 @@ from quorate.client.crdt_client import CrdtClient
 from quorate.client.crdt_maps import Converging
 from quorate.client.endpoints import Endpoints, parse_endpoints
 from quorate.client.handles import Handle, declared_codec
-from quorate.client.kv import Kv
+from quorate.client.kv import Fences, Kv
 from quorate.client.levels import LINEARIZABLE, Receipt, Scope, Seen
 from quorate.client.machines import Machine, machine_codec
 from quorate.client.schedules import Schedules
@@ -40,6 +43,7 @@ from quorate.client.settings import (
     check_timeout,
 )
 from quorate.client.tasks import Tasks
+from quorate.client.together import Attempt, Committed, commit
 from quorate.client.views import View, machine_handle
 from quorate.client.watching import Watches
 from quorate.client.workflows import Workflows
@@ -401,6 +405,36 @@ class Database(Coordination, Converging):
         """Have the leader (or the one node that this handle stays with) write its state to disk
         now: ``{"index": log index}``."""
         return await self._change("checkpoint", {}, timeout)
+
+    async def together(
+        self,
+        compare: Iterable[Compare] = (),
+        *,
+        then: Iterable[Operation] = (),
+        tasks: Iterable[Task] = (),
+        completes: Attempt | None = None,
+        fence: Fences = None,
+        timeout: float | None = None,
+    ) -> Committed:
+        """If all of *compare* hold, do *then* and enqueue *tasks*: all of it in one transaction, or
+        none. Conditions and operations come from ``quorate.ops``, tasks from ``db.tasks.task``.
+        *completes*: an attempt at a task, in the place of *tasks*.
+
+        Raises:
+            NotTogetherError: a condition does not hold, or the attempt is not the present one;
+                nothing was done.
+            QueueFullError: a queue has no room for its tasks; nothing was done.
+            FencedError: one of *fence* is not the present grant; nothing was done.
+        """
+        return await commit(
+            self,
+            compare,
+            then=then,
+            tasks=tasks,
+            completes=completes,
+            fence=fence,
+            timeout=timeout,
+        )
 
     async def upgrade(self, machine: str, *, timeout: float | None = None) -> dict[str, Any]:
         """Have *machine* act as the highest version that the code of all members has:

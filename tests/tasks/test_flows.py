@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 
 import quorate
-from quorate import App, Database, Worker, Workflow
+from quorate import App, Database, Worker, Workflow, ops
+from quorate.base.fencing import Fence
+from quorate.base.task_commands import Register
 from quorate.base.task_specs import DEAD, DONE
 from quorate.base.workflow_commands import WORKFLOW_STATE_NAMES
 from quorate.client.task_payloads import unpack_arguments
+from quorate.client.together import Attempt
 from quorate.errors import (
     InvalidArgumentError,
+    NotTogetherError,
     TaskPendingError,
     WorkflowError,
     WorkflowNotFoundError,
@@ -149,3 +153,32 @@ async def test_schedules_are_put_shown_and_removed(db: Database) -> None:
     for more in ({"cron": "x"}, {"cron": "* * * * *", "zone": "Mars"}, {}, {"every": -1}):
         with pytest.raises(InvalidArgumentError):
             await db.schedules.put("bad", "add", **more)  # type: ignore[arg-type]
+
+
+async def test_keys_and_tasks_in_one_transaction(db: Database) -> None:
+    task = db.tasks.task("add", args=(1,), unique="order/7")
+    done = await db.together([ops.missing("k")], then=[ops.put("k", "v")], tasks=[task, task])
+    assert done.txn is not None
+    assert done.txn.succeeded
+    assert done.known == (1,)
+    with pytest.raises(NotTogetherError, match="its comparisons do not hold"):
+        await db.together([ops.missing("k")], tasks=[db.tasks.task("add")])
+    assert (await db.tasks.system()).ready == 1
+    lease = await db.grant_lease(60)
+    worker = (await db.tasks.run(Register("w", lease, 1))).worker
+    stale = Attempt(worker, done.tasks[0], 9)
+    with pytest.raises(NotTogetherError, match="attempt 1 of task"):
+        await db.together(then=[ops.put("k", "w")], completes=stale)
+    last = Attempt(worker, done.tasks[0], 1, b"\x07")
+    assert (await db.together(then=[ops.put("k", "w")], completes=last)).tasks == ()
+    (ended,) = await db.tasks.wait(done.tasks[:1])
+    assert (ended.what, ended.result) == ("done", b"\x07")
+    for more in (
+        {},
+        {"then": ["k"]},
+        {"tasks": [1]},
+        {"tasks": [task], "completes": last},
+        {"tasks": [task], "fence": Fence("tasks", b"x", 1)},
+    ):
+        with pytest.raises(InvalidArgumentError):
+            await db.together(**more)  # type: ignore[arg-type]
