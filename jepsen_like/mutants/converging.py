@@ -40,6 +40,17 @@ APART: Final = _profile("apart", {"cut-off": 2.0, "halves": 1.0}, 2.0)
 ROUNDABOUT: Final = _profile(
     "roundabout", {"bridge": 2.0, "majorities-ring": 2.0, "delay": 1.0}, 3.0, voters=5, clients=8
 )
+#: The same with counters alone, by more clients; and with sets alone.
+COUNTS_APART: Final = _profile(
+    "counts-apart",
+    {"cut-off": 2.0, "halves": 1.0},
+    2.0,
+    workloads={"crdt-counter": 1.0},
+    clients=8,
+)
+ELEMENTS_APART: Final = _profile(
+    "elements-apart", {"cut-off": 2.0, "halves": 1.0}, 2.0, workloads={"crdt-set": 1.0}
+)
 #: The same with maps alone, whose keys come and go.
 KEYS_APART: Final = _profile(
     "keys-apart", {"cut-off": 2.0, "halves": 1.0}, 2.0, workloads={"crdt-map": 1.0}
@@ -194,7 +205,7 @@ MUTANTS = (
             "if level in {QUORUM, STRONG} and not self._alone():",
             "if level == STRONG and not self._alone():",
         ),
-        profile=APART,
+        profile=COUNTS_APART,
     ),
     Mutant(
         name="strong-means-a-majority",
@@ -262,7 +273,7 @@ MUTANTS = (
             "                )))\n"
             "            } if leaf else {}",
         ),
-        profile=APART,
+        profile=ELEMENTS_APART,
     ),
     Mutant(
         name="latest-clock-wins",
