@@ -129,8 +129,8 @@ def _tell(target: Target, account: Account, *, dry_run: bool) -> Exit:
             if amount
         ]
         say(f"{to_text(each.name)}\t{each.kind}\t{', '.join(parts)}")
-    if account.names_left_out:
-        say("(and more names)")
+    if account.left_out:
+        say(f"(and {account.left_out} elements under more names)")
     for short in account.lacking:
         why = (
             f"not lowered by {short.amount}: the rights to do so are elsewhere now"

@@ -51,11 +51,12 @@ class Lacking(NamedTuple):
 
 
 class Account(NamedTuple):
-    """What was done, or would be. *left*: the lives of which the store had something."""
+    """What was done, or would be. *left*: the lives of which the store had something. *left_out*:
+    elements under names that *changes* does not name, as they are too many."""
 
     left: list[Left]
     changes: list[Change]
-    names_left_out: int
+    left_out: int
     lacking: list[Lacking]
 
 
@@ -164,7 +165,7 @@ def preview(source: Source, left: list[Left]) -> Account:
     tally = Tally()
     for each, delta in source.deltas(left):
         tally.add(each, delta)
-    return Account(left, tally.changes(), tally.names_left_out, [])
+    return Account(left, tally.changes(), tally.left_out, [])
 
 
 async def rescue(source: Source, left: list[Left], call: Call) -> Account:
@@ -192,7 +193,7 @@ async def rescue(source: Source, left: list[Left], call: Call) -> Account:
         except UnavailableError:
             continue
         short = [Lacking(*key, amount) for key, amount in sorted(lacking.items(), key=repr)]
-        return Account(named, tally.changes(), tally.names_left_out, short)
+        return Account(named, tally.changes(), tally.left_out, short)
     raise UnavailableError("no node led for long enough, or too few have it yet: do it again")
 
 
@@ -285,6 +286,6 @@ def describe(account: Account) -> Mapping[str, Any]:
             for each in account.left
         ],
         "changes": [each._asdict() for each in account.changes],
-        "names_left_out": account.names_left_out,
+        "left_out": account.left_out,
         "lacking": [each._asdict() for each in account.lacking],
     }

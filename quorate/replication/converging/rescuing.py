@@ -106,7 +106,8 @@ class Source:
         return sum(1 for _ in self._rows(left))
 
     def deltas(self, lefts: list[Left]) -> Iterator[tuple[Left, Delta]]:
-        """What the records say, by the new names, in order, in pieces of ``CHUNK_BYTES``.
+        """What the records say, by the new names, in order, in pieces of ``CHUNK_BYTES``. What is
+        remembered meanwhile is a few numbers for each counter, of a journal that is bounded.
 
         Raises:
             StoreCorruptionError: one cannot be read.
@@ -155,10 +156,11 @@ class Change(NamedTuple):
 
 
 class Tally:
-    """Adds up what deltas do, by name and kind."""
+    """Adds up what deltas do, by name and kind. *left_out*: elements under names beyond
+    ``NAMES_MAX``."""
 
     def __init__(self) -> None:
-        self.names_left_out = 0
+        self.left_out = 0
         self._counts: dict[tuple[bytes, str], list[int]] = {}
         self._cells: dict[tuple[Path, int], tuple[int, int]] = {}
 
@@ -179,7 +181,7 @@ class Tally:
     def _of(self, path: Path, owner: type[Kind]) -> list[int]:
         key = (path[0], owner.name)
         if key not in self._counts and len(self._counts) >= NAMES_MAX:
-            self.names_left_out += 1
+            self.left_out += 1
             return [0, 0, 0, 0]
         return self._counts.setdefault(key, [0, 0, 0, 0])
 
