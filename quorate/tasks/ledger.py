@@ -26,7 +26,7 @@ from quorate.replication.deadlines import Deadlines, Item
 from quorate.replication.machine import Context
 from quorate.replication.tables import Tables
 from quorate.tasks.crew import Crew
-from quorate.tasks.lines import Key
+from quorate.tasks.lines import Key, Line
 from quorate.tasks.queues import NEVER_MS, NO_RULES, Queue
 from quorate.tasks.records import (
     LAST_CHOSEN,
@@ -44,6 +44,7 @@ from quorate.tasks.records import (
     WorkerRecord,
     id_key,
     id_of,
+    needs_of,
     scoped,
 )
 
@@ -113,7 +114,7 @@ class Ledger:
         found = self.queues.get(name)
         if found is None:
             rules = self.tables.queues.get(name.encode()) or NO_RULES
-            found = self.queues[name] = Queue(name, rules, self._is_ready, self._full_at_us)
+            found = self.queues[name] = Queue(name, rules, self._stands, self._full_at_us)
         return found
 
     def drop_if_empty(self, queue: Queue) -> None:
@@ -129,9 +130,14 @@ class Ledger:
         depth_max = 0 if queue is None else queue.rules.depth_max
         return bool(depth_max) and queue is not None and queue.live >= depth_max
 
-    def _is_ready(self, task: int) -> bool:
-        live = self.tables.live.get(id_key(task))
-        return live is not None and live.state == READY
+    def _stands(self, task: int, line: Line, key: bytes) -> bool:
+        row = id_key(task)
+        live, spec = self.tables.live.get(row), self.tables.specs.get(row)
+        if live is None or live.state != READY or spec is None:
+            return False
+        if spec.key != key or spec.priority != line.priority or spec.queue != line.queue:
+            return False
+        return needs_of(spec, live) == line.needs
 
     def _deadline_of(self, task: int) -> int | None:
         live = self.tables.live.get(id_key(task))

@@ -33,27 +33,32 @@ class Key:
 
 
 class Line:
-    """See the module. *turn_of*, *ready*: of a key, and whether a task is."""
+    """See the module. *turn_of*: of a key. *stands*: whether a task stands in this line, under a
+    key: a number in a heap may be of a task that has gone elsewhere since, or even, if the command
+    that drew it was taken back, of another one."""
 
     __slots__ = (
         "_heaps",
-        "_ready",
         "_ring",
         "_ringed",
+        "_stands",
         "_turn_of",
         "count",
         "counts",
         "needs",
         "priority",
+        "queue",
     )
 
     def __init__(
         self,
+        queue: str,
         needs: Needs,
         priority: int,
         turn_of: Callable[[bytes], int],
-        ready: Callable[[int], bool],
+        stands: Callable[[int, Line, bytes], bool],
     ) -> None:
+        self.queue = queue
         self.needs = needs
         self.priority = priority
         self.count = 0  # ready tasks
@@ -62,7 +67,7 @@ class Line:
         self._ring: list[tuple[int, bytes]] = []  # (no later than its turn, key)
         self._ringed: dict[bytes, int] = {}  # the turn under which a key stands in the ring
         self._turn_of = turn_of
-        self._ready = ready
+        self._stands = stands
 
     def add(self, task: int, key: bytes) -> None:
         """*task* is ready."""
@@ -85,7 +90,7 @@ class Line:
             self.counts[key] = left
             heap = self._heaps[key]
             if len(heap) > 2 * left + STALE_MAX:
-                self._heaps[key] = sorted(filter(self._ready, dict.fromkeys(heap)))
+                self._heaps[key] = sorted(self._standing(heap, key))
         else:
             del self.counts[key], self._heaps[key]
 
@@ -122,7 +127,7 @@ class Line:
                 del self._ringed[key]
                 continue
             heap = self._heaps[key]
-            while not self._ready(heap[0]):
+            while not self._stands(heap[0], self, key):
                 heapq.heappop(heap)
             return heap[0], key
         return None
@@ -130,6 +135,9 @@ class Line:
     def first(self, count: int) -> list[int]:
         """The lowest *count* ready tasks, by id. Looks at the heads of all keys."""
         found: list[int] = []
-        for heap in self._heaps.values():
-            found.extend(heapq.nsmallest(count, filter(self._ready, dict.fromkeys(heap))))
+        for key, heap in self._heaps.items():
+            found.extend(heapq.nsmallest(count, self._standing(heap, key)))
         return sorted(found)[:count]
+
+    def _standing(self, heap: list[int], key: bytes) -> list[int]:
+        return [task for task in dict.fromkeys(heap) if self._stands(task, self, key)]

@@ -16,13 +16,13 @@ NEVER_MS: Final = 2**63 - 1
 
 
 class Queue:
-    """One queue. *ready*: whether a task is; *full_at_us*: of the rate of the queue (key None) or
+    """One queue. *stands*: see ``Line``. *full_at_us*: of the rate of the queue (key None) or
     of one of its keys, 0 if nothing is used up."""
 
     __slots__ = (
         "_full_at_us",
-        "_ready",
         "_sleeping",
+        "_stands",
         "counts",
         "keys",
         "lines",
@@ -39,7 +39,7 @@ class Queue:
         self,
         name: str,
         rules: QueueRecord,
-        ready: Callable[[int], bool],
+        stands: Callable[[int, Line, bytes], bool],
         full_at_us: Callable[[str, bytes | None], int],
     ) -> None:
         self.name = name
@@ -52,7 +52,7 @@ class Queue:
         self.plain: list[Line | None] = [None] * (PRIORITY_MAX + 1)  # of tasks without needs
         self.lines: dict[tuple[Needs, int], Line] = {}
         self.now_ms = 0  # for ``allowed``
-        self._ready = ready
+        self._stands = stands
         self._full_at_us = full_at_us
         self._sleeping: list[tuple[int, bytes]] = []  # keys over their rate, and until when
 
@@ -85,7 +85,7 @@ class Queue:
         return line
 
     def _new_line(self, needs: Needs, priority: int) -> Line:
-        return Line(needs, priority, self._turn_of, self._ready)
+        return Line(self.name, needs, priority, self._turn_of, self._stands)
 
     def leave(self, line: Line, key: bytes) -> None:
         """A task is not ready any more."""

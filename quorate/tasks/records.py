@@ -361,7 +361,5 @@ def options_of(task: Task) -> Options:
 def needs_of(task: Task, live: LiveRecord) -> Needs:
     """What it asks of its worker, now that it may have been pinned to one."""
     options = task.options
-    if options is None:
-        return NO_NEEDS
-    needs = options.needs or NO_NEEDS
+    needs = NO_NEEDS if options is None or options.needs is None else options.needs
     return msgspec.structs.replace(needs, worker=live.pin) if live.pin else needs
