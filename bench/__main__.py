@@ -1,5 +1,5 @@
 """``python -m bench compare | durability | failover | recover | reads
-| coordination | crdt``: tables, and JSON."""
+| coordination | crdt | tasks``: tables, and JSON."""
 
 from __future__ import annotations
 
@@ -58,6 +58,10 @@ def make_parser() -> argparse.ArgumentParser:
     converging = command("crdt", "data that converges: adds, healing, syncing, what is left")
     converging.add_argument("--elements", type=int, default=1_000_000)
     converging.add_argument("--pairs", type=int, default=1_000_000, help="of an add and a removal")
+
+    queued = command("tasks", "queues of tasks, and a worker process that runs them")
+    queued.add_argument("--rounds", type=int, default=3)
+    queued.add_argument("--seconds", type=float, default=3.0, help="of each run, after warm-up")
     return parser
 
 
@@ -97,6 +101,10 @@ def run(options: argparse.Namespace) -> dict[str, object]:
         from bench.reads import reads
 
         return reads(seconds=options.seconds, rounds=options.rounds, parent=options.directory)
+    if options.command == "tasks":
+        from bench.tasks import tasks
+
+        return tasks(rounds=options.rounds, seconds=options.seconds, parent=options.directory)
     if options.command == "crdt":
         from bench.crdt import crdt
 

@@ -1,0 +1,20 @@
+"""The tasks that ``python -m bench tasks`` has a worker run: nothing, and looking at the clock."""
+
+from __future__ import annotations
+
+import time
+
+import quorate
+
+app = quorate.App("bench")
+
+
+@app.task(name="nothing", queue="lives")
+async def nothing(payload: bytes) -> None:
+    """As little as can be."""
+
+
+@app.task(name="since", queue="lives")
+async def since(sent_s: float) -> float:
+    """Seconds from *sent_s*, by the clock that all processes of a machine share, to this line."""
+    return time.monotonic() - sent_s
