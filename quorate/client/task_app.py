@@ -22,6 +22,7 @@ from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, Unpack, ca
 
 from quorate.base.task_queries import TaskEvent, TaskInfo
 from quorate.base.task_specs import DONE, Task
+from quorate.client.database import Database
 from quorate.client.operations import Bytes, as_bytes
 from quorate.client.task_context import TaskContext, current_context, is_async
 from quorate.client.task_payloads import (
@@ -61,13 +62,6 @@ KeyOf = Callable[..., Bytes]
 _LATE: Final = ("timeout", "expired")
 
 
-class HasTasks(Protocol):
-    """A ``Database``, as far as an app needs it."""
-
-    @property
-    def tasks(self) -> Tasks: ...
-
-
 class App:
     """Tasks by name. *name*: of the program, shown to operators as what a worker runs."""
 
@@ -75,15 +69,15 @@ class App:
         self.name = check_name("an app", name)
         self.functions: dict[str, TaskFunction[Any, Any, Any]] = {}  #: by name of the task
         self.hooks: list[Middleware] = []  #: the first one is outermost
-        self._db: HasTasks | None = None
+        self._db: Database | None = None
 
-    def use(self, db: HasTasks) -> None:
+    def use(self, db: Database) -> None:
         """Where tasks are enqueued from now on, unless a call says otherwise. A worker does this,
         for tasks that enqueue others, if nobody has."""
         self._db = db
 
     @property
-    def db(self) -> HasTasks:
+    def db(self) -> Database:
         """See ``use``.
 
         Raises:
