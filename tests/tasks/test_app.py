@@ -191,7 +191,9 @@ def test_settings_keys_and_unique_keys_are_made_of_the_call() -> None:
     assert task.options.unique.key == b"u-"
     assert task.options.retry is not None
     assert task.options.retry.retries == 1
-    assert work.options(unique=False).make("u", 1).options.unique is None  # type: ignore[union-attr]
+    plain = work.options(unique=False).make("u", 1)
+    assert plain.options is not None
+    assert plain.options.unique is None
     with pytest.raises(TaskPayloadError, match="missing a required argument: 'n'"):
         work.make("u")  # type: ignore[call-arg]
     with pytest.raises(InvalidArgumentError, match="unique key"):
