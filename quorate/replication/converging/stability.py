@@ -28,10 +28,10 @@ from quorate.replication.converging.records import Frontier
 from quorate.replication.converging.reports import Report, Reports, joined, least
 
 #: Between two proposals: by then what the first came to is known, mostly.
-PROPOSE_S: Final = 0.25
+PROPOSE_S: Final = 0.15
 #: The stable frontier is moved so often, if it can be: with 2 s, records kept until then took ten
 #: times the store of a thousand elements that a busy client added and removed, with this a third.
-STABLE_S: Final = 0.25
+STABLE_S: Final = 0.15
 #: Lives are folded when none has begun or ended for so long: many end together, and what is on its
 #: way from those who left has arrived.
 QUIET_S: Final = 5.0
