@@ -77,8 +77,13 @@ class Disk:
         return self.promised_lately or self.state.tick < self.promised_until
 
     def may_vote(self, now_s: float) -> bool:
-        """It promises nothing, and has counted its ticks about right meanwhile."""
-        config = self.state.config
+        """It promises nothing, and has counted its ticks about right meanwhile. One that starts as
+        the only voter of a committed configuration need not wait for them: whoever made it that
+        stopped leading when it committed so."""
+        config, membership = self.state.config, self.state.membership
+        alone = (membership.voters, membership.voters_old) == ((self.node,), ())
+        if alone and self.state.members.index <= self.state.commit:
+            return not self.promises()
         least_s = config.election_ticks_min * config.tick_ms / 1000 * PROMISE_SHARE_MIN
         return not self.promises() and now_s >= self.promised_s + least_s
 

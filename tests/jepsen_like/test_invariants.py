@@ -245,6 +245,17 @@ def removed_early(fake: Fake) -> None:
     fake.invariants.removed(1)
 
 
+@pytest.mark.parametrize("at", [1, 2], ids=["committed", "not-committed"])
+def test_only_who_is_known_to_be_alone_need_not_wait(at: int) -> None:
+    fake = Fake()
+    disk = fake.disks[1]
+    disk.state.members = MembershipHistory(Membership(voters=(NodeId(1),)), LogIndex(at))
+    disk.promised_s = 0.0
+    disk.state.tick += disk.state.config.election_ticks_max
+    fake.invariants.granted(disk, 1)
+    assert fake.names == ([] if at == 1 else ["lease-promise"])
+
+
 def elected_without_votes(fake: Fake) -> None:
     fake.lead(1, 2, voters=(1,))
 
