@@ -341,6 +341,20 @@ async def test_what_is_said_too_late_is_dropped(
     assert "came too late: it is dead, attempt 1" in caplog.text
 
 
+async def test_what_was_taken_away_while_nobody_told_is_stopped(db: Database, scene: Scene) -> None:
+    async with Worker(db, scene.app) as worker:
+        result = await scene.wait.options(timeout=0.1, retries=0).submit()
+        await scene.until_begun(1)
+        post = worker._post
+        assert post is not None
+        post._watch.pause()
+        await db.tasks.wait([result.id])
+        assert scene.told == []
+        post._watch.resume()
+        await until(lambda: scene.told == ["moved"])
+        assert worker.running == 0
+
+
 async def test_a_watch_that_begins_anew_neither_loses_nor_repeats(
     db: Database, scene: Scene
 ) -> None:
