@@ -66,6 +66,7 @@ class _Index:
         self.by_prefix: dict[bytes, dict[Feed, None]] = {}
         self.lengths: dict[int, int] = {}  # of prefixes in use: how many prefixes
         self.ranges: dict[Feed, None] = {}
+        self.initials: dict[bytes, int] = {}  # of keys and prefixes: how many begin so
         self.count = 0
 
     def add(self, feed: Feed) -> None:
@@ -74,10 +75,14 @@ class _Index:
             if interest.prefix not in self.by_prefix:
                 size = len(interest.prefix)
                 self.lengths[size] = self.lengths.get(size, 0) + 1
+                self._note(interest.prefix, 1)
             self.by_prefix.setdefault(interest.prefix, {})[feed] = None
         elif interest.keys:
             for key in interest.keys:
-                self.by_key.setdefault(key, {})[feed] = None
+                if key not in self.by_key:
+                    self.by_key[key] = {}
+                    self._note(key, 1)
+                self.by_key[key][feed] = None
         elif len(self.ranges) >= RANGES_MAX:
             raise OverloadedError(
                 f"{RANGES_MAX} watches of ranges stand already at this node; watch keys or prefixes"
@@ -94,6 +99,7 @@ class _Index:
             del found[feed]
             if not found:
                 del self.by_prefix[interest.prefix]
+                self._note(interest.prefix, -1)
                 size = len(interest.prefix)
                 self.lengths[size] -= 1
                 if not self.lengths[size]:
@@ -104,8 +110,22 @@ class _Index:
                 del found[feed]
                 if not found:
                     del self.by_key[key]
+                    self._note(key, -1)
         else:
             del self.ranges[feed]
+
+    def _note(self, key: bytes, by: int) -> None:
+        initial = key[:1]
+        count = self.initials.get(initial, 0) + by
+        if count:
+            self.initials[initial] = count
+        else:
+            del self.initials[initial]
+
+    def may_match(self, initials: Iterable[bytes]) -> bool:
+        """Whether a watch may be for a key that begins with one of *initials*."""
+        mine = self.initials
+        return bool(self.ranges) or b"" in mine or any(each in mine for each in initials)
 
     def matching_any(self, keys: Iterable[bytes]) -> Iterable[Feed]:
         """Each watch once."""
@@ -196,6 +216,9 @@ class Feeds:
                 continue
             if key is not None:
                 self._spread(index.matching(key), key, event)
+                continue
+            topics = getattr(event, "topics", None)
+            if topics is not None and not index.may_match(topics):
                 continue
             for keys, each in event:
                 if len(keys) == 1:

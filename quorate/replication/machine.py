@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 #: What a machine wants told to whoever watches: (machine, key, event). With key None, *event* is an
 #: iterable of (keys, event), which is looked at only if somebody watches the machine: each event is
-#: for whoever watches one of its keys, and told once. See ``Context.effects``.
+#: for whoever watches one of its keys, and told once; if it has ``topics`` (first bytes of its
+#: keys), only if somebody watches such keys. See ``Context.effects``.
 Effect = tuple[str, bytes | None, Any]
 
 

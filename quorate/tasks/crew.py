@@ -22,30 +22,29 @@ FAILURES_IN_ROW_MAX = 3
 class Worker:
     """One that is there. *held*: tasks that it has; *stored*: those of them it has not begun."""
 
-    __slots__ = ("capabilities", "held", "id", "queues", "record", "stored")
+    __slots__ = ("capabilities", "capacity", "held", "id", "open", "queues", "record", "stored")
 
     def __init__(self, id_: int, record: WorkerRecord) -> None:
         self.id = id_
         self.held: dict[int, None] = {}
         self.stored: dict[int, None] = {}
         self.record: WorkerRecord
-        self.capabilities: frozenset[str]
-        self.queues: frozenset[str]
+        self.capacity: int  # tasks that it takes
+        self.open: int  # the same, now that it is in this state
+        self.capabilities = frozenset(record.capabilities)
+        self.queues = frozenset(record.queues)
         self.set(record)
 
     def set(self, record: WorkerRecord) -> None:
         """As its record is now."""
         self.record = record
-        self.capabilities = frozenset(record.capabilities)
-        self.queues = frozenset(record.queues)
+        self.capacity = record.load + record.prefetch
+        self.open = self.capacity if record.state == "active" else 0
 
     @property
     def free(self) -> int:
         """Tasks that it takes now, without asking for them."""
-        record = self.record
-        if record.state != "active":
-            return 0
-        return max(record.load + record.prefetch - len(self.held), 0)
+        return max(self.open - len(self.held), 0)
 
     @property
     def running(self) -> int:
@@ -55,7 +54,7 @@ class Worker:
     @property
     def fullness(self) -> int:
         """Its load in millionths of what it takes."""
-        return len(self.held) * 1_000_000 // max(self.record.load + self.record.prefetch, 1)
+        return len(self.held) * 1_000_000 // (self.capacity or 1)
 
     def serves(self, queue: str, needs: Needs, settings: SettingsRecord) -> bool:
         """Whether it may run what asks for *needs*."""
@@ -109,7 +108,7 @@ class Crew:
             del self.by_lease[record.lease]
 
     def _note_free(self, worker: Worker) -> None:
-        if worker.free:
+        if worker.open > len(worker.held):
             self.free[worker.id] = worker
         else:
             self.free.pop(worker.id, None)
@@ -170,7 +169,7 @@ class Pool:
         return chance().choice(workers)
 
     def _fits(self, worker: Worker) -> bool:
-        return worker.free > 0 and worker.fullness <= self._load_max
+        return worker.open > len(worker.held) and worker.fullness <= self._load_max
 
     def _open(self) -> list[Worker]:
         """By id."""
@@ -178,6 +177,7 @@ class Pool:
         return [workers[each] for each in self._ids if self._fits(workers[each])]
 
     def _rank(self, worker: Worker) -> tuple[Any, ...]:
+        """Ends with the fullness and the id."""
         if self._strategy == "least-loaded":
             return worker.fullness, worker.id
         surplus = len(worker.capabilities) - self._needs
@@ -187,12 +187,13 @@ class Pool:
         heap = self._heap
         while heap:
             worker = self._workers[heap[0][-1]]
-            if not self._fits(worker):
+            rank = self._rank(worker)
+            if worker.open <= len(worker.held) or rank[-2] > self._load_max:
                 heapq.heappop(heap)
-            elif (rank := self._rank(worker)) != heap[0]:
-                heapq.heapreplace(heap, rank)
-            else:
+            elif rank == heap[0] or len(heap) == 1:
                 return worker
+            else:
+                heapq.heapreplace(heap, rank)
         return None
 
     def _choose_next(self, last: int) -> Worker | None:

@@ -28,7 +28,7 @@ from quorate.tasks.crew import Pool, Worker
 from quorate.tasks.ledger import Ledger
 from quorate.tasks.life import Life
 from quorate.tasks.lines import Line
-from quorate.tasks.queues import NEVER_MS, Queue
+from quorate.tasks.queues import NEVER_MS, NO_RULES, Queue
 from quorate.tasks.records import LAST_CHOSEN, LiveRecord, id_key, needs_of
 from quorate.tasks.telling import in_parts, size_of, tell_assigned, tell_stop
 
@@ -82,9 +82,10 @@ class Dispatcher:
         heads = self._heads(context.time_ms)
         pools: dict[tuple[str, int], Pool] = {}
         ledger = self._ledger
+        in_turn = ledger.settings.strategy == "round-robin"
         while heads and ledger.crew.free and not self._at_cap():
             _, task, number, queue, line, key = heapq.heappop(heads)
-            if not queue.open_at(context.time_ms):
+            if queue.rules is not NO_RULES and not queue.open_at(context.time_ms):
                 continue
             if queue.keyed and line.head(queue.allowed) != (task, key):
                 self._push_head(heads, number, queue, line)  # another line had its key's turn
@@ -95,12 +96,12 @@ class Dispatcher:
                 pool = pools[queue.name, number] = self._pool(queue, line)
             options = spec.options
             prefers = "" if options is None or not ledger.settings.affinity else options.prefers
-            last = ledger.number(LAST_CHOSEN)
+            last = ledger.number(LAST_CHOSEN) if in_turn else 0
             worker = pool.choose(prefers, last, context.random)
             if worker is None:
                 continue  # nobody for this line, so for none of its tasks
             self._give(task, spec, live, worker, self._reason(spec, live, worker), handed, context)
-            if ledger.settings.strategy == "round-robin":
+            if in_turn:
                 ledger.chose(worker.id)
             self._push_head(heads, number, queue, line)
         return min((queue.opens_ms() for queue in self._waiting_queues()), default=NEVER_MS)
@@ -186,7 +187,7 @@ class Dispatcher:
             if self._at_cap():
                 break
             _, task, number, queue, line, key = heapq.heappop(heads)
-            if not queue.open_at(context.time_ms):
+            if queue.rules is not NO_RULES and not queue.open_at(context.time_ms):
                 continue
             if queue.keyed and line.head(queue.allowed) != (task, key):
                 self._push_head(heads, number, queue, line)

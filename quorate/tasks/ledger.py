@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from operator import add
 from typing import Any
 
 import msgspec
@@ -52,6 +53,8 @@ from quorate.tasks.records import (
 _Move = tuple[int, Task, LiveRecord | None, LiveRecord | None]
 
 _NO_TOTALS = TotalsRecord()
+#: Places of the totals in their record.
+_TOTALS = {name: at for at, name in enumerate(TotalsRecord.__struct_fields__)}
 _NO_SETTINGS = SettingsRecord()
 _HELD = (ASSIGNED, RUNNING)
 
@@ -81,7 +84,7 @@ class Ledger:
         self._workers_set: list[tuple[int, WorkerRecord | None]] = []
         self._ruled: list[str] = []
         self._taken: list[tuple[Deadlines[Any], Any]] = []  # what was due, and its id
-        self._totals: dict[str, dict[str, int]] = {}
+        self._totals: dict[str, list[int]] = {}
         self.fading = Deadlines(self._fades_at)  # rates: when nothing of them is used up
         self._turns = 0  # given in the entry at hand
         self._turns_index = 0
@@ -170,9 +173,8 @@ class Ledger:
         """It ends well: write what was only counted."""
         for name, changes in self._totals.items():
             key = name.encode()
-            totals = self.tables.totals.get(key) or _NO_TOTALS
-            counts = {field: getattr(totals, field) + by for field, by in changes.items()}
-            self.tables.totals.put(key, msgspec.structs.replace(totals, **counts))
+            totals = msgspec.structs.astuple(self.tables.totals.get(key) or _NO_TOTALS)
+            self.tables.totals.put(key, TotalsRecord(*map(add, totals, changes)))
         if self.last_task != self._last_task_before:
             self.tables.numbers.put(LAST_TASK, NumberRecord(self.last_task))
 
@@ -381,8 +383,10 @@ class Ledger:
 
     def count(self, queue: str, field: str, by: int = 1) -> None:
         """Add to a total of *queue*; written by ``close``."""
-        changes = self._totals.setdefault(queue, {})
-        changes[field] = changes.get(field, 0) + by
+        changes = self._totals.get(queue)
+        if changes is None:
+            changes = self._totals[queue] = [0] * len(_TOTALS)
+        changes[_TOTALS[field]] += by
 
     # --- the audit ------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import msgspec
 
 from quorate.base.limits import TASK_DEAD_MAX, TASK_ERROR_MAX, TASK_RESULTS_KEPT_MAX
 from quorate.base.task_commands import REASON_STOLEN, Assignment, Input
-from quorate.base.task_queries import TaskEvent, WorkerEvent
+from quorate.base.task_queries import WorkerEvent
 from quorate.base.task_specs import (
     ASSIGNED,
     BLOCKED,
@@ -24,6 +24,7 @@ from quorate.base.task_specs import (
     READY,
     RUNNING,
     SCHEDULED,
+    TASK_MACHINE,
     Task,
 )
 from quorate.replication.machine import Context
@@ -44,7 +45,7 @@ from quorate.tasks.records import (
 )
 from quorate.tasks.retrying import delay_ms, may_retry
 from quorate.tasks.steps import beat_ms, held, limit_ms, waiting
-from quorate.tasks.telling import shown_assignment, tell_stop, tell_task, tell_worker
+from quorate.tasks.telling import TaskEvents, shown_assignment, tell_stop, tell_worker
 from quorate.tasks.unique import UniqueKeys
 
 _STATE_EVENTS: Final = {SCHEDULED: "scheduled", BLOCKED: "blocked", READY: "enqueued"}
@@ -85,6 +86,7 @@ class Life:
         self._ledger = ledger
         self.unique = UniqueKeys(ledger)
         self._kinship: Kinship = NoKinship()
+        self._events: TaskEvents | None = None
 
     def follow(self, kinship: Kinship) -> None:
         """*kinship* hears of all tasks of workflows."""
@@ -93,6 +95,10 @@ class Life:
     def load(self) -> None:
         """The tables are new."""
         self.unique.load()
+
+    def begin_work(self) -> None:
+        """A command or hook begins: what it tells can be taken back with it."""
+        self._events = None
 
     # --- coming ---------------------------------------------------------------------------------
 
@@ -113,7 +119,12 @@ class Life:
                     waits = 1
                     row = pair_key(options.beside, task)
                     ledger.tables.beside.put(row, NumberRecord(task))
-        live = waiting(options_of(spec), now_ms, now_ms, after_ms=after_ms, waits=waits, pin=pin)
+        if options is None and not after_ms:
+            live = LiveRecord(READY, now_ms, now_ms)  # what ``waiting`` comes to: 0.8 us less
+        else:
+            live = waiting(
+                options_of(spec), now_ms, now_ms, after_ms=after_ms, waits=waits, pin=pin
+            )
         ledger.enter(task, spec, live)
         self.came(task, spec, live, context)
         return task
@@ -569,22 +580,11 @@ class Life:
         result: bytes = b"",
     ) -> None:
         """Whoever watches."""
-        tell_task(
-            context,
-            TaskEvent(
-                what,
-                task,
-                state,
-                spec.function,
-                spec.queue,
-                attempt,
-                worker,
-                context.time_ms,
-                kind,
-                error,
-                result,
-            ),
-        )
+        events, effects = self._events, context.effects
+        if events is None or effects[-1][2] is not events:  # something else was told in between
+            events = self._events = TaskEvents(context.time_ms)
+            effects.append((TASK_MACHINE, None, events))
+        events.steps.append((what, task, spec, state, attempt, worker, kind, error, result))
 
 
 def _nth(count: int) -> str:

@@ -230,6 +230,7 @@ class TaskMachine(Machine):
 
     def _begin_work(self) -> None:
         self.ledger.begin()
+        self._life.begin_work()
         self._workflows.begin()
 
     def rolled_back(self) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import msgspec
@@ -191,6 +192,49 @@ def test_all_end_when_the_state_is_replaced() -> None:
     assert len(feeds) == 0
     _say(feeds, (b"k", "x"))
     assert ear.heard == []
+
+
+class Many:
+    """Events with topics; *looked*: whether anybody wanted to see them."""
+
+    topics = (b"t", b"q")
+
+    def __init__(self) -> None:
+        self.looked = False
+
+    def __iter__(self) -> Iterator[tuple[tuple[bytes, ...], str]]:
+        self.looked = True
+        yield (b"t1", b"q1"), "x"
+
+
+@pytest.mark.parametrize(
+    ("ask", "hears"),
+    [
+        pytest.param(Ask(keys=(b"w1",)), None, id="other keys"),
+        pytest.param(Ask(prefix=b"w"), None, id="another prefix"),
+        pytest.param(Ask(keys=(b"w1", b"q2")), [], id="a key that begins so"),
+        pytest.param(Ask(keys=(b"w1", b"q1")), ["x"], id="a key"),
+        pytest.param(Ask(prefix=b"t"), ["x"], id="a prefix"),
+        pytest.param(Ask(prefix=b""), ["x"], id="everything"),
+        pytest.param(Ask(start=b"t", end=b"u"), ["x"], id="a range"),
+    ],
+)
+def test_events_with_topics_are_looked_at_if_such_keys_are_watched(
+    ask: Ask, hears: list[str] | None
+) -> None:
+    feeds, ear = _feeds(), Ear()
+    feed = _watch(feeds, ask, ear)
+    many = Many()
+    feeds.happened([("crier", None, many)])
+    feeds.flush(11)
+    assert many.looked is (hears is not None)
+    assert ear.heard == (hears or [])
+    assert feed is not None
+    feeds.close(feed)
+    _watch(feeds, Ask(keys=(b"w",)), ear, 2)
+    again = Many()
+    feeds.happened([("crier", None, again)])
+    assert not again.looked
 
 
 _keys = st.binary(max_size=3)
