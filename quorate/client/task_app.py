@@ -322,7 +322,10 @@ class Result(Generic[R]):
             TaskPendingError: it has not ended within *timeout*; it goes on.
             TaskPayloadError: what it returned is not of the annotated type.
         """
-        (event,) = await self._tasks.wait((self.id,), timeout=timeout)
+        if timeout is None:
+            event = await self._tasks.wait_one(self.id)
+        else:
+            (event,) = await self._tasks.wait((self.id,), timeout=timeout)
         if event.state == DONE:
             kind = Any if self._returns is None else self._returns()
             value: R = unpack_result(event.result, kind, f"task {self.id} {self._name!r}")

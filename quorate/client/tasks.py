@@ -186,6 +186,15 @@ class Tasks:
             for task, ending in pending:
                 self._endings.forget(task, ending)
 
+    async def wait_one(self, task: int) -> TaskEvent:
+        """``wait`` for one, for ever: half the work."""
+        ending = self._endings.expect(_check_id(task))
+        try:
+            return await ending
+        finally:
+            if ending.cancelled():
+                self._endings.forget(task, ending)
+
     async def look(self, task: int) -> TaskEvent | None:
         """How *task* ended, as ``wait`` says it; None: it has not ended."""
         try:

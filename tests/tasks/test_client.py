@@ -108,7 +108,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"unique": "a", "unique_until": "ended", "unique_for": 1}, "not both"),
     ({"capabilities": "gpu"}, "several names"),
     ({"worker": "a", "excluded": ["a"]}, "both required and excluded"),
-    ({"worker": "a", "beside": 3}, "beside another one or at a named worker"),
+    ({"worker": "a", "beside": 3}, "beside another one"),
     ({"headers": {"a": 1}}, "a task cannot be so"),
     ({"colour": "red"}, "a task has no 'colour'"),
     ({"payload": b"x", "args": (1,)}, "a payload, or args and kwargs"),
