@@ -371,4 +371,7 @@ def _digest(name: str, payload: bytes) -> bytes:
 
 
 def _name_of(function: Callable[..., Any]) -> str:
-    return f"{function.__module__}.{function.__qualname__}"
+    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    if not module or not name:
+        raise InvalidArgumentError(f"{function!r} has no name: say name=")
+    return f"{module}.{name}"

@@ -6,7 +6,7 @@ synchronous code runs in. All of it may be used from any thread.
 
 from __future__ import annotations
 
-import asyncio
+import inspect
 import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -139,6 +139,6 @@ def current_context() -> TaskContext:
 
 def is_async(function: Callable[..., object]) -> bool:
     """Whether calling *function* makes a coroutine."""
-    return asyncio.iscoroutinefunction(function) or asyncio.iscoroutinefunction(
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004  an object with an async __call__
     )

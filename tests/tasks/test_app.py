@@ -7,6 +7,7 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import functools
 import inspect
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -162,6 +163,9 @@ def test_a_task_stays_the_function_that_it_was() -> None:
     assert app.functions[double.name] is double
     with pytest.raises(InvalidArgumentError, match="has a task"):
         app.task(double.function)
+    with pytest.raises(InvalidArgumentError, match="has no name"):
+        app.task(functools.partial(half.function, 1))
+    assert app.task(name="one")(functools.partial(half.function, 1))() == 0.5
     with pytest.raises(InvalidArgumentError, match="has no 'color'"):
         app.task(color="red")(half.function)  # type: ignore[call-overload]
     with pytest.raises(InvalidArgumentError, match="no database yet"):
