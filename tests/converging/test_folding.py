@@ -20,6 +20,7 @@ from quorate.errors import NotObservedError, QuorateError, UnavailableError
 from quorate.replication.converging import folding as folding_module
 from quorate.replication.converging.lives import PrepareFold
 from quorate.replication.converging.stability import QUIET_S
+from quorate.replication.transport import CrdtElements, CrdtRanges
 from tests.converging.tiers import Node, World
 
 COUNT, SET, STOCK = KindTag.PN_COUNTER, KindTag.OR_SET, KindTag.BOUNDED_COUNTER
@@ -352,6 +353,66 @@ def test_a_new_node_is_not_taken_for_one_that_has_what_was_folded() -> None:
             await three.value("n", COUNT, level="causal", after=position)
 
     World(3).run(story)
+
+
+def test_who_is_still_taking_over_folds_nothing_though_it_leads() -> None:
+    """Of a fold that it was not there for it knows the number, and lacks what went in it."""
+
+    async def story(world: World) -> None:
+        world.leader = 1
+        one, two, three = world.nodes.values()
+        for node in (one, two):
+            await node.write("n", COUNT, Increment(1))
+        await world.converged()
+        three.crash()
+        three.wipe()
+        world.membership = Membership((NodeId(1), NodeId(2)))
+        restart(one, two)
+        await folded(world, 1)
+        world.membership = Membership((NodeId(1), NodeId(2), NodeId(3)))
+        world.lets_through = lambda _from, _to, frame: (
+            not isinstance(frame, CrdtRanges | CrdtElements)
+        )
+        three.start()
+        await until(lambda: three.engine.own.generation)
+        world.leader = 3
+        restart(one, two, three)
+        for node in (one, two, three):
+            await node.write("n", COUNT, Increment(1))
+        restart(one, two, three)
+        await asyncio.sleep(4 * QUIET_S)
+        assert one.lives.generation == 1
+        world.lets_through = lambda *_: True
+        await folded(world, 2)
+        assert await three.value("n", COUNT) == 5
+
+    World(3).run(story)
+
+
+def test_if_nobody_is_left_who_had_all_the_last_goes_on_with_what_it_has() -> None:
+    async def story(world: World) -> None:
+        world.leader = 1
+        one, two = world.nodes.values()
+        await one.write("n", COUNT, Increment(1))
+        two.crash()
+        world.membership = Membership((NodeId(1),))
+        restart(one)
+        await folded(world, 1)
+        world.membership = Membership((NodeId(1), NodeId(2)))
+        world.lets_through = lambda _from, _to, frame: (
+            not isinstance(frame, CrdtRanges | CrdtElements)
+        )
+        two.wipe()
+        two.start()
+        await until(lambda: two.engine.own.generation)
+        one.crash()
+        world.membership, world.leader = Membership((NodeId(2),)), 2
+        await two.write("n", COUNT, Increment(1))
+        restart(two)
+        await folded(world, 2)
+        assert await two.value("n", COUNT) == 1
+
+    World(2).run(story)
 
 
 @pytest.mark.parametrize(

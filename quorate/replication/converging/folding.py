@@ -108,11 +108,11 @@ class Folding:
 
     def is_behind(self) -> bool:
         """Whether this node is to take over everything from one that has folded."""
-        folded = self._lives.generation
-        if generation_of(self.stage) >= folded or self._waits_s is None:
+        folded, done = self._lives.generation, self._engine.folds
+        if done >= folded or self._waits_s is None:
             return False
         waited_s = self._engine.clock.monotonic_s() - self._waits_s
-        return folded > generation_of(self.stage) + 1 or waited_s >= BEHIND_S
+        return folded > done + 1 or waited_s >= BEHIND_S
 
     # --- which step ---------------------------------------------------------------------------
 
@@ -125,14 +125,15 @@ class Folding:
             return self._gather
         if self._engine.own.ahead:
             return None
-        if lives.generation == done:
+        lacks = self._engine.folds < done  # it began to take over what others folded, and has not
+        if lives.generation == done and not lacks:
             self._waits_s = None
             if lives.preparing and not is_preparing(stage) and self._has(lives.preparing):
                 return self._prepare
             return None
         if self._waits_s is None:
             self._waits_s = self._engine.clock.monotonic_s()
-        fold = lives.fold
+        fold = None if lacks else lives.fold
         if fold is not None and fold.generation == done + 1 and self._may_fold(fold):
             return self._begin if is_preparing(stage) else self._prepare
         return self._begin_for_all if self._is_first_of_all_behind() else None
@@ -173,12 +174,12 @@ class Folding:
 
     def _is_first_of_all_behind(self) -> bool:
         """Whether nobody has folded what the log says was folded, and this node is to begin."""
-        done, engine = generation_of(self.stage), self._engine
+        engine = self._engine
         if not self.is_behind():
             return False
         others = self._reports.others()
         if others is None or any(
-            generation_of(each.stage) > done or node < engine.member
+            generation_of(each.stage) > engine.folds or node < engine.member
             for node, each in others.items()
         ):
             return False

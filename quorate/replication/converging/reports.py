@@ -62,7 +62,7 @@ class Reports:
         if others is None or engine.member not in self._membership().members():
             return None
         epoch = self._lives.open_epoch(engine.member)
-        own = Report(engine.own.generation, engine.frontier, epoch)
+        own = Report(engine.stage, engine.frontier, epoch)
         return dict(sorted({**others, engine.member: own}.items()))
 
     def silent(self) -> list[int]:
