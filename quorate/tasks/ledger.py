@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from quorate.base.limits import TASKS_MAX
+from quorate.base.limits import TASK_QUEUES_MAX, TASKS_MAX
 from quorate.base.task_specs import (
     ASSIGNED,
     LIVE_STATES,
@@ -173,10 +173,23 @@ class Ledger:
         """It ends well: write what was only counted."""
         for name, changes in self._totals.items():
             key = name.encode()
-            totals = msgspec.structs.astuple(self.tables.totals.get(key) or _NO_TOTALS)
-            self.tables.totals.put(key, TotalsRecord(*map(add, totals, changes)))
+            before = self.tables.totals.get(key)
+            if before is None:
+                self._forget_totals()
+            counts = map(add, msgspec.structs.astuple(before or _NO_TOTALS), changes)
+            self.tables.totals.put(key, TotalsRecord(*counts))
         if self.last_task != self._last_task_before:
             self.tables.numbers.put(LAST_TASK, NumberRecord(self.last_task))
+
+    def _forget_totals(self) -> None:
+        """Of queues that have neither tasks nor rules, if there are too many."""
+        totals, queues = self.tables.totals, self.tables.queues
+        if len(totals) < TASK_QUEUES_MAX:
+            return
+        for key in list(totals.keys()):
+            found = self.queues.get(key.decode())
+            if key not in queues and (found is None or not found.live):
+                totals.delete(key)
 
     def undo(self) -> None:
         """The tables stand as before the command: so shall the rest."""

@@ -32,7 +32,7 @@ from quorate.base.task_specs import (
     Unique,
 )
 from quorate.errors import InvalidArgumentError
-from quorate.tasks import dispatching, life, machine, telling
+from quorate.tasks import dispatching, ledger, life, machine, telling
 from tests.tasks.support import TaskNode
 
 
@@ -248,3 +248,71 @@ def test_a_fence_of_a_task_holds_for_the_attempt_that_runs(node: TaskNode) -> No
     node.give_back(worker, task, 1)
     assert node.tasks.holds(fence) is False
     assert node.one(Cancel((task,))).tasks == (task,)
+
+
+def test_a_key_that_comes_again_is_first_again(node: TaskNode) -> None:
+    """Its place in line is that of its turn now, not of the one it had."""
+    node.one(Configure("default", paused=True))
+    node.enqueue(Task("f"), Task("f"), Task("f", key=b"x"), Task("f", key=b"x"))
+    node.one(Configure("default"))
+    worker = node.worker(load=0)
+    assert [each.task for each in node.claim(worker, 2)] == [1, 3]
+    assert [each.task for each in node.claim(worker, 1)] == [2]
+    again = node.give_back(worker, 2, 1)
+    assert again.stale == ()
+    node.one(Cancel((1, 2)))
+    node.done(worker, 1, 1)
+    new = node.put()
+    node.restart()
+    twin = TaskNode()
+    for payload in node.log:
+        twin.feed(payload)
+    assert [each.task for each in node.claim(worker, 1)] == [new]
+    twin.feed(node.log[-1])
+    assert twin.machines.state_hash == node.machines.state_hash
+
+
+def test_no_more_of_a_queue_run_at_once_than_it_says(node: TaskNode) -> None:
+    node.one(Configure("default", running_max=2))
+    worker = node.worker(load=9)
+    node.enqueue(*[Task("f")] * 4)
+    assert [task for _, task, _ in node.assigned()] == [1, 2]
+    node.done(worker, 2, 1)
+    assert [task for _, task, _ in node.assigned()] == [3]
+
+
+def test_of_two_that_steal_the_lower_number_is_first(node: TaskNode) -> None:
+    """However they came to have room."""
+    victim = node.worker("v", load=1, prefetch=2)
+    node.enqueue(*[Task("f")] * 3)
+    node.one(Configure("default", paused=True))
+    first, second = node.worker("s"), node.worker("t")
+    assert node.enqueue(*[Task("f", queue="other")] * 2) == (4, 5)
+    assert sorted(node.assigned()) == [(first, 4, 1), (second, 5, 1)]
+    node.one(Configure("default"))
+    assert node.assigned() == []
+    done = (Complete(second, (Done(5, 1),)), Complete(first, (Done(4, 1),)))
+    node.run("tasks", *done)
+    assert node.assigned() == [(first, 3, 2), (second, 2, 2)]
+    assert node.stops() == [(victim, 3, 1, "stolen"), (victim, 2, 1, "stolen")]
+
+
+def test_who_waited_runs_beside_it_though_another_has_less_to_do(node: TaskNode) -> None:
+    node.one(Configure("later", paused=True))
+    first = node.put(queue="later")
+    second = node.put(beside=first)
+    a = node.worker("a", load=5, queues=("default", "later"))
+    node.worker("b", load=500, queues=("default",))
+    node.one(Configure("later"))
+    assert node.assigned() == [(a, first, 1), (a, second, 1)]
+
+
+def test_what_happened_in_queues_that_are_gone_is_forgotten_when_they_are_many(
+    node: TaskNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "TASK_QUEUES_MAX", 3)
+    node.put(queue="kept")
+    for queue in "abcd":
+        node.one(Cancel((node.put(queue=queue),)))
+    names = [key for key, _ in node.tasks.ledger.tables.totals.items()]
+    assert names == [b"c", b"d", b"kept"]

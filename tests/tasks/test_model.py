@@ -39,6 +39,7 @@ from quorate.base.task_specs import (
     DONE,
     FOR_A_TIME,
     LIVE_STATES,
+    READY,
     UNTIL_STARTED,
     Needs,
     Options,
@@ -89,6 +90,7 @@ RULES = [
     Configure("a", paused=True),
     Configure("a", running_max=2, key_running_max=1),
     Configure("a", key_running_max=1),
+    Configure("b", running_max=1),
     Configure("b", rate=2, rate_ms=500),
     Configure("b", key_rate=1, rate_ms=300, running_max=3),
     Configure("a", rate=3, key_rate=2, rate_ms=1_000),
@@ -197,7 +199,7 @@ class TasksAgainstAModel(RuleBasedStateMachine):
 
     @rule(at=some, spec=tasks, broken=breaks)
     def enqueue_beside(self, at: int, spec: Task, broken: Any) -> None:
-        beside = 1 + at % (self.model.last_task + 1)
+        beside = self.some_of(READY, at)
         options = Options(beside=beside, expires_ms=500 * (at % 2), retry=Retry(0))
         self.do(Enqueue((Task("f", queue=spec.queue, key=spec.key, delay_ms=spec.delay_ms,
                               options=options),)), broken=broken)  # fmt: skip

@@ -1,0 +1,217 @@
+"""Bugs put in on purpose, each of which the quick tests of this room must catch."""
+
+from __future__ import annotations
+
+from tests.mutating import Mutant
+
+CREW = "quorate/tasks/crew.py"
+DISPATCHING = "quorate/tasks/dispatching.py"
+LEDGER = "quorate/tasks/ledger.py"
+LIFE = "quorate/tasks/life.py"
+LINES = "quorate/tasks/lines.py"
+MACHINE = "quorate/tasks/machine.py"
+QUEUES = "quorate/tasks/queues.py"
+REGISTRY = "quorate/tasks/registry.py"
+RETRYING = "quorate/tasks/retrying.py"
+STEPS = "quorate/tasks/steps.py"
+
+MUTANTS = (
+    Mutant(
+        "what is derived stays when a command is taken back",
+        LEDGER,
+        "            self._derive(task, spec, new, old)\n",
+        "            pass\n",
+        ("random_logs", "model"),
+    ),
+    Mutant(
+        "the number of an undone task is not given out again",
+        LEDGER,
+        "        self.last_task = self._last_task_before\n",
+        "",
+        ("random_logs", "model"),
+    ),
+    Mutant(
+        "a number in a line is taken for a task of it, whatever it is now",
+        LEDGER,
+        "spec.key != key or spec.priority != line.priority or spec.queue != line.queue",
+        "not task",
+        ("handing_out",),
+    ),
+    Mutant(
+        "what was due when a hook broke off is forgotten",
+        LEDGER,
+        "            deadlines.put_back(item)\n",
+        "            pass\n",
+        ("handing_out", "random_logs"),
+    ),
+    Mutant(
+        "what a command counted is counted again by the next",
+        LEDGER,
+        "        self._taken.clear()\n        self._totals.clear()\n",
+        "        self._taken.clear()\n",
+        ("model",),
+    ),
+    Mutant(
+        "nobody looks for work when a task has moved",
+        LEDGER,
+        "        self.changed = True\n        if before is None:\n",
+        "        if before is None:\n",
+        ("model", "machine"),
+    ),
+    Mutant(
+        "a key that was at its limit never comes back",
+        LEDGER,
+        "                if queue.rules.key_running_max:\n",
+        "                if not queue:\n",
+        ("model", "machine"),
+    ),
+    Mutant(
+        "a key comes back under its old turn",
+        LINES,
+        "            self._heaps[key] = [task]\n            self.admit(key)\n",
+        "            self._heaps[key] = [task]\n"
+        "            if key not in self._ringed:\n"
+        "                self.admit(key)\n",
+        ("handing_out",),
+    ),
+    Mutant(
+        "a limit of a key is one for each line",
+        QUEUES,
+        "        return bool(self.named or self.rules.key_running_max or self.rules.key_rate)\n",
+        "        return False\n",
+        ("handing_out", "model"),
+    ),
+    Mutant(
+        "one more than the limit of a queue",
+        QUEUES,
+        "self.running >= rules.running_max",
+        "self.running > rules.running_max",
+        ("model", "machine"),
+    ),
+    Mutant(
+        "one more than the rate",
+        QUEUES,
+        "(rate - 1) * self._step_us(rate)",
+        "rate * self._step_us(rate)",
+        ("model", "machine"),
+    ),
+    Mutant(
+        "a key that was over its rate sleeps for ever",
+        QUEUES,
+        "            self.admit(heapq.heappop(sleeping)[1])\n",
+        "            heapq.heappop(sleeping)\n",
+        ("model", "machine"),
+    ),
+    Mutant(
+        "once nothing was to do, time changes nothing",
+        DISPATCHING,
+        "        self._wake_ms = wake_ms\n",
+        "        self._wake_ms = NEVER_MS\n",
+        ("model", "machine"),
+    ),
+    Mutant(
+        "who steals first is left to the order of a dict",
+        DISPATCHING,
+        "sorted(crew.free.values(), key=lambda each: (each.fullness, each.id))",
+        "list(crew.free.values())",
+        ("random_logs", "model"),
+    ),
+    Mutant(
+        "what is paused is stolen all the same",
+        DISPATCHING,
+        "                if ledger.queue(spec.queue).rules.paused:\n                    continue\n",
+        "",
+        ("handing_out", "model"),
+    ),
+    Mutant(
+        "round-robin begins anew each time",
+        DISPATCHING,
+        "                ledger.chose(worker.id)\n",
+        "                pass\n",
+        ("model", "machine"),
+    ),
+    Mutant(
+        "the most loaded worker gets it",
+        CREW,
+        "            return worker.fullness, worker.id\n",
+        "            return -worker.fullness, worker.id\n",
+        ("model", "machine"),
+    ),
+    Mutant(
+        "a worker in trouble gets more",
+        CREW,
+        'self.capacity if record.state == "active" else 0',
+        'self.capacity if record.state != "draining" else 0',
+        ("model", "machine"),
+    ),
+    Mutant(
+        "whoever had a task once may say how it ended",
+        MACHINE,
+        "live.attempt == attempt and live.worker == worker",
+        "attempt",
+        ("model", "machine"),
+    ),
+    Mutant(
+        "a fence holds for every attempt",
+        MACHINE,
+        "live.state == RUNNING and live.attempt == fence.token",
+        "live.state == RUNNING",
+        ("machine", "handing_out"),
+    ),
+    Mutant(
+        "a task stays with a worker that has died",
+        REGISTRY,
+        "                self._life.crash(task, spec, live, context)\n",
+        "                pass\n",
+        ("model", "machine"),
+    ),
+    Mutant(
+        "one retry less",
+        RETRYING,
+        "errors <= retry.retries",
+        "errors < retry.retries",
+        ("model", "machine"),
+    ),
+    Mutant(
+        "the wait before an attempt is that before the next",
+        RETRYING,
+        "range(errors - 1)",
+        "range(errors)",
+        ("model", "machine"),
+    ),
+    Mutant(
+        "a delayed task is handed out a little early",
+        STEPS,
+        "    elif after_ms > now_ms:\n",
+        "    elif after_ms > now_ms + 100:\n",
+        ("model",),
+    ),
+    Mutant(
+        "a task that died keeps its unique key",
+        LIFE,
+        "            self.unique.free(spec, task, started=False)\n",
+        "            pass\n",
+        ("model", "machine"),
+    ),
+    Mutant(
+        "a key that had its turn stays first",
+        LIFE,
+        "        ledger.give_turn(queue, spec.key, context)\n        if reason",
+        "        if reason",
+        ("model", "machine"),
+    ),
+    Mutant(
+        "what is stolen counts twice against the rate",
+        LIFE,
+        "        if reason != REASON_STOLEN:",
+        "        if reason:",
+        ("model", "handing_out"),
+    ),
+    Mutant(
+        "who waits to run beside another one runs anywhere",
+        LIFE,
+        "            self.unblock_beside(task, worker.record.name, context)\n",
+        '            self.unblock_beside(task, "", context)\n',
+        ("model", "machine"),
+    ),
+)
