@@ -51,6 +51,16 @@ COUNTS_APART: Final = _profile(
 ELEMENTS_APART: Final = _profile(
     "elements-apart", {"cut-off": 2.0, "halves": 1.0}, 2.0, workloads={"crdt-set": 1.0}
 )
+#: Small clusters whose members are replaced again and again, and restart all at once.
+HANDED_ON: Final = _profile(
+    "handed-on",
+    {"replace": 3.0, "remove": 1.0, "add": 1.0, "promote": 1.0, "transfer": 1.0, "crash-all": 1.0},
+    3.0,
+    workloads={"crdt-counter": 1.0},
+    voters=1,
+    seconds=9.0,
+    fold_quiet_s=0.1,
+)
 #: The same with maps alone, whose keys come and go.
 KEYS_APART: Final = _profile(
     "keys-apart", {"cut-off": 2.0, "halves": 1.0}, 2.0, workloads={"crdt-map": 1.0}
@@ -251,6 +261,18 @@ MUTANTS = (
             f"{_PULL}._sees", "return self._context.contains(actor, counter) or", "return"
         ),
         profile=REPAIRED,
+    ),
+    Mutant(
+        name="nothing-to-hand-on",
+        bug="a leader that has nothing lets a member go that has what a majority confirmed",
+        source="our own: what had been confirmed was gone with the member that was removed",
+        rewrites=one(
+            f"{_LEVELS}.hand_over",
+            "if not lives.generation and not lives.known():",
+            "if not self._engine.frontier and not any(map(self._disseminating.known, voters)):",
+        ),
+        profile=HANDED_ON,
+        budget=40,
     ),
     Mutant(
         name="what-is-cut-is-gone",
