@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from jepsen_like.errors import UsageError
@@ -15,7 +16,7 @@ from jepsen_like.mutants.running import Catch, Report, hunt
 def add_to(commands: Any) -> None:  # noqa: ANN401  argparse's type has no public name
     """See ``jepsen_like.cli.Command``."""
     parser = commands.add_parser("mutants", help="bugs put in on purpose: are all of them found?")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these, not all")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these, or rooms")
     parser.add_argument("--list", action="store_true", help="say what there is, and run nothing")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--json", action="store_true", help="the result as one line of JSON")
@@ -26,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     """0: all were caught, and the product as it is broke nothing on the same seeds."""
     chosen = _chosen(arguments.only)
     if arguments.list:
-        _list()
+        _list(chosen)
         return 0
     report = hunt(chosen, jobs=arguments.jobs)
     if arguments.json:
@@ -39,17 +40,23 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _chosen(names: list[str] | None) -> list[int]:
-    places = {mutant.name: at for at, mutant in enumerate(MUTANTS)}
+    places = {mutant.name: [at] for at, mutant in enumerate(MUTANTS)}
+    for room, mutants in ROOMS.items():
+        places[room] = [at for mutant in mutants for at in places[mutant.name]]
     unknown = [name for name in names or () if name not in places]
     if unknown:
         raise UsageError(f"no mutants {unknown}; --list names them all")
-    return [places[name] for name in names] if names else list(places.values())
+    chosen = [at for name in names or ROOMS for at in places[name]]
+    return list(dict.fromkeys(chosen))
 
 
-def _list() -> None:
+def _list(chosen: Sequence[int]) -> None:
+    names = {MUTANTS[at].name: None for at in chosen}
     for room, mutants in ROOMS.items():
-        print(f"{room}:")
-        for mutant in mutants:
+        listed = [mutant for mutant in mutants if mutant.name in names]
+        if listed:
+            print(f"{room}:")
+        for mutant in listed:
             print(f"  {mutant.name:32} {mutant.bug} ({mutant.source})")
 
 

@@ -11,7 +11,7 @@ from jepsen_like.cli import main
 from jepsen_like.mutants import running
 from jepsen_like.mutants.patching import PatchError, Rewrite, find, rewritten
 from jepsen_like.mutants.profiles import SWARM
-from jepsen_like.mutants.registry import MUTANTS
+from jepsen_like.mutants.registry import MUTANTS, ROOMS
 from jepsen_like.mutants.running import SEEDS_MAX, case_of, hunt, run_mutated
 from jepsen_like.simulation.invariants import Violation
 from jepsen_like.simulation.outcome import Outcome
@@ -194,5 +194,10 @@ def test_the_list_names_all_and_unknown_names_are_refused(
     assert main(["mutants", "--list"]) == 0
     listed = capsys.readouterr().out
     assert all(mutant.name in listed for mutant in MUTANTS)
+    assert main(["mutants", "--list", "--only", "storage", "no-fsync", "vote-forgotten"]) == 0
+    listed = capsys.readouterr().out
+    chosen = [*ROOMS["storage"], *ROOMS["elections"][1:2]]
+    assert [mutant.name in listed for mutant in MUTANTS] == [each in chosen for each in MUTANTS]
+    assert listed.count("no-fsync") == 1
     assert main(["mutants", "--only", "no-such-bug"]) == 2
     assert "no-such-bug" in capsys.readouterr().err
