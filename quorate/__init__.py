@@ -32,7 +32,7 @@ from quorate.client.crdt_text import Text
 from quorate.client.database import Database, connect
 from quorate.client.levels import Receipt
 from quorate.client.task_app import App, Result
-from quorate.client.task_context import TaskContext
+from quorate.client.task_context import Completion, TaskContext
 from quorate.client.task_worker import Worker
 from quorate.client.tls import tls_context
 from quorate.client.workflows import Workflow
@@ -59,6 +59,7 @@ __all__ = [
     "App",
     "BoundedCounter",
     "CommandError",
+    "Completion",
     "Context",
     "Database",
     "DisableWinsFlag",

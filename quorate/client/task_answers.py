@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from quorate.base.limits import KIB, MIB, TASK_BATCH_MAX
+from quorate.base.limits import KIB, MIB, TASK_BATCH_MAX, TASK_ERROR_MAX
 from quorate.base.task_commands import (
     Begin,
     Complete,
@@ -32,8 +32,10 @@ from quorate.base.task_commands import (
 from quorate.base.task_specs import DONE, STATE_NAMES
 from quorate.client.codec import AnyFuture
 from quorate.client.leases import RETRY_S_MAX, RETRY_S_MIN
+from quorate.client.task_context import Completion
 from quorate.client.tasks import Tasks
-from quorate.errors import ClosedError, CommandError, QuorateError
+from quorate.client.together import Attempt, commit
+from quorate.errors import ClosedError, CommandError, InvalidArgumentError, QuorateError
 
 #: Results and errors in one command; one result may be longer.
 ANSWER_BYTES_MAX: Final = 1 * MIB
@@ -70,6 +72,7 @@ class Answers:
         self._begun: dict[Key, Callable[[], None]] = {}
         self._reports: dict[Key, tuple[int | None, str]] = {}
         self._reporting: dict[Key, None] = {}
+        self._commits: set[asyncio.Task[None]] = set()
         self._planned = False
         self._over = False
         self._settled = asyncio.Event()
@@ -83,6 +86,46 @@ class Answers:
         """The attempt came to *result*."""
         self._done.append(Done(*key, result))
         self._note(key)
+
+    def done_with(self, key: Key, result: bytes, completion: Completion[Any]) -> None:
+        """The attempt came to *result*, and to writes that go with it."""
+        if not self._over:
+            self.unsettled[key] = None
+            self._settled.clear()
+            self._reports.pop(key, None)
+            made = self._loop.create_task(self._commit(key, result, completion))
+            self._commits.add(made)
+            made.add_done_callback(self._commits.discard)
+
+    async def _commit(self, key: Key, result: bytes, completion: Completion[Any]) -> None:
+        attempt = Attempt(self._worker, *key, result)
+        retry_s = RETRY_S_MIN
+        while not self._over:
+            try:
+                await commit(
+                    self._tasks.plans,
+                    completion.compare,
+                    then=completion.then,
+                    completes=attempt,
+                )
+            except (CommandError, InvalidArgumentError) as error:
+                # Also if an earlier try of this has worked: then this failure comes too late.
+                final = isinstance(error, InvalidArgumentError)
+                text = str(error)[:TASK_ERROR_MAX]
+                self.failed(Failed(*key, type(error).__name__, text, final=final))
+                return
+            except ClosedError:
+                return
+            except QuorateError as error:
+                _logger.info("a completion is said again: %s", error)
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, RETRY_S_MAX)
+            else:
+                self._told.done(1)
+                self.unsettled.pop(key, None)
+                if not self.unsettled:
+                    self._settled.set()
+                return
 
     def failed(self, failed: Failed) -> None:
         """The attempt failed."""

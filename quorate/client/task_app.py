@@ -24,7 +24,7 @@ from quorate.base.task_queries import TaskEvent, TaskInfo
 from quorate.base.task_specs import DONE, Task
 from quorate.client.database import Database
 from quorate.client.operations import Bytes, as_bytes
-from quorate.client.task_context import TaskContext, current_context, is_async
+from quorate.client.task_context import Completion, TaskContext, current_context, is_async
 from quorate.client.task_payloads import (
     Arguments,
     Shape,
@@ -94,6 +94,14 @@ class App:
 
     @overload
     def task(
+        self, function: Callable[P, Coroutine[Any, Any, Completion[R]]], /
+    ) -> TaskFunction[P, R, Coroutine[Any, Any, Completion[R]]]: ...
+    @overload
+    def task(
+        self, function: Callable[P, Completion[R]], /
+    ) -> TaskFunction[P, R, Completion[R]]: ...
+    @overload
+    def task(
         self, function: Callable[P, Coroutine[Any, Any, R]], /
     ) -> TaskFunction[P, R, Coroutine[Any, Any, R]]: ...
     @overload
@@ -159,6 +167,14 @@ class App:
 class _Decorator(Protocol):
     @overload
     def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, Completion[R]]], /
+    ) -> TaskFunction[P, R, Coroutine[Any, Any, Completion[R]]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[P, Completion[R]], /
+    ) -> TaskFunction[P, R, Completion[R]]: ...
+    @overload
+    def __call__(
         self, function: Callable[P, Coroutine[Any, Any, R]], /
     ) -> TaskFunction[P, R, Coroutine[Any, Any, R]]: ...
     @overload
@@ -204,7 +220,7 @@ class TaskFunction(Generic[P, R, C]):
     @functools.cached_property
     def shape(self) -> Shape:
         """Its parameters, and what it returns."""
-        return Shape(self.function, self.name)
+        return Shape(self.function, self.name, Completion)
 
     # --- here -----------------------------------------------------------------------------------
 

@@ -8,30 +8,63 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
-from typing import Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from quorate.base.fencing import Fence
+from quorate.base.kv_commands import Compare, Operation
 from quorate.base.task_commands import Assignment
-from quorate.base.task_specs import TASK_MACHINE
+from quorate.base.task_specs import DONE, TASK_MACHINE
+from quorate.base.workflow_commands import Node, Submitted
+from quorate.client.task_payloads import unpack_result
+from quorate.client.workflows import Workflow
 from quorate.errors import InvalidArgumentError
 
-#: Told how far an attempt is: permille (None: no change), and a word.
-Reported = Callable[["TaskContext", int | None, str], None]
+R = TypeVar("R")
+
+
+class Hands(Protocol):
+    """What a context does through its worker."""
+
+    def report(self, context: TaskContext, permille: int | None, note: str) -> None:
+        """Say how far it is: permille (None: no change), and a word. Of any thread."""
+
+    async def spawn(
+        self, context: TaskContext, nodes: tuple[Node, ...], before: tuple[str, ...]
+    ) -> Submitted:
+        """Add nodes to its workflow."""
+
+
+class Completion(Generic[R]):
+    """Returned by a task: complete it with *value*, and do *then* (made with ``quorate.ops``), in
+    one transaction, if all of *compare* hold. Either both happen or neither. If it cannot be so,
+    the attempt has failed."""
+
+    __slots__ = ("compare", "then", "value")
+
+    def __init__(
+        self,
+        value: R,
+        then: Iterable[Operation] = (),
+        *,
+        compare: Iterable[Compare] = (),
+    ) -> None:
+        self.value = value
+        self.then = tuple(then)
+        self.compare = tuple(compare)
 
 
 class TaskContext:
     """One attempt at a task."""
 
-    def __init__(
-        self, assignment: Assignment, worker: str, worker_id: int, reported: Reported
-    ) -> None:
+    def __init__(self, assignment: Assignment, worker: str, worker_id: int, hands: Hands) -> None:
         self.assignment = assignment  #: as it was handed out
         self.worker = worker  #: name of the worker
         self.worker_id = worker_id
         self.reason = ""  #: why it is to stop: "cancelled", "timeout", "moved" and so on
-        self._reported = reported
+        self._hands = hands
+        self._inputs: dict[str, Any] | None = None
         self._cancelled = False
         self._flag: threading.Event | None = None  # made for the first who waits: it costs 5 us
 
@@ -83,6 +116,52 @@ class TaskContext:
         ``await db.kv.put(key, value, fence=context.fence)``."""
         return Fence(TASK_MACHINE, self.id.to_bytes(8, "big"), self.attempt)
 
+    # --- in a workflow --------------------------------------------------------------------------
+
+    @property
+    def workflow(self) -> int:
+        """Id of the workflow that it is part of, 0: of none."""
+        return self.assignment.workflow
+
+    @property
+    def node(self) -> str:
+        """Its name in the workflow."""
+        return self.assignment.node
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """What the nodes before came to, by name: those that are done. One whose result did not
+        come along, as all together were too long, is not in it: ``assignment.inputs`` has its
+        task.
+
+        Raises:
+            TaskPayloadError: a result is not msgpack.
+        """
+        if self._inputs is None:
+            self._inputs = {
+                each.node: unpack_result(each.result, Any, f"node {each.node!r}")
+                for each in self.assignment.inputs
+                if each.state == DONE and each.result is not None
+            }
+        return self._inputs
+
+    async def spawn(
+        self, nodes: Workflow | Iterable[Node], *, before: Iterable[str] = ()
+    ) -> Submitted:
+        """For coroutines: add nodes to the workflow that this task is part of. Nodes whose names
+        are there already are skipped, so a later attempt may say the same again. *before*: nodes
+        that wait for all of the new ones besides; they must come after this one.
+
+        Raises:
+            InvalidArgumentError: it is part of no workflow.
+            WorkflowError: a name is not there, or nodes would wait for each other.
+            FencedError: this attempt is not the present one any more.
+        """
+        if not self.workflow:
+            raise InvalidArgumentError(f"{self!r} is part of no workflow")
+        given = nodes.nodes if isinstance(nodes, Workflow) else nodes
+        return await self._hands.spawn(self, tuple(given), tuple(before))
+
     # --- what it does ---------------------------------------------------------------------------
 
     def progress(self, part: float | None = None, note: str = "") -> None:
@@ -91,7 +170,7 @@ class TaskContext:
         given: object = part
         if given is not None and not (isinstance(given, int | float) and 0 <= given <= 1):
             raise InvalidArgumentError(f"progress is a number from 0 to 1, not {part!r}")
-        self._reported(self, None if part is None else round(part * 1000), note)
+        self._hands.report(self, None if part is None else round(part * 1000), note)
 
     @property
     def cancelled(self) -> bool:

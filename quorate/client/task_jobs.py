@@ -15,7 +15,7 @@ from quorate.base.limits import TASK_ERROR_MAX, TASK_NAME_MAX
 from quorate.base.task_commands import Assignment, Failed
 from quorate.client.task_answers import Key
 from quorate.client.task_app import App, Middleware, TaskFunction
-from quorate.client.task_context import CURRENT, TaskContext, stop
+from quorate.client.task_context import CURRENT, Completion, TaskContext, stop
 from quorate.errors import TaskGiveUpError, TaskPayloadError, TaskRetryError
 
 #: Why code is to stop. "cancelled", and what the cluster says besides, comes from it.
@@ -36,8 +36,8 @@ class Job:
     thread that was given up: then ``lingers`` is true, and *left* is called when that is over."""
 
     __slots__ = (
-        "_app", "_begun", "_ended", "_left", "_pool", "_task", "context", "dropped", "failure",
-        "key", "lingers", "result", "threaded",
+        "_app", "_begun", "_ended", "_left", "_pool", "_task", "completion", "context", "dropped",
+        "failure", "key", "lingers", "result", "threaded",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +59,7 @@ class Job:
         self.context = context
         self.dropped = False  #: it is not the worker's any more: what comes of it is of no interest
         self.result: bytes | None = None
+        self.completion: Completion[Any] | None = None  #: what goes with the result
         self.failure: Failed | None = None
         self.threaded = False  #: its code runs in a thread
         self.lingers = False
@@ -103,6 +104,8 @@ class Job:
                     value = await function.function(*args, **kwargs)
                 else:
                     value = await self._in_thread(function, args, kwargs)
+                if isinstance(value, Completion):
+                    self.completion, value = value, value.value
                 self.result = function.pack(value)
         except asyncio.CancelledError as error:
             self.failure = self._stopped(error)

@@ -133,13 +133,16 @@ def unpack_result(result: bytes, kind: Any = Any, of: str = "a task") -> Any:  #
 
 class Shape:
     """The parameters of a function and what it returns. *name*: of the task, for errors.
+    *wrapper*: a generic class; of ``wrapper[R]``, what is returned is R.
 
     Raises:
         InvalidArgumentError: an annotation names what cannot be found, or cannot be read from
             msgpack.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str) -> None:
+    def __init__(
+        self, function: Callable[..., Any], name: str, wrapper: type | None = None
+    ) -> None:
         self._name = name
         self._signature = inspect.signature(function)
         try:
@@ -148,7 +151,7 @@ class Shape:
             raise InvalidArgumentError(
                 f"annotations of task {name!r} cannot be resolved: {error}"
             ) from error
-        self.returns: Any = hints.get("return", Any)
+        self.returns: Any = _unwrapped(hints.get("return", Any), wrapper)
         if self.returns is type(None):
             self.returns = Any  # nothing comes back, and is None
         self._places: list[tuple[str, Any]] = []
@@ -233,3 +236,11 @@ class Shape:
             raise TaskPayloadError(
                 f"argument {name!r} of task {self._name!r} is no {kind!r}: {error}"
             ) from error
+
+
+def _unwrapped(returns: Any, wrapper: type | None) -> Any:  # noqa: ANN401
+    if wrapper is not None and returns is wrapper:
+        return Any
+    if wrapper is not None and typing.get_origin(returns) is wrapper:
+        return typing.get_args(returns)[0]
+    return returns

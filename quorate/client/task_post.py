@@ -17,9 +17,10 @@ from typing import Final, Protocol
 
 import msgspec
 
-from quorate.base.task_commands import Assignment, Attend, Failed, Unregister
+from quorate.base.task_commands import Assignment, Attend, Failed, Settlement, Unregister
 from quorate.base.task_queries import Assigned, Stop, WatchWorker
 from quorate.base.task_specs import TASK_MACHINE
+from quorate.base.workflow_commands import Node, Spawn, Submitted
 from quorate.client.leases import RETRY_S_MAX, RETRY_S_MIN
 from quorate.client.task_answers import Answers, Key, Told
 from quorate.client.task_app import App
@@ -28,7 +29,8 @@ from quorate.client.task_jobs import CANCELLED, DRAINED, LOST, Job
 from quorate.client.task_pulse import Pulse
 from quorate.client.tasks import Tasks
 from quorate.client.watching import Subscription
-from quorate.errors import CommandError, QuorateError, WorkerNotFoundError
+from quorate.client.workflows import checked
+from quorate.errors import CommandError, FencedError, QuorateError, WorkerNotFoundError
 
 #: A node that has not come so far is asked again so soon.
 BEHIND_S: Final = 0.02
@@ -88,6 +90,7 @@ class Post:
         self._clearing: asyncio.TimerHandle | None = None
         self._attending = False
         self._attend_again = False
+        self._saying: asyncio.Task[None] | None = None  # that it drains
         self._said_load = staff.concurrency
         self.worker = worker
         self.draining = False
@@ -184,7 +187,7 @@ class Post:
 
     def _start(self, assignment: Assignment) -> None:
         staff = self._staff
-        context = TaskContext(assignment, staff.name, self.worker, self._reported)
+        context = TaskContext(assignment, staff.name, self.worker, self)
         job = Job(staff.app, staff.pool, context, self._ended, self._left)
         self._jobs[job.key] = job
         staff.counts.begun += 1
@@ -222,7 +225,9 @@ class Post:
         key = job.key
         del self._jobs[key]
         self._pulse.forget(key)
-        if job.result is not None:
+        if job.result is not None and job.completion is not None:
+            self.answers.done_with(key, job.result, job.completion)
+        elif job.result is not None:
             self.answers.done(key, job.result)
         elif job.context.reason == DRAINED or job.failure is None:
             self._give_back(key)
@@ -245,8 +250,18 @@ class Post:
         self._staff.counts.given_back += 1
         self.answers.give_back(key)
 
-    def _reported(self, context: TaskContext, permille: int | None, note: str) -> None:
-        """Of any thread."""
+    async def spawn(
+        self, context: TaskContext, nodes: tuple[Node, ...], before: tuple[str, ...]
+    ) -> Submitted:
+        """See ``Hands``."""
+        make = partial(Spawn, self.worker, context.id, context.attempt, nodes, before)
+        found: Submitted | Settlement = await self._tasks.run(checked(make))
+        if isinstance(found, Settlement):
+            raise FencedError(f"{context!r} is not the present one any more")
+        return found
+
+    def report(self, context: TaskContext, permille: int | None, note: str) -> None:
+        """See ``Hands``."""
         if not self._loop.is_closed():
             key = (context.id, context.attempt)
             self._loop.call_soon_threadsafe(self._report, key, permille, note)
@@ -360,12 +375,14 @@ class Post:
     async def take_no_more(self) -> None:
         """Drain: what it has in store goes back, and nothing comes any more."""
         self.draining = True
+        # Said first, and however short the drain is: or what goes back comes again, and again.
+        self._saying = self._loop.create_task(self._attend(Attend(self.worker, "draining")))
         for key in (*self._stored, *self._beginning):
             self.answers.forget(key)
             self._give_back(key)
         self._stored.clear()
         self._beginning.clear()
-        await self._attend(Attend(self.worker, "draining"))
+        await asyncio.shield(self._saying)
 
     def stop_all(self) -> None:
         """Have the code of everything that still runs stop, to be given back."""

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 import quorate
-from quorate import App, Database, Worker
+from quorate import App, Completion, Database, Worker, Workflow, ops
 from quorate.base.task_commands import Complete, Register
+from quorate.base.workflow_commands import WORKFLOW_STATE_NAMES
 from quorate.errors import (
     ClosedError,
     FencedError,
@@ -261,6 +262,23 @@ async def test_a_second_call_hurries_the_first(db: Database, scene: Scene) -> No
     assert scene.told == ["drained"]
 
 
+async def test_a_worker_that_goes_at_once_is_handed_nothing_more(
+    db: Database, scene: Scene
+) -> None:
+    scene.app.use(db)
+    for _ in range(4):
+        await scene.wait.submit()
+    worker = Worker(db, scene.app, concurrency=1, prefetch=1)
+    await worker.start()
+    await scene.until_begun(1)
+    await worker.drain(0)
+    assert worker.statistics().given_back <= 3
+    left = [info async for info in db.tasks.list()]
+    assert len(left) == 4
+    assert all(info.attempt <= 1 and not info.crashes for info in left)
+    assert not await db.tasks.workers()
+
+
 async def test_a_thread_that_does_not_stop_takes_a_place_until_it_does(
     db: Database, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,6 +396,85 @@ async def test_a_watch_that_begins_anew_neither_loses_nor_repeats(
         post._watch.resume()
         await asyncio.sleep(0.05)
         assert post._watch.id == 0 or post._watch.paused
+
+
+async def test_a_task_of_a_workflow_knows_what_came_before_and_adds_to_it(
+    db: Database, scene: Scene
+) -> None:
+    context = scene.app.context
+
+    @scene.app.task(name="split", backoff=0.01)
+    async def split(words: list[str]) -> int:
+        more = Workflow("more")
+        for word in words:
+            more.add(f"count {word}", "count", args=(word,), after=["split"])
+        added = await context().spawn(more, before=["sum"])
+        again = await context().spawn(more.nodes, before=["sum"])
+        assert added.workflow == context().workflow
+        assert again.tasks == (0, 0)  # they are there already
+        if context().attempt == 1:
+            raise ValueError("and once more")
+        return len(words)
+
+    @scene.app.task(name="count")
+    def count(word: str) -> tuple[str, int]:
+        assert context().inputs == {"split": 2}
+        return word, len(word)
+
+    @scene.app.task(name="sum")
+    async def total() -> dict[str, Any]:
+        return dict(context().inputs)
+
+    flow = Workflow("words")
+    flow.add("split", "split", args=(["a", "bcd"],), backoff=0.01)
+    flow.add("sum", "sum", after=["split"])
+    async with Worker(db, scene.app):
+        run = await db.workflows.submit(flow)
+        assert WORKFLOW_STATE_NAMES[(await run.wait(timeout=10)).state] == "done"
+        nodes = await run.nodes()
+        found = await total.result_of(nodes["sum"].task)
+        assert found == {"split": 2, "count a": ["a", 1], "count bcd": ["bcd", 3]}
+
+        @scene.app.task(name="alone", retries=0)
+        async def alone() -> None:
+            assert (context().workflow, context().node, context().inputs) == (0, "", {})
+            await context().spawn([])
+
+        with pytest.raises(TaskFailedError, match="is part of no workflow"):
+            await (await alone.submit())
+
+
+async def test_a_completion_and_its_writes_are_one(db: Database, scene: Scene) -> None:
+    runs: list[int] = []
+
+    @scene.app.task(name="book", backoff=0.01, retries=2)
+    async def book(value: int) -> Completion[int]:
+        runs.append(scene.app.context().attempt)
+        return Completion(
+            value, [ops.put("booked", str(value))], compare=[ops.version("open") == 1]
+        )
+
+    @scene.app.task(name="wrong")
+    def wrong() -> Completion[None]:
+        return Completion(None, ["no operation"])  # type: ignore[list-item]
+
+    async with Worker(db, scene.app, error_pause=0.01) as worker:
+        result = await book.submit(7)
+        await until(lambda: runs == [1])
+        await db.kv.put("open", "yes")
+        assert await result == 7
+        assert 2 <= len(runs) <= 3
+        found = await db.kv.get("booked")
+        assert found is not None
+        assert found.value == b"7"
+        with pytest.raises(TaskFailedError, match="attempt 1: 'no operation' is not one of"):
+            await (await wrong.submit())
+        assert worker.statistics().done == 1
+        await db.kv.delete("open")
+        with pytest.raises(TaskFailedError, match="attempt 3") as raised:
+            await (await book.submit(8))
+        assert raised.value.kind == "NotTogetherError"
+        assert (await db.kv.get("booked")) == found
 
 
 async def test_a_burst_ends_when_there_is_nothing_more_to_do(db: Database, scene: Scene) -> None:
