@@ -68,8 +68,8 @@ MUTANTS = (
     Mutant(
         "a key comes back under its old turn",
         LINES,
-        "            self._heaps[key] = [task]\n            self.admit(key)\n",
-        "            self._heaps[key] = [task]\n"
+        "            self._ready[key] = Ready(task)\n            self.admit(key)\n",
+        "            self._ready[key] = Ready(task)\n"
         "            if key not in self._ringed:\n"
         "                self.admit(key)\n",
         ("handing_out",),
