@@ -220,6 +220,7 @@ class Life:
             live.begun or running,
             False,  # noqa: FBT003  positional: 0.4 us less
             live.pin,
+            reason,
         )
         ledger.move(task, spec, live, after)
         ledger.give_turn(queue, spec.key, context)
@@ -234,9 +235,10 @@ class Life:
         assignment = shown_assignment(
             task, spec, attempt, due_ms, live.errors, live.crashes, reason, running=running
         )
-        return self._with_inputs(assignment)
+        return self.with_inputs(assignment)
 
-    def _with_inputs(self, assignment: Assignment) -> Assignment:
+    def with_inputs(self, assignment: Assignment) -> Assignment:
+        """With its place in a workflow, if it has one, and what came before it."""
         if not len(self._ledger.tables.kin):
             return assignment
         workflow, node, inputs = self._kinship.inputs(assignment.task)

@@ -112,7 +112,7 @@ class TaskMachine(Machine):
         self.schedules = Schedules(self.ledger, self._life)
         self._dispatcher = Dispatcher(self.ledger, self._life)
         self._registry = WorkerRegistry(self.ledger, self._life)
-        self._views = Views(self.ledger)
+        self._views = Views(self.ledger, self._life)
         self._commands: dict[type, Callable[[Any, Context], Any]] = {
             Enqueue: self._enqueue,
             Complete: self._complete,

@@ -23,6 +23,7 @@ class LiveRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     it, 0 for nobody. *since_ms*: it came to this state. *due_ms*: something is to happen then; 0:
     nothing. *after_ms*: not before. *waits*: for so many other tasks. *begun*: an attempt has run.
     *stopping*: its worker was told to stop. *pin*: the name of the one worker that may run it.
+    *reason*: why its worker got it.
     """
 
     state: int
@@ -38,6 +39,7 @@ class LiveRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     begun: bool = False
     stopping: bool = False
     pin: str = ""
+    reason: str = ""
 
 
 class TrialRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -49,6 +49,7 @@ from quorate.errors import TaskNotFoundError, WorkerNotFoundError
 from quorate.replication.machine import Interest
 from quorate.tasks import workflow_views
 from quorate.tasks.ledger import Ledger
+from quorate.tasks.life import Life
 from quorate.tasks.queues import Queue
 from quorate.tasks.records import (
     DeadRecord,
@@ -78,8 +79,9 @@ _ID_MAX: Final = 2**63 - 1
 class Views:
     """See the module. *now_ms*: cluster time of the last entry."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, life: Life) -> None:
         self._ledger = ledger
+        self._life = life
         self.now_ms = 0
         self._answers: dict[type, Callable[[Any], Any]] = {
             TaskQuery: self._task,
@@ -290,18 +292,17 @@ class Views:
                 continue
             if live.stopping:
                 stopping.append(task)
-            tasks.append(
-                shown_assignment(
-                    task,
-                    spec,
-                    live.attempt,
-                    live.due_ms,
-                    live.errors,
-                    live.crashes,
-                    "",
-                    running=live.state == RUNNING,
-                )
+            assignment = shown_assignment(
+                task,
+                spec,
+                live.attempt,
+                live.due_ms,
+                live.errors,
+                live.crashes,
+                live.reason,
+                running=live.state == RUNNING,
             )
+            tasks.append(self._life.with_inputs(assignment))
         return WorkerHoldings(tuple(tasks), tuple(stopping))
 
     # --- everything -----------------------------------------------------------------------------

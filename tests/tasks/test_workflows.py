@@ -8,6 +8,7 @@ import pytest
 
 from quorate.base.results import Failure
 from quorate.base.task_commands import Attend, Cancel, Requeue
+from quorate.base.task_queries import WatchWorker
 from quorate.base.task_specs import BLOCKED, CANCELLED, DEAD, DONE, READY, RUNNING, SCHEDULED, Task
 from quorate.base.workflow_commands import (
     OPTIONAL,
@@ -195,6 +196,16 @@ def test_no_more_of_it_at_once_than_it_says() -> None:
     for name in "bcde":
         flow.done(name)
     assert flow.info().state == WF_DONE
+
+
+def test_a_worker_that_comes_back_is_told_of_workflow_and_inputs_again() -> None:
+    flow = Flow(run("a"), run("b", "a"))
+    flow.done("a", b"x")
+    (assigned,) = flow.node.tasks.watch(WatchWorker(flow.worker)).backlog
+    (assignment,) = assigned.tasks
+    assert (assignment.workflow, assignment.node) == (flow.id, "b")
+    assert [each.result for each in assignment.inputs] == [b"x"]
+    assert assignment.reason == "least-loaded"
 
 
 def test_sleeping_is_durable() -> None:
