@@ -14,6 +14,7 @@ from jepsen_like.processes.nemesis.schedule import packages
 from jepsen_like.processes.nodes import all_ended
 from jepsen_like.processes.runner import Runner, Settings
 from jepsen_like.systems.quorate import QuorateSystem
+from jepsen_like.workloads.registry import make
 
 pytestmark = [
     pytest.mark.processes,
@@ -55,3 +56,19 @@ async def test_quorate_holds_under_everything_else(tmp_path: Path, names: str) -
         outcome = await Runner(system, _workload(), chosen, random, settings).run()
     assert outcome.verdict.valid is True, outcome.verdict.problems
     assert outcome.faults
+
+
+@pytest.mark.deep
+async def test_converging_data_is_kept_and_taken_on_nodes_that_are_cut_off(tmp_path: Path) -> None:
+    settings = Settings(seconds=30.0, workers=30, rate=200.0)
+    random = Random(5)
+    with all_ended():
+        system = QuorateSystem(tmp_path, count=3, timeout_s=2.0, random=random)
+        chosen = packages("partition,kill,clock", system)
+        workload = make("crdt-counter,crdt-set,crdt-map")
+        outcome = await Runner(system, workload, chosen, random, settings).run()
+    assert outcome.verdict.valid is True, outcome.verdict.problems
+    facts = outcome.parts[0].facts
+    for name in ("crdt-counter", "crdt-set", "crdt-map"):
+        assert facts[name][name]["digest_equal"], facts
+        assert facts[name][name]["decided"], facts
