@@ -70,6 +70,7 @@ class Staff(Protocol):
     def lingering(self) -> set[Job]: ...
     def pool(self) -> Executor: ...
     def changed(self) -> None: ...
+    def left(self, job: Job) -> None: ...
 
 
 class Post:
@@ -216,11 +217,11 @@ class Post:
 
     def _ended(self, job: Job) -> None:
         """The code of *job* is over."""
-        self._staff.lingering.discard(job)
         if job.lingers:
             self._staff.lingering.add(job)
         if job.dropped:
-            self._staff.changed()
+            if not job.lingers:
+                self._left(job)
             return
         key = job.key
         del self._jobs[key]
@@ -241,10 +242,8 @@ class Post:
         self._staff.changed()
 
     def _left(self, job: Job) -> None:
-        """A thread that was left to itself is over."""
-        self._staff.lingering.discard(job)
-        self._staff.changed()
-        self.attend()
+        """Code that was left to itself is over."""
+        self._staff.left(job)
 
     def _give_back(self, key: Key) -> None:
         self._staff.counts.given_back += 1

@@ -351,6 +351,13 @@ class Worker:
         """Something began or ended."""
         self._changed.set()
 
+    def left(self, job: Job) -> None:
+        """Code that was left to itself, maybe under another number, is over."""
+        self.lingering.discard(job)
+        self.changed()
+        if self._post is not None:
+            self._post.attend()
+
     def __repr__(self) -> str:
         return f"<Worker {self.name!r}, number {self.id}, runs {self.running}>"
 

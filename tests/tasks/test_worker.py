@@ -67,6 +67,12 @@ class Scene:
             self.begun.append((app.context().id, app.context().attempt))
             self.release.wait(10)
 
+        @app.task(name="stubborn", backoff=0.01)
+        async def stubborn() -> None:
+            while not self.release.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.01)
+
         @app.task(name="fail", retries=0)
         async def fail() -> None:
             raise ValueError("x")
@@ -279,8 +285,9 @@ async def test_a_worker_that_goes_at_once_is_handed_nothing_more(
     assert not await db.tasks.workers()
 
 
-async def test_a_thread_that_does_not_stop_takes_a_place_until_it_does(
-    db: Database, scene: Scene, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("which", ["deaf", "stubborn"])
+async def test_code_that_does_not_stop_takes_a_place_until_it_does(
+    db: Database, scene: Scene, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
     monkeypatch.setattr("quorate.client.task_post.LINGER_S", 0.01)
 
@@ -289,7 +296,8 @@ async def test_a_thread_that_does_not_stop_takes_a_place_until_it_does(
         return info.load
 
     async with Worker(db, scene.app, concurrency=2, error_pause=0.01) as worker:
-        result = await scene.deaf.options(timeout=0.1, retries=0).submit()
+        function = scene.app.functions[which]
+        result = await function.options(timeout=0.1, retries=0).submit()
         with pytest.raises(TaskFailedError):
             await result
         await until_so(load, 1)
