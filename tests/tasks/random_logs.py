@@ -60,7 +60,8 @@ from quorate.base.workflow_commands import (
     Spawn,
     Submit,
 )
-from quorate.tasks import life, machine, registry, workflow_sweeps
+from quorate.replication import deadlines
+from quorate.tasks import life, lines, machine, registry, workflow_sweeps
 from quorate.tasks.records import id_of
 from tests.replication.support import encode, run_of, submit
 from tests.tasks.support import TaskNode
@@ -69,6 +70,8 @@ QUEUES = ("a", "b", "c")
 NAMES = ("n", "m", "o")
 #: Bounds so low that these logs come to them.
 LOW: tuple[tuple[Any, str, int], ...] = (
+    (deadlines, "STALE_MAX", 2),
+    (lines, "STALE_MAX", 1),
     (life, "TASK_RESULTS_KEPT_MAX", 8),
     (life, "TASK_DEAD_MAX", 3),
     (machine, "DUE_WORK_MAX", 3),
