@@ -96,7 +96,7 @@ MUTANTS = (
     Mutant(
         name="actor-used-again",
         bug="a restart goes on as the actor of before, and counts its dots from the beginning",
-        source="delta_crdt: node ids; Riak: vnode ids (trap D5.4)",
+        source="delta_crdt: node ids; Riak: vnode ids",
         rewrites=one(
             f"{_LIVING}._live",
             "epoch = await self._begin()",
@@ -107,7 +107,7 @@ MUTANTS = (
     Mutant(
         name="life-goes-on",
         bug="a restart goes on as the actor that its disk names, with the count that stands there",
-        source="Riak: vnode ids after the restore of a backup (trap D5.4)",
+        source="Riak: vnode ids after the restore of a backup",
         rewrites=one(
             f"{_ENGINE}.__init__",
             "self.own = msgspec.structs.replace(self.own, actor=0)",
@@ -123,7 +123,7 @@ MUTANTS = (
     Mutant(
         name="dots-given-twice",
         bug="the counter of dots is not written with what they were given for",
-        source="Almeida, Shoker and Baquero 2018, 4; delta_crdt 65 (trap D5.4)",
+        source="Almeida, Shoker and Baquero 2018, 4; delta_crdt 65",
         rewrites=one(f"{_COMMIT}.finish", "counter=self._counter,", "counter=self._own.counter,"),
         profile=APART,
     ),
@@ -156,7 +156,7 @@ MUTANTS = (
     Mutant(
         name="gap-accepted",
         bug="a record is joined although one before it is missing",
-        source="delta_crdt, horde 90: lost first delta (trap D5.8)",
+        source="delta_crdt, horde 90: lost first delta",
         rewrites=one(f"{_SPREAD}.on_record", "elif frame.sequence == expected:", "else:")
         + one(f"{_SPREAD}.on_record", "if frame.sequence > expected:", "if frame.sequence < 0:")
         + one(
@@ -169,14 +169,14 @@ MUTANTS = (
     Mutant(
         name="joined-without-its-causes",
         bug="a record is joined where what its author had seen is missing",
-        source="Antidote: causal delivery; D6.7",
+        source="Antidote: causal delivery",
         rewrites=one(f"{_COMMIT}.covers", "return all(", "return True or all("),
         profile=ROUNDABOUT,
     ),
     Mutant(
         name="sent-is-confirmed",
         bug="what was sent to a member counts as confirmed by it, and is never sent again",
-        source="Horde: lost processes on handover; D5.8",
+        source="Horde: lost processes on handover",
         rewrites=one(
             f"{_SPREAD}._push",
             "        peer.sent[frame.actor] = frame.sequence\n",
@@ -187,7 +187,7 @@ MUTANTS = (
     Mutant(
         name="retry-counts-again",
         bug="a frame that a client sends again is carried out again",
-        source="Redis CRDB: INCR after a timeout (trap D5.7)",
+        source="Redis CRDB: INCR after a timeout",
         rewrites=one(
             f"{_ENGINE}.write",
             "known = row.done.get(frame.sequence)",
@@ -245,7 +245,7 @@ MUTANTS = (
     Mutant(
         name="range-accounts-for-all",
         bug="with the first range, all is accounted for that the other had accounted for",
-        source="delta_crdt: max_sync_size with the whole clock (trap D5.9)",
+        source="delta_crdt: max_sync_size with the whole clock",
         rewrites=one(
             f"{_PULL}._join",
             "            commit.show(frontier)\n",
@@ -256,7 +256,7 @@ MUTANTS = (
     Mutant(
         name="ranges-without-a-context",
         bug="what the other does not hold any more stays, though the other saw it removed",
-        source="Riak: keys that come back after repair (trap D5.12)",
+        source="Riak: keys that come back after repair",
         rewrites=one(
             f"{_PULL}._sees", "return self._context.contains(actor, counter) or", "return"
         ),
@@ -277,7 +277,7 @@ MUTANTS = (
     Mutant(
         name="what-is-cut-is-gone",
         bug="records are dropped before all members have them, and nobody is repaired",
-        source="Redis CRDB: backlog too small; Akka: delta too old (trap D5.8)",
+        source="Redis CRDB: backlog too small; Akka: delta too old",
         rewrites=one(f"{_ENGINE}._clean", "min(stable.get(actor, 0), sequence)", "sequence")
         + one(f"{_SPREAD}.on_gone", "self._on_gone(frame)", "pass"),
         profile=APART,
@@ -285,7 +285,7 @@ MUTANTS = (
     Mutant(
         name="removal-takes-all",
         bug="a removal takes out what it has not seen",
-        source="Roshi and Cassandra: tombstones by time (trap D5.11)",
+        source="Roshi and Cassandra: tombstones by time",
         rewrites=one(
             f"{_TYPES}.sets:ORSet.mutate",
             "return {path: ((), dots_of(leaf))} if leaf else {}",
@@ -300,7 +300,7 @@ MUTANTS = (
     Mutant(
         name="latest-clock-wins",
         bug="a write does not replace what it has seen; whichever has the later wall clock stays",
-        source="Redis CRDB, Riak: last write wins by the OS clock (trap D5.1)",
+        source="Redis CRDB, Riak: last write wins by the OS clock",
         rewrites=one(
             f"{_TYPES}.registers:LWWRegister.mutate",
             "return {path: (((at.actor, at.counter, payload),), dots_of(seen))}",
@@ -316,7 +316,7 @@ MUTANTS = (
     Mutant(
         name="dropped-key-keeps-its-count",
         bug="a key that is dropped takes only what its own node had counted there",
-        source="Riak DT: reset-remove of embedded counters; Akka: ORMap (trap D5.12)",
+        source="Riak DT: reset-remove of embedded counters; Akka: ORMap",
         rewrites=one(
             f"{_TYPES}.counters:_Counter.removal",
             "parts[path] = (_undone(leaf), ())",
@@ -327,7 +327,7 @@ MUTANTS = (
     Mutant(
         name="dropped-key-takes-all",
         bug="a key that is dropped takes what others count there meanwhile, too",
-        source="Riak DT: embedded counters without context (trap D5.12)",
+        source="Riak DT: embedded counters without context",
         rewrites=one(
             f"{_TYPES}.counters:_Counter.removal",
             "parts[path] = (_undone(leaf), ())",
