@@ -166,7 +166,8 @@ class Dispatcher:
         handed: dict[int, list[Assignment]],
         context: Context,
     ) -> None:
-        running = worker.running < worker.record.load
+        # Not past what it has in store: it is about to begin that, or would run more than it takes.
+        running = not worker.stored and worker.running < worker.record.load
         assignment = self._life.assign(task, spec, live, worker, reason, context, running=running)
         handed.setdefault(worker.id, []).append(assignment)
 

@@ -310,6 +310,7 @@ class Model:
 
     def _give_back(self, item: Item, what: str = "given-back") -> None:
         worker = item.worker
+        self._count_waited(item)
         self._wait(item)
         self.tell(what, item, worker=worker)
 
@@ -419,6 +420,7 @@ class Model:
                     step = -(-rule.rate_ms * 1000 // rate)
                     before = self.used.get((item.spec.queue, key), 0)
                     self.used[item.spec.queue, key] = max(before, self.now * 1000) + step
+        self._count_waited(item)
         item.state, item.worker, item.since = ASSIGNED, hand.id, self.now
         item.attempt += 1
         self._next_turn(item)
@@ -427,7 +429,12 @@ class Model:
             self._begin(item)
         self.tell("started" if running else "assigned", item)
 
+    def _count_waited(self, item: Item) -> None:
+        if not item.begun:
+            self.count(item, "waited_ms", self.now - item.since)
+
     def _begin(self, item: Item) -> None:
+        self._count_waited(item)
         item.state, item.since, item.begun = RUNNING, self.now, True
         item.due = self._limit(item)
         self.count(item, "begun")
@@ -468,7 +475,8 @@ class Model:
             _, what, task, _, _, worker, _ = step
             item, hand = self.items[task], self.hands[worker]
             self._judge(item, hand)
-            running = len(self.having(hand, RUNNING)) < hand.load
+            stores = self.having(hand, ASSIGNED)
+            running = not stores and len(self.having(hand, RUNNING)) < hand.load
             assert what == ("started" if running else "assigned")
             self.told.clear()
             self._assign(item, hand, running=running)

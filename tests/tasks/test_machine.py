@@ -321,6 +321,16 @@ def test_what_is_in_store_must_be_begun_and_may_be_stolen_until_then(node: TaskN
 # --- who gets it ----------------------------------------------------------------------------------
 
 
+def test_nothing_overtakes_what_its_worker_has_in_store(node: TaskNode) -> None:
+    worker = node.worker(load=1, prefetch=1)
+    first, second, third = (node.put() for _ in range(3))
+    assert [node.state(each) for each in (first, second, third)] == [RUNNING, ASSIGNED, READY]
+    node.done(worker, first, 1)
+    assert [node.state(each) for each in (second, third)] == [ASSIGNED, ASSIGNED]
+    assert node.begin(worker, second, 1).stale == ()
+    assert [node.state(each) for each in (second, third)] == [RUNNING, ASSIGNED]
+
+
 def test_the_least_loaded_worker_gets_it(node: TaskNode) -> None:
     a, b = node.worker("a", load=4), node.worker("b", load=2)
     got = [node.assigned()[0][0] for _ in range(6) if node.put()]
