@@ -204,10 +204,13 @@ class Worker:
             keeper.result()
 
     async def _drain(self, post: Post, grace_s: float) -> None:
+        # Aside: if nobody hears it, what runs comes to its end all the same.
+        telling = asyncio.ensure_future(post.take_no_more())
+        await asyncio.sleep(0)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
-                await post.take_no_more()
                 await self._until(lambda: post.running == 0 or post.lost or self._hurried)
+        telling.cancel()
         if post.running:
             _logger.info("worker %s stops %d tasks", self.name, post.running)
             post.stop_all()

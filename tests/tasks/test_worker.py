@@ -553,6 +553,21 @@ def test_what_a_worker_cannot_be_is_said(given: dict[str, Any], said: str) -> No
         Worker(quorate.connect("127.0.0.1:1"), App("a"), **given)
 
 
+async def test_a_worker_leaves_also_when_nobody_hears_it(tmp_path: Path, scene: Scene) -> None:
+    config = quorate.NodeConfig(node_id=1, data=str(tmp_path), listen="127.0.0.1:0")
+    node = quorate.Node(config)
+    await node.start()
+    async with quorate.connect(node.address) as db:
+        worker = await Worker(db, scene.app, ttl=1.0, grace=30).start()
+        await scene.wait.submit()
+        await scene.until_begun(1)
+        await node.stop()
+        scene.go.set()
+        began = time.monotonic()
+        await worker.drain()
+        assert time.monotonic() - began < 5
+
+
 async def test_over_a_network_the_lease_lives_on_a_thread_of_its_own(
     tmp_path: Path, scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
