@@ -228,8 +228,9 @@ class Life:
             ledger.use_rate(queue, spec.key)
         if len(ledger.tables.beside):
             self.unblock_beside(task, worker.record.name, context)
+        self._count_waited(spec, live, context)
         if running:
-            self._count_begun(task, spec, live, context)
+            self._count_begun(task, spec)
         what = "started" if running else "assigned"
         self.tell(what, task, spec, state, attempt, worker.id, context)
         assignment = shown_assignment(
@@ -250,11 +251,13 @@ class Life:
         """Tell a worker that what it had in store is not its own any more."""
         tell_stop(context, worker, task, attempt, "moved")
 
-    def _count_begun(self, task: int, spec: Task, live: LiveRecord, context: Context) -> None:
+    def _count_waited(self, spec: Task, live: LiveRecord, context: Context) -> None:
+        """It was ready, or in store, since ``live.since_ms``."""
+        if not live.begun and live.since_ms < context.time_ms:
+            self._ledger.count(spec.queue, "waited_ms", context.time_ms - live.since_ms)
+
+    def _count_begun(self, task: int, spec: Task) -> None:
         self._ledger.count(spec.queue, "begun")
-        if not live.begun:
-            waited_ms = context.time_ms - max(live.since_ms, 0)
-            self._ledger.count(spec.queue, "waited_ms", waited_ms)
         if spec.options is not None:
             self.unique.free(spec, task, started=True)
 
@@ -263,7 +266,8 @@ class Life:
         now_ms = context.time_ms
         after = held(live, RUNNING, now_ms, limit_ms(options_of(spec), now_ms))
         self._ledger.move(task, spec, live, after)
-        self._count_begun(task, spec, live, context)
+        self._count_waited(spec, live, context)
+        self._count_begun(task, spec)
         self.tell("started", task, spec, RUNNING, live.attempt, live.worker, context)
 
     def report(
@@ -296,6 +300,7 @@ class Life:
         after = waiting(options_of(spec), context.time_ms, live.enqueued_ms, like=live, after_ms=0)
         self._drop_progress(task)
         self._ledger.move(task, spec, live, after)
+        self._count_waited(spec, live, context)
         self.tell(what, task, spec, READY, live.attempt, live.worker, context)
 
     def stop(

@@ -123,8 +123,8 @@ class QueueRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class TotalsRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What has happened in a queue since it is there. *waited_ms*: of all first attempts, from
-    ready to begun; *ran_ms*: of all attempts that ended well."""
+    """What has happened in a queue since it is there. *waited_ms*: that tasks were ready, or in
+    store, before they were begun for the first time; *ran_ms*: of all attempts that ended well."""
 
     enqueued: int = 0
     begun: int = 0
