@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from quorate.base.frames import Submit as Frame
+from quorate.base.group_commands import JoinGroup, LeaveGroup
 from quorate.base.kv_commands import Put
 from quorate.base.lease_commands import GrantLease, RenewLeases, RevokeLease
 from quorate.base.schedule_commands import Fire, PutSchedule, RemoveSchedule
@@ -92,6 +93,7 @@ class Draw:
         kinds = [
             (self.enqueue, 20), (self.held, 40), (self.claim, 8), (self.worker, 8),
             (self.rules, 5), (self.others, 10), (self.workflow, 8), (self.schedule, 5),
+            (self.group, 4),
         ]  # fmt: skip
         return self.one(kinds)()
 
@@ -169,7 +171,7 @@ class Draw:
     def worker(self) -> Any:
         chance = self.chance
         ledger = self.node.tasks.ledger
-        leases = [id_of(key) for key, _ in self.node.machines.leases._live.items()]
+        leases = self.leases()
         if len(ledger.crew.workers) < 4 and leases:
             return Register(
                 chance.choice(NAMES), chance.choice(leases), chance.randint(0, 3),
@@ -210,6 +212,16 @@ class Draw:
             return Requeue((*dead[:2], some[0]))
         state: Any = chance.choice(("done", "cancelled", "dead", "ready", "scheduled"))
         return Purge(state, chance.choice(("", "a")), chance.choice((0, 100)), chance.randint(1, 3))
+
+    def group(self) -> Any:
+        chance = self.chance
+        name, member = chance.choice(("g", "h")), chance.randint(0, 3)
+        lease = chance.choice(self.leases() or [1])
+        kind: Any = JoinGroup if chance.random() < 0.7 else LeaveGroup
+        return kind(name, member, lease)
+
+    def leases(self) -> list[int]:
+        return [id_of(key) for key, _ in self.node.machines.leases._live.items()]
 
     # --- workflows and schedules ----------------------------------------------------------------
 
@@ -288,7 +300,7 @@ def frame(draw: Draw) -> Frame:
     runs = []
     what = chance.random()
     if what < 0.12:
-        leases = tuple(id_of(key) for key, _ in draw.node.machines.leases._live.items())
+        leases = tuple(draw.leases())
         command: Any = GrantLease(chance.choice((1_000, 3_000, 20_000)))
         if leases and what < 0.04:
             command = RevokeLease(chance.choice(leases))
