@@ -133,6 +133,15 @@ class Settle(
     affinity: bool = True
 
 
+class Pause(
+    msgspec.Struct, frozen=True, array_like=True, tag=7, forbid_unknown_fields=True, gc=False
+):
+    """Hand out nothing of *queue*, or again; its other rules stay. Result: ``Configured``."""
+
+    queue: Name
+    paused: bool = True
+
+
 # --- workers ----------------------------------------------------------------------------------
 
 
@@ -277,6 +286,7 @@ TaskCommand = (
     | Purge
     | Configure
     | Settle
+    | Pause
     | Register
     | Attend
     | Unregister

@@ -20,6 +20,7 @@ from quorate.base.task_commands import (
     Configure,
     Enqueue,
     Enqueued,
+    Pause,
     Purge,
     Purged,
     Requeue,
@@ -54,7 +55,7 @@ from quorate.client.codec import AnyFuture, MachineCodec
 from quorate.client.leases import LeasePlans
 from quorate.client.settings import check_timeout
 from quorate.client.task_payloads import pack_arguments
-from quorate.client.task_settings import KeyedSettings, make_task
+from quorate.client.task_settings import KeyedSettings, check_name, make_task
 from quorate.client.task_waiting import UNKNOWN, Endings
 from quorate.client.task_watch import TaskWatch
 from quorate.client.watching import Watches
@@ -178,6 +179,8 @@ class Tasks:
             if isinstance(error, QuorateError):
                 raise
             left = [task for task, ending in pending if ending.cancelled() or not ending.done()]
+            if not left:  # the last one ended in the very turn in which time was up
+                return tuple(ending.result() for _, ending in pending)
             raise TaskPendingError(
                 f"{len(left)} of {len(pending)} tasks, {left[0]} among them, had not ended within "
                 f"{timeout:g} s"
@@ -333,6 +336,14 @@ class Tasks:
             count, after = count + purged.count, purged.next
             if not after:
                 return count
+
+    async def pause(self, queue: str, *, timeout: float | None = None) -> None:
+        """Hand out nothing of *queue* until ``resume``; its other rules stay."""
+        await self.run(Pause(check_name("queue", queue)), timeout)
+
+    async def resume(self, queue: str, *, timeout: float | None = None) -> None:
+        """Hand out tasks of *queue* again."""
+        await self.run(Pause(check_name("queue", queue), paused=False), timeout)
 
     async def configure(
         self,

@@ -23,6 +23,7 @@ from quorate.server import (
     cli_rescue,
     cli_serve,
     cli_status,
+    cli_tasks,
     cli_watch,
     cli_worker,
 )
@@ -51,6 +52,7 @@ app.command("lock")(cli_lock.lock_command)
 app.command("elect")(cli_lock.elect_command)
 app.command("locks")(cli_lock.locks_command)
 app.add_typer(cli_lease.app, name="lease")
+app.add_typer(cli_tasks.app, name="tasks")
 app.command("worker")(cli_worker.worker_command)
 app.add_typer(cli_members.app, name="members")
 app.command("transfer-leader")(cli_members.transfer_leader)

@@ -40,6 +40,7 @@ from quorate.base.task_commands import (
     Enqueued,
     Fail,
     GiveBack,
+    Pause,
     Purge,
     Purged,
     Register,
@@ -126,6 +127,7 @@ class TaskMachine(Machine):
             Purge: self._purge,
             Configure: self._configure,
             Settle: self._settle,
+            Pause: self._pause,
             Register: self._registry.register,
             Attend: self._registry.attend,
             Unregister: self._registry.unregister,
@@ -436,6 +438,14 @@ class TaskMachine(Machine):
         if name not in ledger.queues and len(ledger.queues) >= TASK_QUEUES_MAX:
             return Failure(QueueFullError.code, f"there are {TASK_QUEUES_MAX} queues")
         ledger.set_rules(name, QueueRecord(**fields))
+        return Configured()
+
+    def _pause(self, command: Pause, context: Context) -> Configured | Failure:  # noqa: ARG002
+        ledger, name = self.ledger, command.queue
+        if name not in ledger.queues and len(ledger.queues) >= TASK_QUEUES_MAX:
+            return Failure(QueueFullError.code, f"there are {TASK_QUEUES_MAX} queues")
+        rules = ledger.tables.queues.get(name.encode()) or QueueRecord()
+        ledger.set_rules(name, msgspec.structs.replace(rules, paused=command.paused))
         return Configured()
 
     def _settle(self, command: Settle, context: Context) -> Settled:  # noqa: ARG002

@@ -11,6 +11,7 @@ from quorate.base.task_commands import (
     Configure,
     Enqueue,
     Held,
+    Pause,
     Purge,
     Report,
     Requeue,
@@ -118,6 +119,16 @@ def test_a_paused_queue_hands_out_nothing_until_it_goes_on(node: TaskNode) -> No
     assert node.assigned() == []
     node.one(Configure("default"))
     assert node.assigned() == [(worker, task, 1)]
+
+
+def test_pausing_leaves_the_other_rules(node: TaskNode) -> None:
+    node.one(Configure("default", running_max=1))
+    node.worker(load=5)
+    node.one(Pause("default"))
+    node.enqueue(Task("f"), Task("f"))
+    assert node.assigned() == []
+    node.one(Pause("default", paused=False))
+    assert len(node.assigned()) == 1
 
 
 # --- limits ---------------------------------------------------------------------------------------
