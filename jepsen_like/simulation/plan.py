@@ -111,6 +111,8 @@ CONVERGING: Final = ("crdt", "crdt-counter", "crdt-set", "crdt-map")
 
 #: How many seeds have one of these beside their other workloads.
 COORDINATION_CHANCE: Final = 0.5
+#: And how many have data that converges, as likely as not beside one of those.
+CONVERGING_CHANCE: Final = 0.2
 
 FORMAT: Final = 1
 
@@ -186,6 +188,10 @@ def draw(seed: int, workloads: Sequence[str] = ()) -> Plan:
     elif random.random() < COORDINATION_CHANCE:
         name = random.choice(COORDINATION)
         settings = replace(settings, workloads={**settings.workloads, name: 2.0})
+    random_of_data = stream(seed, "converging-too")
+    if not workloads and random_of_data.random() < CONVERGING_CHANCE:
+        name = random_of_data.choice(CONVERGING)
+        settings = replace(settings, workloads={**settings.workloads, name: 2.0})
     plan = replace(plan, settings=settings)
     if set(settings.workloads) & set(COORDINATION):
         plan = _with_more(plan, random, HOLDERS, (0.5, 1.0, 2.0), longer=bool(workloads))
@@ -233,7 +239,7 @@ def _with_more(
 
 
 def draw_plain(seed: int) -> Plan:
-    """The plan of *seed* without any of ``COORDINATION``."""
+    """The plan of *seed* without any of ``COORDINATION`` and ``CONVERGING``."""
     settings = _draw_settings(stream(seed, "settings"))
     random = stream(seed, "faults")
     mix = _draw_mix(random)
