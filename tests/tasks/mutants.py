@@ -86,7 +86,7 @@ MUTANTS = (
         QUEUES,
         "self.running >= rules.running_max",
         "self.running > rules.running_max",
-        ("model", "machine"),
+        ("handing_out", "model"),
     ),
     Mutant(
         "one more than the rate",
@@ -183,8 +183,8 @@ MUTANTS = (
         "a delayed task is handed out a little early",
         STEPS,
         "    elif after_ms > now_ms:\n",
-        "    elif after_ms > now_ms + 100:\n",
-        ("model",),
+        "    elif after_ms > now_ms + 300:\n",
+        ("model", "machine"),
     ),
     Mutant(
         "a task that died keeps its unique key",
@@ -212,6 +212,6 @@ MUTANTS = (
         LIFE,
         "            self.unblock_beside(task, worker.record.name, context)\n",
         '            self.unblock_beside(task, "", context)\n',
-        ("model", "machine"),
+        ("handing_out", "model"),
     ),
 )
