@@ -120,6 +120,11 @@ class Ledger:
             found = self.queues[name] = Queue(name, rules, self._stands, self._full_at_us)
         return found
 
+    def look_at(self, name: str) -> Queue:
+        """As ``queue``, for who only looks: one that is not there stays so, and looks empty."""
+        found = self.queues.get(name)
+        return found or Queue(name, NO_RULES, self._stands, self._full_at_us)
+
     def drop_if_empty(self, queue: Queue) -> None:
         """Forget the books of a queue that has neither tasks nor rules."""
         if not queue.live and queue.name.encode() not in self.tables.queues:

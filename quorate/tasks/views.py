@@ -213,9 +213,11 @@ class Views:
     # --- queues ---------------------------------------------------------------------------------
 
     def _queues(self, query: ListQueues) -> QueueList:
-        names = sorted(name for name in self._ledger.queues if name > query.after)
+        ledger = self._ledger
+        there = {key.decode() for key in ledger.tables.totals.keys()} | set(ledger.queues)  # noqa: SIM118
+        names = sorted(name for name in there if name > query.after)
         shown = names[: query.limit]
-        infos = tuple(self._queue_info(self._ledger.queues[name]) for name in shown)
+        infos = tuple(self._queue_info(ledger.look_at(name)) for name in shown)
         return QueueList(infos, len(names) > len(shown))
 
     def _queue_info(self, queue: Queue) -> QueueInfo:

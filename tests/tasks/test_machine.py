@@ -18,7 +18,14 @@ from quorate.base.task_commands import (
     Settle,
     Unregister,
 )
-from quorate.base.task_queries import ListTasks, ListWorkers, Peek, TaskQuery
+from quorate.base.task_queries import (
+    ListQueues,
+    ListTasks,
+    ListWorkers,
+    Peek,
+    TaskQuery,
+    WorkerEvent,
+)
 from quorate.base.task_specs import (
     ASSIGNED,
     BLOCKED,
@@ -304,6 +311,7 @@ def test_three_failures_in_a_row_put_a_worker_aside_until_it_says_it_is_well(
     worker = node.worker(load=3)
     for task in node.enqueue(*[Task("f")] * 3):
         node.fail(worker, task, 1)
+    assert [event.what for _, event in node.told if isinstance(event, WorkerEvent)] == ["error"]
     node.wait(1_000)
     assert node.assigned() == []
     node.one(Attend(worker))
@@ -475,6 +483,16 @@ def test_results_are_forgotten_when_their_time_is_over(node: TaskNode) -> None:
     assert node.state(task) == DONE
     node.wait(1)
     assert isinstance(node.ask(TaskQuery(task)), Failure)
+
+
+def test_what_happened_in_a_queue_is_known_when_it_is_empty(node: TaskNode) -> None:
+    worker = node.worker()
+    node.done(worker, node.put(queue="a"), 1)
+    node.one(Configure("b", running_max=1))
+    a, b = node.ask(ListQueues()).queues
+    assert (a.name, a.done, a.ready, b.name) == ("a", 1, 0, "b")
+    assert node.ask(ListQueues(after="a", limit=1)).queues == (b,)
+    node.restart()
 
 
 def test_peeking_takes_nothing(node: TaskNode) -> None:
