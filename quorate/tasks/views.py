@@ -214,7 +214,8 @@ class Views:
 
     def _queues(self, query: ListQueues) -> QueueList:
         ledger = self._ledger
-        there = {key.decode() for key in ledger.tables.totals.keys()} | set(ledger.queues)  # noqa: SIM118
+        there = dict.fromkeys(key.decode() for key, _ in ledger.tables.totals.range())
+        there |= dict.fromkeys(ledger.queues)
         names = sorted(name for name in there if name > query.after)
         shown = names[: query.limit]
         infos = tuple(self._queue_info(ledger.look_at(name)) for name in shown)
