@@ -43,16 +43,19 @@ class Dispatcher:
         self._ledger = ledger
         self._life = life
         self._wake_ms = 0  # nothing to do before, unless something changes
+        self._looked = False  # since the state was loaded
 
     def load(self) -> None:
         """The tables are new."""
         self._wake_ms = 0
+        self._looked = False
 
     # --- the end of an entry --------------------------------------------------------------------
 
     def hand_out(self, context: Context) -> None:
         """Until nothing is left to hand out."""
         ledger = self._ledger
+        self._looked = True
         if not ledger.changed and context.time_ms < self._wake_ms:
             return
         handed: dict[int, list[Assignment]] = {}
@@ -73,9 +76,9 @@ class Dispatcher:
 
     def wake_ms(self) -> int | None:
         """When time alone makes something eligible."""
-        if not self._wake_ms:  # nobody has looked since the state was loaded
-            return 0 if self._ledger.ready else None
-        return None if self._wake_ms == NEVER_MS else self._wake_ms
+        if not self._looked:
+            return 0 if self._ledger.ready else None  # at once: then it is known
+        return None if self._wake_ms in (0, NEVER_MS) else self._wake_ms
 
     def _round(self, handed: dict[int, list[Assignment]], context: Context) -> int:
         """Once through all lines; the time at which more may become eligible by itself."""

@@ -316,3 +316,17 @@ def test_what_happened_in_queues_that_are_gone_is_forgotten_when_they_are_many(
         node.one(Cancel((node.put(queue=queue),)))
     names = [key for key, _ in node.tasks.ledger.tables.totals.items()]
     assert names == [b"c", b"d", b"kept"]
+
+
+def test_a_node_whose_handing_out_breaks_off_does_not_try_without_end(node: TaskNode) -> None:
+    node.worker()
+    node.tasks.breaks = {"finish": 0}
+    node.put()
+    node.restart()
+    node.tasks.breaks = {"finish": 0}
+    assert node.machines.next_deadline_ms() == 0
+    node.run("tasks")
+    assert node.machines.next_deadline_ms() not in (0, node.time_ms)
+    node.tasks.breaks = {}
+    node.run("tasks")
+    assert node.state(1) == RUNNING
