@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,21 @@ async def test_endings_are_told_however_they_came(db: Database) -> None:
         await db.tasks.wait([done, late], timeout=0.02)
     with pytest.raises(InvalidArgumentError, match="id is a number"):
         await db.tasks.wait([0])
+
+
+async def test_what_ends_in_the_turn_in_which_time_is_up_has_ended(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    ending: asyncio.Future[TaskEvent] = loop.create_future()
+    event = TaskEvent("done", 7, 6, "f", "default", 1, 1, 0)
+    monkeypatch.setattr(db.tasks.endings, "expect", lambda _task: ending)
+    monkeypatch.setattr(db.tasks.endings, "forget", lambda _task, _ending: None)
+    waiting = asyncio.ensure_future(db.tasks.wait([7], timeout=0.02))
+    loop.call_later(0.01, ending.set_result, event)
+    await asyncio.sleep(0)
+    time.sleep(0.03)  # noqa: ASYNC251  so that both are due in one turn
+    assert await waiting == (event,)
 
 
 async def test_those_who_wait_in_one_turn_share_a_watch_and_leave_none(db: Database) -> None:
