@@ -10,8 +10,11 @@ from jepsen_like.processes.proxy import CLIENTS, Condition
 from jepsen_like.processes.shapes import SHAPES, Links, cut_off
 from jepsen_like.systems.system import System
 
-#: As often as one of the other shapes, and so many times more: a node that has lost all others.
-ISOLATED_MORE: Final = 2
+#: One node loses all others. This comes so many times more often than each of the other shapes, to
+#: a node that has run for a while, if there is one: what it does then is of interest.
+ISOLATED: Final = "isolated"
+ISOLATED_MORE: Final = 3
+SETTLED_S: Final = 4.0
 
 
 class Partition:
@@ -28,7 +31,9 @@ class Partition:
         nodes = await _ordered(stage)
         if len(nodes) < 2:
             return
-        shape = random.choice([*SHAPES, *("isolated",) * ISOLATED_MORE])
+        shape = random.choice([*SHAPES, *(ISOLATED,) * ISOLATED_MORE])
+        if shape == ISOLATED:
+            nodes.sort(key=lambda number: not _settled(stage, number))
         links = SHAPES[shape](nodes)
         if not links:
             return
@@ -38,7 +43,7 @@ class Partition:
             network.set(self.name, links, Condition(blocked=True))
             if breaks:
                 network.reset(links)
-            await stage.hold(0.3, 6.0)
+            await stage.hold(1.5 if shape == ISOLATED else 0.3, 6.0)
             network.heal(self.name)
 
 
@@ -118,6 +123,12 @@ class Clients:
 def _of_clients(links: Links) -> set[int]:
     """Nodes whose links to or from clients are among *links*."""
     return {end for link in links if CLIENTS in link for end in link if end != CLIENTS}
+
+
+def _settled(stage: Stage, number: int) -> bool:
+    """Whether it has run for a while, and no fault has hold of it."""
+    node = stage.system.nodes[number]
+    return node.running and not node.claimed and node.age_s >= SETTLED_S
 
 
 async def _ordered(stage: Stage) -> list[int]:
