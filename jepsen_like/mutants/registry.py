@@ -11,6 +11,7 @@ from jepsen_like.mutants import (
     coordination,
     elections,
     membership,
+    queueing,
     reads,
     replicating,
     sessions,
@@ -31,6 +32,7 @@ ROOMS: Final[Mapping[str, tuple[Mutant, ...]]] = {
     "client": client.MUTANTS,
     "coordination": coordination.MUTANTS,
     "converging": converging.MUTANTS,
+    "queueing": queueing.MUTANTS,
 }
 
 MUTANTS: Final = tuple(mutant for room in ROOMS.values() for mutant in room)

@@ -433,8 +433,15 @@ class SimulatedCluster:
         self.loop.trace.add(self.now_s, kind, self.host(name).number, 0)
 
 
+class _Handle(Database):
+    """There is one thread, and no other loop than the simulated one."""
+
+    def twin(self) -> Database | None:
+        return None
+
+
 def _open_handle(addresses: str, options: dict[str, Any]) -> Database:
-    handle = Database(addresses, **options)
+    handle = _Handle(addresses, **options)
     handle._running()  # noqa: SLF001  as its first call does
     return handle
 

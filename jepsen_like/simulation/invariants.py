@@ -28,6 +28,7 @@ checkpoint-went-back       the state that a restart begins from never gets older
 applied-not-committed      only committed entries are applied, as they were committed
 state-differs              equal applied index, equal hash of the state
 converging-differs         at the end members hold the same CRDT data, byte by byte
+tasks-miscounted           what a node counts of tasks at the end is what its tables say
 acknowledged-early         a command is answered after its entry was committed, and applied once
 executed-twice             a (session, sequence) takes effect at one place of the log
 stale-read                 a linearizable read sees all that was committed before it began

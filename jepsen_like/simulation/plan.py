@@ -69,6 +69,25 @@ HOLDERS: Final[Mapping[str, float]] = {
     "checkpoint": 0.5,
 }
 
+#: For those who work: they freeze, and come back late; they die; they are cut off.
+WORKERS: Final[Mapping[str, float]] = {
+    "client-freeze": 2.0,
+    "client-cut": 1.5,
+    "client-crash": 2.0,
+    "client-drift": 0.7,
+    "client-clock": 0.5,
+    "client-twin": 0.3,
+    "clock-drift": 0.5,
+    "clock-jump": 0.5,
+    "crash-leader": 1.0,
+    "crash-all": 0.5,
+    "pause-leader": 1.0,
+    "isolate-leader": 0.7,
+    "transfer": 0.5,
+    "reset": 0.5,
+    "checkpoint": 0.5,
+}
+
 #: For converging data: what only it can bear, and what it shares with the log.
 CONVERGERS: Final[Mapping[str, float]] = {
     "cut-off": 3.0,
@@ -108,6 +127,9 @@ COORDINATION: Final = (
 
 #: Of data that converges.
 CONVERGING: Final = ("crdt", "crdt-counter", "crdt-set", "crdt-map")
+
+#: Of tasks and those who run them.
+QUEUEING: Final = ("queue",)
 
 #: How many seeds have one of these beside their other workloads.
 COORDINATION_CHANCE: Final = 0.5
@@ -208,6 +230,9 @@ def draw(seed: int, workloads: Sequence[str] = ()) -> Plan:
         )
         plan = replace(plan, settings=settings)
         plan = _with_more(plan, random, CONVERGERS, (1.0, 2.0), longer=bool(workloads))
+    if set(settings.workloads) & set(QUEUEING):
+        random = stream(seed, "queueing")
+        plan = _with_more(plan, random, WORKERS, (0.5, 1.0, 2.0), longer=bool(workloads))
     return plan
 
 

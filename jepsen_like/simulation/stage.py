@@ -22,6 +22,7 @@ from jepsen_like.simulation.members import ClusterSettings, CrashedError
 from jepsen_like.simulation.observing import observe
 from jepsen_like.simulation.plan import Plan, Settings, stream
 from jepsen_like.systems.quorate_client import QuorateClient
+from quorate.base.task_specs import TASK_MACHINE
 from quorate.client.database import Database
 from quorate.crdt.codec import encode_context
 from quorate.crdt.folding import is_whole
@@ -39,6 +40,7 @@ from quorate.replication.converging.view import ELEMENTS
 from quorate.replication.machine import Machine
 from quorate.server.node import Node
 from quorate.storage.memory_elements import ElementImage
+from quorate.tasks.machine import TaskMachine
 
 T = TypeVar("T")
 
@@ -466,6 +468,21 @@ class Stage:
                 "state-differs",
                 f"records of nodes {leader} and {node} differ at the same applied entry",
                 keys=different[:5],
+            )
+
+    def recount_tasks(self) -> None:
+        """What nodes count of tasks, queues and workers is what their tables say."""
+        for number, node in self.running().items():
+            machine = node.machines.machine(TASK_MACHINE)
+            if not isinstance(machine, TaskMachine):
+                continue
+            counted, right = machine.ledger.derived(), machine.ledger.recount()
+            different = [name for name in counted if counted[name] != right[name]]
+            self._invariants.claim(
+                not different,
+                "tasks-miscounted",
+                f"node {number} counts what its tables do not say",
+                **{name: (counted[name], right[name]) for name in different},
             )
 
     def describe(self) -> str:

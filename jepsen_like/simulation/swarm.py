@@ -224,6 +224,7 @@ class Run:
         """All members at the same applied index, with the same state, record by record."""
         await self._within(f"members do not agree {when}", self.stage.settled)
         self.stage.compare_states()
+        self.stage.recount_tasks()
         await self._within(f"converging data is not the same {when}", self.stage.converged)
         self.stage.compare_converging()
 

@@ -38,6 +38,8 @@ class QuorateClient:
         self._others: dict[str, Database] = {}
         #: What workloads keep with a client, by their name: grants, watches, sessions.
         self.kept: dict[str, Any] = {}
+        #: What workloads have to end before the client is closed.
+        self.at_close: list[Callable[[], Awaitable[None]]] = []
 
     @property
     def database(self) -> Database:
@@ -89,6 +91,8 @@ class QuorateClient:
         return True, {key: _versioned(item) for key, item in zip(reads, found, strict=True)}
 
     async def close(self) -> None:
+        for end in self.at_close:
+            await end()
         await self._database.close()
         if self._reader is not self._database:
             await self._reader.close()

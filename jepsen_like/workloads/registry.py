@@ -25,6 +25,7 @@ from jepsen_like.workloads.levels import LevelsWorkload
 from jepsen_like.workloads.lock import LockWorkload
 from jepsen_like.workloads.mixed import MixedWorkload
 from jepsen_like.workloads.proclaim import ProclaimWorkload
+from jepsen_like.workloads.queue import QueueWorkload
 from jepsen_like.workloads.register import RegisterWorkload
 from jepsen_like.workloads.semaphore import SemaphoreWorkload
 from jepsen_like.workloads.set_ import SetWorkload
@@ -49,6 +50,7 @@ WORKLOADS: Final[Mapping[str, Callable[..., Workload]]] = {
     "crdt-counter": CrdtCounterWorkload,
     "crdt-set": CrdtSetWorkload,
     "crdt-map": CrdtMapWorkload,
+    "queue": QueueWorkload,
 }
 
 

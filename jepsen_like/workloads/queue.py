@@ -1,0 +1,349 @@
+"""Queues of tasks, and workers that run them: tasks are enqueued, one or many, waited for and
+cancelled, while workers come and go, freeze and come back late, die and are cut off.
+
+What is judged in the end: what the cluster acknowledged, what workers' code really did, what
+watchers were told, and what the cluster says of every task (``checkers.queue``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Sequence
+from random import Random
+from typing import Any, Final, get_args
+
+from jepsen_like.checkers.queue import QueueChecker
+from jepsen_like.history import Event
+from jepsen_like.systems.base import Client, OutcomeError
+from jepsen_like.systems.quorate_client import QuorateClient, outcome_of, quorate_client
+from jepsen_like.verdict import Verdict
+from jepsen_like.workloads.base import Invocation
+from jepsen_like.workloads.queue_work import FUNCTION, Acts, Looker
+from quorate.base.task_commands import Strategy
+from quorate.base.task_queries import TaskInfo
+from quorate.base.task_specs import STATE_NAMES, Task
+from quorate.client.database import Database
+from quorate.client.task_payloads import unpack_arguments, unpack_result
+from quorate.client.task_worker import Worker
+from quorate.client.tasks import Tasks
+from quorate.errors import QuorateError, TaskPendingError
+
+#: The queues, with their rules, which do not change but for a pause.
+QUEUES: Final[dict[str, dict[str, Any]]] = {
+    "plain": {},
+    "limited": {"running_max": 2, "key_running_max": 1},
+    "rated": {"rate": 8, "key_rate": 5, "rate_per": 0.5},
+    "deep": {"depth_max": 12},
+    "aged": {"ageing": 0.2},
+    "paused": {},
+}
+NAMES: Final = ("w0", "w1", "w2", "w3", "w4")
+TTLS_S: Final = (1.0, 1.0, 1.5, 3.0)
+KEYS: Final = ("", "", "", "a", "b")
+UNIQUES: Final = ("one", "two", "three")
+BATCH_MAX: Final = 8
+#: Of all tasks of a run: what is left at the end must be done in time.
+TASKS_MAX: Final = 400
+#: Tasks that others may wait for, or cancel.
+KNOWN_MAX: Final = 40
+GRACES_S: Final = (0.0, 0.2, 2.0)
+ERROR_PAUSE_S: Final = 0.2
+#: All that is left at the end is done so soon.
+DRAIN_S: Final = 25.0
+POLL_S: Final = 0.1
+_KEPT: Final = "queue"
+
+
+class QueueWorkload:
+    """*lasting*: the share of tasks that go wrong in some way at their first attempt."""
+
+    name = "queue"
+
+    def __init__(self, *, lasting: float = 0.25) -> None:
+        self._wrong = lasting
+        self._value = 0
+        self._acts = Acts()
+        self._workers: list[Worker] = []
+        self._parts: list[list[list[Any]]] = []
+        self._known: deque[int] = deque(maxlen=KNOWN_MAX)
+
+    async def setup(self, client: Client) -> None:
+        """The rules of the queues."""
+        tasks = quorate_client(client).database.tasks
+        for name, rules in QUEUES.items():
+            await outcome_of(tasks.configure(name, **rules))
+
+    # --- what is asked ----------------------------------------------------------------------------
+
+    def next(self, random: Random, process: int) -> Invocation:
+        del process
+        chance = random.random()
+        if chance < 0.22:
+            return self._hire(random)
+        if chance < 0.27:
+            return Invocation("dismiss", None, {"grace": random.choice(GRACES_S)})
+        if chance < 0.32:
+            return Invocation("look")
+        if chance < 0.36 and self._known:
+            return Invocation("cancel", None, {"tasks": [random.choice(self._known)]})
+        if chance < 0.44 and self._known:
+            tasks = sorted(random.sample(self._known, min(3, len(self._known))))
+            return Invocation("wait", None, {"tasks": tasks, "seconds": random.choice((0.1, 0.5))})
+        if chance < 0.46:
+            return Invocation("settle", None, {"strategy": random.choice(get_args(Strategy))})
+        if chance < 0.48:
+            return Invocation("pause", "paused", {"paused": random.random() < 0.5})
+        if self._value >= TASKS_MAX:
+            return Invocation("look")
+        count = random.randint(2, BATCH_MAX) if random.random() < 0.2 else 1
+        return Invocation("enqueue", None, [self._task(random) for _ in range(count)])
+
+    def _hire(self, random: Random) -> Invocation:
+        queues = [] if random.random() < 0.7 else random.sample(list(QUEUES), 3)
+        return Invocation(
+            "hire",
+            None,
+            {
+                "name": random.choice(NAMES),
+                "queues": queues,
+                "concurrency": random.choice((1, 1, 2, 5)),
+                "prefetch": random.choice((0, 0, 1, 4)),
+                "capabilities": ["big"] if random.random() < 0.5 else [],
+                "weight": random.choice((1, 5)),
+                "ttl": random.choice(TTLS_S),
+            },
+        )
+
+    def _task(self, random: Random) -> dict[str, Any]:
+        self._value += 1
+        often = random.random
+        queue = random.choice(list(QUEUES))
+        timeout_s = random.choice((None, 0.4, 0.4, 1.0))
+        asked: dict[str, Any] = {
+            "value": self._value,
+            "queue": queue,
+            "priority": random.choice((1, 2, 2, 2, 4)),
+            "key": random.choice(KEYS),
+            "retries": random.choice((0, 1, 3)),
+            "crashes": random.choice((0, 1, 3)),
+            "backoff": random.choice((0.0, 0.0, 0.05, 0.3)),
+            "timeout": timeout_s,
+            "course": [self._attempt(random, timeout_s) for _ in range(random.choice((1, 2, 4)))],
+        }
+        if often() < 0.15:
+            asked["delay"] = random.choice((0.1, 0.5, 1.5))
+        if often() < 0.1:
+            asked["heartbeat"] = 0.3
+        if often() < 0.1:
+            asked["expires"] = random.choice((0.1, 1.0))
+        if often() < 0.2:
+            asked["unique"] = random.choice(UNIQUES)
+            asked["until"] = random.choice(("ended", "ended", "started"))
+        if often() < 0.1:
+            asked["capabilities"] = ["big"]
+        if often() < 0.1:
+            asked["excluded"] = [random.choice(NAMES)]
+        if often() < 0.1:
+            asked["prefers"] = random.choice(NAMES)
+        return asked
+
+    def _attempt(self, random: Random, timeout_s: float | None) -> list[Any]:
+        """Its fate, and seconds; some end just when their time is up."""
+        fate = "ok"
+        seconds = random.choice((0.0, 0.01, 0.1, 0.35, timeout_s or 0.5))
+        if random.random() < self._wrong:
+            fate = random.choice(("fail", "spoil", "fail", "hang", "deaf")[: 5 if timeout_s else 3])
+        return [fate, seconds]
+
+    def last(self) -> Sequence[Invocation]:
+        """All is done; then every unique key is free; then what became of every task."""
+        finals = [Invocation("drain")]
+        for queue in QUEUES:
+            tasks = []
+            for unique in UNIQUES:
+                self._value += 1
+                asked = {"value": self._value, "queue": queue, "priority": 2, "key": ""}
+                asked |= {"retries": 3, "crashes": 3, "backoff": 0.0, "timeout": 5.0}
+                asked |= {"course": [["ok", 0.0]], "unique": unique, "until": "ended"}
+                tasks.append({**asked, "fresh": True})
+            finals.append(Invocation("enqueue", None, tasks))
+        return [*finals, *map(Invocation, ("drain", "tasks", "queues", "acts", "told"))]
+
+    # --- how it is done ---------------------------------------------------------------------------
+
+    async def do(self, client: Client, invocation: Invocation) -> tuple[bool, Any]:
+        ours = quorate_client(client)
+        f, value, tasks = invocation.f, invocation.value, ours.database.tasks
+        if f == "enqueue":
+            result = await outcome_of(tasks.enqueue_many([_task(asked) for asked in value]))
+            self._known.extend(result.tasks)
+            return True, {"ids": list(result.tasks), "known": list(result.known)}
+        if f == "hire":
+            return await self._start(ours, value)
+        if f == "dismiss":
+            return await _leave(ours, value["grace"]), None
+        if f == "look":
+            return self._look(ours)
+        if f == "wait":
+            return await _wait(tasks, value)
+        if f == "cancel":
+            return True, {
+                "changed": list(await outcome_of(tasks.cancel(*value["tasks"], grace=0.5)))
+            }
+        if f == "settle":
+            await outcome_of(tasks.settle(strategy=value["strategy"]))
+            return True, None
+        if f == "pause":
+            await outcome_of(tasks.configure("paused", paused=value["paused"]))
+            return True, None
+        if f == "drain":
+            return True, await self._drain(ours.database)
+        return True, await self._final(tasks, f)
+
+    async def _start(self, ours: QuorateClient, asked: dict[str, Any]) -> tuple[bool, Any]:
+        """A worker in this client's process, if it has none."""
+        kept: dict[str, Any] = ours.kept.setdefault(_KEPT, {})
+        if "worker" in kept or "hiring" in kept:
+            return False, "has one"
+        worker = Worker(ours.database, self._acts.app(), error_pause=ERROR_PAUSE_S, **asked)
+        kept["hiring"] = True
+        try:
+            await outcome_of(worker.start())
+        finally:
+            del kept["hiring"]
+        kept["worker"] = worker
+        self._workers.append(worker)
+        if "leave" not in kept:
+            kept["leave"] = True
+            ours.at_close.append(lambda: _end(ours))
+        return True, {"worker": worker.id}
+
+    def _look(self, ours: QuorateClient) -> tuple[bool, Any]:
+        kept: dict[str, Any] = ours.kept.setdefault(_KEPT, {})
+        if "looker" in kept:
+            return False, "looks"
+        kept["looker"] = Looker(ours.database, self._new_part)
+        return True, None
+
+    def _new_part(self) -> list[list[Any]]:
+        part: list[list[Any]] = []
+        self._parts.append(part)
+        return part
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    async def _drain(self, database: Database) -> dict[str, Any]:
+        """Everything that waits is run; what is left after a while."""
+        await outcome_of(database.tasks.configure("paused"))
+        worker = Worker(
+            database, self._acts.app(), name="last", concurrency=50, capabilities=["big"],
+            ttl=3.0, error_pause=ERROR_PAUSE_S,
+        )  # fmt: skip
+        now_s = asyncio.get_running_loop().time
+        begun_s = now_s()
+        try:
+            await worker.start()
+            while True:
+                found = await database.tasks.system()
+                left = found.scheduled + found.blocked + found.ready + found.assigned
+                left += found.running
+                if not left or now_s() > begun_s + DRAIN_S:
+                    break
+                await asyncio.sleep(POLL_S)
+            await worker.drain()
+        except QuorateError as error:
+            with contextlib.suppress(QuorateError):
+                await worker.drain(0.0)
+            raise OutcomeError(f"{error.code}: {error}", definite=True) from error
+        self._workers.append(worker)
+        return {"left": left, "seconds": round(now_s() - begun_s, 3)}
+
+    async def _final(self, tasks: Tasks, f: str) -> Any:  # noqa: ANN401  by kind
+        if f == "tasks":
+            return await outcome_of(_list(tasks), reads=True)
+        if f == "queues":
+            found = await outcome_of(tasks.queues(), reads=True)
+            return [
+                {each: getattr(info, each) for each in info.__struct_fields__} for info in found
+            ]
+        if f == "acts":
+            counts = [worker.counts for worker in self._workers]
+            done, stale = sum(each.done for each in counts), sum(each.stale for each in counts)
+            return {"acts": self._acts.told, "done": done, "stale": stale}
+        return [part for part in self._parts if part]
+
+    def check(self, history: Sequence[Event]) -> Verdict:
+        return QueueChecker().check(history)
+
+
+def _task(asked: dict[str, Any]) -> Task:
+    settings: dict[str, Any] = {
+        name: asked[name]
+        for name in (
+            *("queue", "priority", "key", "delay", "retries", "crashes", "backoff", "timeout"),
+            *("heartbeat", "expires", "unique", "capabilities", "excluded", "prefers"),
+        )
+        if name in asked
+    }
+    if "unique" in asked:
+        settings["unique_until"] = asked["until"]
+    return Tasks.task(FUNCTION, args=(asked["value"], asked["course"]), **settings)
+
+
+async def _leave(ours: QuorateClient, grace_s: float) -> bool:
+    """Its worker, if it has one, drains, and goes."""
+    kept: dict[str, Any] = ours.kept.setdefault(_KEPT, {})
+    worker: Worker | None = kept.pop("worker", None)
+    if worker is None:
+        return False
+    await outcome_of(worker.drain(grace_s))
+    return True
+
+
+async def _end(ours: QuorateClient) -> None:
+    with contextlib.suppress(OutcomeError):
+        await _leave(ours, 0.2)
+
+
+async def _wait(tasks: Tasks, asked: dict[str, Any]) -> tuple[bool, Any]:
+    try:
+        found = await tasks.wait(asked["tasks"], timeout=asked["seconds"])
+    except TaskPendingError:
+        return False, "pending"
+    except QuorateError as error:
+        raise OutcomeError(f"{error.code}: {error}", definite=True) from error
+    return True, [
+        [each.task, each.what, each.attempt, unpack_result(each.result)] for each in found
+    ]
+
+
+async def _list(tasks: Tasks) -> list[dict[str, Any]]:
+    """Every task that is known."""
+    found = [_shown(info) async for info in tasks.list()]
+    for state in ("done", "dead", "cancelled"):
+        found += [_shown(info) async for info in tasks.list(state)]
+    return sorted(found, key=lambda each: int(each["task"]))
+
+
+def _shown(info: TaskInfo) -> dict[str, Any]:
+    value = by = None
+    if info.result:
+        value, by = unpack_result(info.result)
+    elif info.spec is not None:
+        value = unpack_arguments(info.spec.payload)[0][0]
+    return {
+        "task": info.task,
+        "state": STATE_NAMES[info.state],
+        "queue": info.queue,
+        "attempt": info.attempt,
+        "worker": info.worker,
+        "errors": info.errors,
+        "crashes": info.crashes,
+        "kind": info.kind,
+        "enqueued_ms": info.enqueued_ms,
+        "ended_ms": info.since_ms,
+        "value": value,
+        "by": by,
+    }
