@@ -179,6 +179,7 @@ async def test_an_attempt_that_takes_too_long_is_stopped_and_tried_again(
 async def test_who_lost_the_lease_stops_everything_and_comes_back_as_another(
     db: Database, scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)  # whatever tests before this one have set
     async with Worker(db, scene.app, name="w") as worker:
         first = worker.id
         result = await scene.wait.submit(8)
@@ -351,6 +352,7 @@ async def test_tasks_that_ask_for_heartbeats_get_them(db: Database, scene: Scene
 async def test_what_is_said_too_late_is_dropped(
     db: Database, scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)  # whatever tests before this one have set
     """A worker that hears nothing of its watch, as if its connection stood still."""
     async with Worker(db, scene.app) as worker:
         result = await scene.wait.options(timeout=0.1, retries=0).submit()
