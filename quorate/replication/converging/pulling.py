@@ -217,6 +217,7 @@ class Pull:
         Raises:
             QuorateError: it was given up; what was joined so far is good, and stays.
         """
+        await self._idle()
         begun = await self._ask(CrdtBegun, lambda _: CrdtBegin(self._me, self.session))
         blank = is_blank(self._engine)
         self._take(begun, blank=blank)
@@ -232,6 +233,14 @@ class Pull:
         finally:
             self._send(self.node, CrdtEnd(self._me, self.session))
         return True
+
+    async def _idle(self) -> None:
+        """Until records are on the disk that were on their way there when others began to be
+        dropped: one that is joined behind the comparison could bring back what was removed."""
+        idle: asyncio.Future[None] = self._loop.create_future()
+        self._engine.when_idle(lambda: None if idle.done() else idle.set_result(None))
+        await idle
+        self._stage = self._engine.own.generation
 
     def _take(self, begun: CrdtBegun, *, blank: bool) -> None:
         """Note what the other began with.
