@@ -304,3 +304,27 @@ def test_nodes_that_folded_differently_take_over_nothing() -> None:
                 await tier.pull(NodeId(other))
 
     World(2).run(story)
+
+
+def test_what_is_on_its_way_to_the_disk_is_compared_as_well() -> None:
+    async def story(world: World) -> None:
+        one, two = world.nodes.values()
+        await one.write("s", SET, Add("before"))
+        await world.converged()
+        held: list[tuple[Any, Any]] = []
+        run = two.runner.run
+        two.runner.run = lambda job, done: held.append((job, done))
+        await one.write("s", SET, Add("x"))
+        while not held:  # noqa: ASYNC110  on virtual time a poll costs nothing
+            await asyncio.sleep(0.01)
+        await one.write("s", SET, Remove("x"))
+        pulled = asyncio.ensure_future(two.tier.pull(NodeId(1)))
+        await asyncio.sleep(0.2)
+        two.runner.run = run
+        for job in held:
+            run(*job)
+        await pulled
+        await world.converged()
+        assert (await two.value("s", SET))[0] == ["before"]
+
+    World(2).run(story)
