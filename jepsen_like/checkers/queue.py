@@ -299,7 +299,11 @@ class _Run:
                 self._check_known(each.invoked.value[at], each.completed.value["ids"][at])
 
     def _check_known(self, asked: dict[str, Any], task: int) -> None:
-        holder = self._asked_of(task) or {}
+        holder = self._asked_of(task)
+        if holder is None:  # nobody heard that it was enqueued, and it was cancelled before it ran
+            if self._tasks.get(task, {}).get("state") != "cancelled":
+                self._add(f"{_task(asked)} is said to be task {task}, which nobody knows")
+            return
         same = (asked["queue"], asked.get("unique")) == (holder.get("queue"), holder.get("unique"))
         if not same:
             self._add(f"{_task(asked)} is said to be task {task}, which is {show(holder)}")

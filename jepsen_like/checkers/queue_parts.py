@@ -114,9 +114,12 @@ def _check_limits(
     begun than the rate lets; no more that have not ended than the depth."""
     held: dict[str, dict[int, str]] = {}
     live: dict[str, dict[int, None]] = {}
-    begun: dict[tuple[str, str | None], deque[int]] = {}
+    rates = _Rates()
     stolen: set[int] = set()  # it goes from one store to another, and has been counted
+    known: set[int] = set()  # of which it is known whether they were handed out before
     for what, task, _attempt, _worker, queue, at_ms, _kind in part:
+        was_known = task in known
+        known.add(task)
         rule = rules.get(queue, {})
         here = held.setdefault(queue, {})
         asked = asked_of(task) or {}
@@ -140,17 +143,27 @@ def _check_limits(
         for count, most in ((len(here), "running_max"), (same, "key_running_max")):
             if 0 < rule.get(most, 0) < count:
                 yield f"queue {queue!r}, key {key!r}: {count} tasks are held, {most} {rule[most]}"
-        if task in stolen:
+        if task in stolen or not (what == "assigned" or was_known):
             stolen.discard(task)
             continue
+        yield from rates.begin(queue, key, rule, at_ms)
+
+
+class _Rates:
+    """What was handed out, when: so many at once, and as many more in the time, one by one."""
+
+    def __init__(self) -> None:
+        self._times: dict[tuple[str, str | None], deque[int]] = {}
+
+    def begin(self, queue: str, key: str, rule: Mapping[str, Any], at_ms: int) -> Iterator[str]:
+        """One of *key*; what is wrong with that."""
         for place, rate in (((queue, None), "rate"), ((queue, key), "key_rate")):
             if not rule.get(rate):
                 continue
-            times = begun.setdefault(place, deque())
+            times = self._times.setdefault(place, deque())
             times.append(at_ms)
             while times[0] <= at_ms - rule["rate_ms"]:
                 times.popleft()
-            # So many at once, and as many more in the time, one by one.
             if len(times) > 2 * rule[rate]:
                 yield f"queue {queue!r}: {len(times)} began in {rule['rate_ms']} ms, {rate}"
 
