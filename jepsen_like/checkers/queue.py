@@ -18,6 +18,8 @@ from jepsen_like.history import Event, Operation, operations
 from jepsen_like.verdict import Verdict
 
 ENDS: Final = ("done", "dead", "cancelled")
+#: It goes from one worker to another, but not for ever.
+ATTEMPTS_MAX: Final = 200
 #: Events that are the end of an attempt, of which it has one.
 _OVER: Final = ("failed", "timeout", "crashed", "given-back", "stolen", "done")
 
@@ -103,6 +105,7 @@ class _Run:
         self._parts: list[list[list[Any]]] = told[-1]
         self.facts = {
             "tasks": len(self._tasks),
+            "attempts_max": max((each["attempt"] for each in self._tasks.values()), default=0),
             **{state: self._count(state) for state in ENDS},
             "stale": acts[-1]["stale"],
             "told": sum(map(len, self._parts)),
@@ -182,6 +185,8 @@ class _Run:
             state, asked = found["state"], self._asked_of(task)
             if state not in ENDS:
                 self._add(f"task {task} is {state} at the end")
+            if found["attempt"] > ATTEMPTS_MAX:
+                self._add(f"task {task} was handed out {found['attempt']} times")
             if state == "cancelled" and task not in cancelled:
                 self._add(f"task {task} is cancelled, which nobody asked for")
             if state == "done" and found["by"] != found["attempt"]:

@@ -50,7 +50,7 @@ MUTANTS = (
     Mutant(
         name="late-completion-counts",
         bug="a completion is taken whoever says it, though another attempt runs by now",
-        source="Kleppmann 2016: tokens; Celery 5: visibility timeout, tasks that run twice",
+        source="Kleppmann 2016: tokens must be checked",
         rewrites=one(
             f"{_MACHINE}._present",
             "live is not None and live.attempt == attempt and live.worker == worker",
@@ -61,7 +61,7 @@ MUTANTS = (
     Mutant(
         name="dead-workers-keep-tasks",
         bug="what a worker has stays with it when its lease ends",
-        source="RQ, arq: jobs of a worker that was killed stay in progress",
+        source="procrastinate 740, 1408; rabbitmq-server 15473: stalled for ever",
         rewrites=one(
             f"{_MACHINE}.on_lease_end", "for worker in workers:", "for worker in workers[:0]:"
         ),
@@ -70,7 +70,7 @@ MUTANTS = (
     Mutant(
         name="store-dies-with-its-worker",
         bug="what a worker has in store and has not begun is dropped when it dies",
-        source="Celery: prefetched messages that were acknowledged early",
+        source="Jepsen, total-queue: what was acknowledged is lost",
         rewrites=one(
             f"{_LIFE}.crash",
             'self.give_back(task, spec, live, "given-back", context)',
@@ -81,7 +81,7 @@ MUTANTS = (
     Mutant(
         name="unfinished-is-done",
         bug="what a worker was at when it died counts as done",
-        source="Celery: acks_late off; Faktory, Sidekiq: jobs lost with the process",
+        source="Celery without acks_late: acknowledged before it has run",
         rewrites=one(
             f"{_LIFE}.crash",
             "        if live.stopping:\n",
@@ -95,7 +95,7 @@ MUTANTS = (
     Mutant(
         name="unique-for-ever",
         bug="a unique key is not let go of when its task ends",
-        source="sidekiq-unique-jobs, celery-once: locks that stay",
+        source="our own: a key that outlives its task",
         rewrites=one(
             "quorate.tasks.unique:UniqueKeys.free",
             "if record is not None and record.task == task:",
@@ -113,7 +113,7 @@ MUTANTS = (
     Mutant(
         name="one-over-the-limit",
         bug="a queue that has as many tasks running as it may hands out one more",
-        source="Procrastinate, BullMQ: limits of concurrency overrun",
+        source="our own: a limit compared with the wrong side",
         rewrites=one(
             "quorate.tasks.queues:Queue.open_at",
             "self.running >= rules.running_max",
@@ -135,14 +135,14 @@ MUTANTS = (
     Mutant(
         name="priority-forgotten",
         bug="who came first is handed out first, however urgent others are",
-        source="Celery on Redis: priorities that do not hold",
+        source="our own: urgent tasks wait like all others",
         rewrites=one("quorate.tasks.dispatching:Dispatcher._push_head", "(-priority,", "(0,"),
         profile=WORKING,
     ),
     Mutant(
         name="poison-never-dies",
         bug="a task may take as many workers with it as it likes",
-        source="RabbitMQ: poison messages before the delivery limit of quorum queues",
+        source="RabbitMQ: poison messages, the delivery limit of quorum queues",
         rewrites=one(
             f"{_LIFE}.crash",
             "if crashes > options_of(spec).crashes:",
@@ -153,7 +153,7 @@ MUTANTS = (
     Mutant(
         name="one-retry-more",
         bug="a task is tried once more than it may be",
-        source="Resque-retry, Celery: max_retries counted wrong",
+        source="our own: the first attempt is no retry",
         rewrites=one(
             "quorate.tasks.retrying:may_retry",
             "errors <= retry.retries and",
@@ -164,14 +164,25 @@ MUTANTS = (
     Mutant(
         name="ended-attempt-runs-again",
         bug="a worker that is told again what it has begins what it has just ended",
-        source="our own; RabbitMQ: redelivery of what is acknowledged and not heard yet",
+        source="our own: the answer is on its way when the watch begins anew",
         rewrites=one(f"{_POST}._take", "if key in self.answers.unsettled:", "if not key:"),
         profile=REHANDED,
     ),
     Mutant(
+        name="goes-without-a-word",
+        bug="a worker that drains gives back what comes, and does not say that it wants no more",
+        source="our own: what went back came again, a thousand times a second",
+        rewrites=one(
+            f"{_POST}.take_no_more",
+            'self._attend(Attend(self.worker, "draining"))',
+            "asyncio.sleep(0)",
+        ),
+        profile=WORKING,
+    ),
+    Mutant(
         name="queue-counts-drift",
         bug="a task that leaves a queue is not taken off the count of its state",
-        source="Sidekiq, BullMQ: counters that drift from what is there",
+        source="RabbitMQ, rabbit_fifo_prop_SUITE: messages_total is conserved",
         rewrites=one(
             "quorate.tasks.ledger:Ledger._derive",
             "queue.counts[state] -= 1",

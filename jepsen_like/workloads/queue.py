@@ -24,7 +24,6 @@ from jepsen_like.workloads.queue_work import FUNCTION, Acts, Looker
 from quorate.base.task_commands import Strategy
 from quorate.base.task_queries import TaskInfo
 from quorate.base.task_specs import STATE_NAMES, Task
-from quorate.client.database import Database
 from quorate.client.task_payloads import unpack_arguments, unpack_result
 from quorate.client.task_worker import Worker
 from quorate.client.tasks import Tasks
@@ -63,7 +62,7 @@ class QueueWorkload:
 
     def __init__(self, *, lasting: float = 0.25) -> None:
         self._wrong = lasting
-        self._value = 0
+        self._value = self._drains = 0
         self._acts = Acts()
         self._workers: list[Worker] = []
         self._parts: list[list[list[Any]]] = []
@@ -199,7 +198,7 @@ class QueueWorkload:
             await outcome_of(tasks.configure("paused", paused=value["paused"]))
             return True, None
         if f == "drain":
-            return True, await self._drain(ours.database)
+            return True, await self._drain(ours)
         return True, await self._final(tasks, f)
 
     async def _start(self, ours: QuorateClient, asked: dict[str, Any]) -> tuple[bool, Any]:
@@ -207,7 +206,10 @@ class QueueWorkload:
         kept: dict[str, Any] = ours.kept.setdefault(_KEPT, {})
         if "worker" in kept or "hiring" in kept:
             return False, "has one"
-        worker = Worker(ours.database, self._acts.app(), error_pause=ERROR_PAUSE_S, **asked)
+        kept["hired"] = kept.get("hired", 0) + 1
+        # Over a handle of its own: one that cannot be opened is closed for good.
+        database = ours.another(f"{_KEPT}-{kept['hired']}")
+        worker = Worker(database, self._acts.app(), error_pause=ERROR_PAUSE_S, **asked)
         kept["hiring"] = True
         try:
             await outcome_of(worker.start())
@@ -224,7 +226,10 @@ class QueueWorkload:
         kept: dict[str, Any] = ours.kept.setdefault(_KEPT, {})
         if "looker" in kept:
             return False, "looks"
-        kept["looker"] = Looker(ours.database, self._new_part)
+        try:
+            kept["looker"] = Looker(ours.database, self._new_part)
+        except QuorateError as error:
+            raise OutcomeError(f"{error.code}: {error}", definite=True) from error
         return True, None
 
     def _new_part(self) -> list[list[Any]]:
@@ -234,8 +239,10 @@ class QueueWorkload:
 
     # --- the end ----------------------------------------------------------------------------------
 
-    async def _drain(self, database: Database) -> dict[str, Any]:
+    async def _drain(self, ours: QuorateClient) -> dict[str, Any]:
         """Everything that waits is run; what is left after a while."""
+        self._drains += 1
+        database = ours.another(f"drain-{self._drains}")
         await outcome_of(database.tasks.configure("paused"))
         worker = Worker(
             database, self._acts.app(), name="last", concurrency=50, capabilities=["big"],
