@@ -134,7 +134,8 @@ class Database(Coordination, Converging):
 
     async def open(self) -> Self:
         """Start the embedded node if there is one, connect, and wait until a node has answered.
-        Harmless when open already. ``async with`` does this and ``close``.
+        Harmless when open already: if it fails then, the handle goes on as it was; otherwise it is
+        closed. ``async with`` does this and ``close``.
 
         Raises:
             UnavailableError: no node answered within the handle's timeout, and why.
@@ -144,13 +145,15 @@ class Database(Coordination, Converging):
         async with self._opening:
             if self._closed:
                 raise ClosedError("the handle was closed; make another one")
+            in_use = self._client is not None
             try:
                 if self._client is None and self._host is not None:
                     self._endpoints = parse_endpoints(await self._host.start())
                     self._begin()
                 await self._running().first_welcome(self._timeout)
             except BaseException:
-                await self.close()
+                if not in_use:
+                    await self.close()
                 raise
         return self
 

@@ -771,3 +771,24 @@ async def test_a_lost_node_of_this_process_is_asked_again() -> None:
         raw = msgspec.Raw(msgspec.msgpack.encode([[GetResult(0, None)]]))
         node.answer(QueryReply(queries[0].id, 1, raw))
         assert await read is None
+
+
+async def test_opening_a_handle_that_is_in_use_does_not_close_it() -> None:
+    nobody = "127.0.0.1:1"
+    db = connect(nobody, timeout=0.1)
+    try:
+        with pytest.raises(QuorateError):
+            await db.kv.get("k")
+        for _ in range(2):
+            with pytest.raises(UnavailableError):
+                await db.open()
+        with pytest.raises(QuorateError) as failed:
+            await db.kv.get("k")
+        assert not isinstance(failed.value, ClosedError)
+    finally:
+        await db.close()
+    unused = connect(nobody, timeout=0.1)
+    with pytest.raises(UnavailableError):
+        await unused.open()
+    with pytest.raises(ClosedError):
+        await unused.kv.get("k")
