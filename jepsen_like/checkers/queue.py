@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from jepsen_like.checkers.base import Findings, readable, show
 from jepsen_like.checkers.queue_parts import check_part
+from jepsen_like.errors import HistoryError
 from jepsen_like.history import Event, Operation, operations
 from jepsen_like.verdict import Verdict
 
@@ -22,6 +23,13 @@ ENDS: Final = ("done", "dead", "cancelled")
 ATTEMPTS_MAX: Final = 200
 #: Events that are the end of an attempt, of which it has one.
 _OVER: Final = ("failed", "timeout", "crashed", "given-back", "stolen", "done")
+
+
+#: Operations of which nothing is judged by itself.
+QUIET: Final = ("dismiss", "look", "settle", "pause")
+KNOWN: Final = frozenset(
+    {"enqueue", "cancel", "hire", "wait", "drain", "tasks", "queues", "acts", "told", *QUIET}
+)
 
 
 class QueueChecker:
@@ -46,7 +54,7 @@ class QueueChecker:
     told     parts of [what, task, attempt, worker, queue, ms, kind]
     =======  ==========================================================================
 
-    Others do not count.
+    Those in ``QUIET`` do not count.
     """
 
     name = "queue"
@@ -78,6 +86,10 @@ class _Run:
         self._add = findings.add
         by_f: dict[str, list[Operation]] = {}
         for each in found:
+            if each.invoked.f not in KNOWN:
+                raise HistoryError(
+                    f"event {each.invoked_at}: a queue has no operation {show(each.invoked.f)}"
+                )
             by_f.setdefault(each.invoked.f, []).append(each)
         self._enqueues = by_f.get("enqueue", [])
         self._cancels = by_f.get("cancel", [])

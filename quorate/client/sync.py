@@ -17,7 +17,7 @@ import importlib.util
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import (
     TYPE_CHECKING,
@@ -34,7 +34,9 @@ from typing import (
 )
 
 from quorate.base.declaring import Declared
+from quorate.base.kv_commands import Compare, Operation
 from quorate.base.levels import Accepted, CertainLevel, Level
+from quorate.base.task_specs import Task
 from quorate.client import crdt_maps
 from quorate.client import database as asynchronous
 from quorate.client import kv as asynchronous_kv
@@ -43,10 +45,12 @@ from quorate.client import views as asynchronous_views
 from quorate.client.client import ClientStatistics
 from quorate.client.endpoints import parse_endpoints
 from quorate.client.handles import Handle as AsyncHandle
+from quorate.client.kv import Fences
 from quorate.client.levels import Receipt
 from quorate.client.sync_crdt import Converging
 from quorate.client.sync_kv import Kv
 from quorate.client.sync_locks import Coordination
+from quorate.client.together import Attempt, Committed
 from quorate.errors import ClosedError, InvalidArgumentError
 
 R = TypeVar("R")
@@ -311,6 +315,28 @@ class Database(Coordination, Converging):
     def upgrade(self, machine: str, *, timeout: float | None = None) -> dict[str, Any]:
         """As ``Database.upgrade``."""
         return self._run(lambda database: database.upgrade(machine, timeout=timeout))
+
+    def together(
+        self,
+        compare: Iterable[Compare] = (),
+        *,
+        then: Iterable[Operation] = (),
+        tasks: Iterable[Task] = (),
+        completes: Attempt | None = None,
+        fence: Fences = None,
+        timeout: float | None = None,
+    ) -> Committed:
+        """As ``Database.together``."""
+        return self._run(
+            lambda database: database.together(
+                compare,
+                then=then,
+                tasks=tasks,
+                completes=completes,
+                fence=fence,
+                timeout=timeout,
+            )
+        )
 
     def crdt_digest(self, *, timeout: float | None = None) -> dict[str, Any]:
         """As ``Database.crdt_digest``."""

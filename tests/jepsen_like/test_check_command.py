@@ -80,10 +80,10 @@ def test_wrong_calls_are_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["check", str(tmp_path / "none"), "--workload", "set"]) == 2
     assert check(tmp_path, STALE, "--edn", str(tmp_path / "no" / "x.edn")) == 2
     assert check(tmp_path, STALE, "--picture", str(tmp_path / "no" / "x.svg")) == 2
-    assert main(["check", str(tmp_path), "--workload", "queue"]) == 2
+    assert main(["check", str(tmp_path), "--workload", "nothing"]) == 2
     said = capsys.readouterr().err
     assert "No such file" in said
-    assert "no workload 'queue'" in said
+    assert "no workload 'nothing'" in said
 
 
 def test_edn_of_keyed_operations(tmp_path: Path) -> None:
