@@ -52,7 +52,7 @@ MUTANTS = (
         bug="a completion is taken whoever says it, though another attempt runs by now",
         source="Kleppmann 2016: tokens must be checked",
         rewrites=one(
-            f"{_MACHINE}._present",
+            "quorate.tasks.attempts:Attempts.present",
             "live is not None and live.attempt == attempt and live.worker == worker",
             "live is not None and (worker or attempt)",
         ),

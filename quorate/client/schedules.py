@@ -16,8 +16,7 @@ from quorate.base.schedule_commands import (
     RemoveSchedule,
     ScheduleInfo,
 )
-from quorate.client.settings import check_timeout
-from quorate.client.task_settings import KeyedSettings
+from quorate.client.task_settings import KeyedSettings, duration_ms
 from quorate.client.tasks import Tasks
 from quorate.client.workflows import checked
 
@@ -60,7 +59,7 @@ class Schedules:
         if cron:
             check_cron(cron, zone)
         task = self._tasks.task(function, payload, args=args, kwargs=kwargs, **settings)
-        every_ms = round(check_timeout(every) * 1000) if every else 0
+        every_ms = duration_ms("every", every)
         command = checked(
             lambda: PutSchedule(name, task, cron, zone, every_ms, misfire, overlap, paused)
         )

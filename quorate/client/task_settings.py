@@ -126,7 +126,7 @@ def make_task(function: str, payload: bytes, settings: Mapping[str, Any]) -> Tas
         check_name("queue", settings.get("queue", "default")),
         check_priority(settings.get("priority", NORMAL)),
         as_bytes(settings.get("key", b""), "key"),
-        _ms("delay", settings.get("delay", 0)),
+        duration_ms("delay", settings.get("delay", 0)),
         _options(settings) if _OPTIONS & settings.keys() else None,
     )
     try:
@@ -207,11 +207,11 @@ def _options(settings: Mapping[str, Any]) -> Options:
     try:
         return Options(
             _retry(settings) if _given(settings, _RETRY) else None,
-            _ms("timeout", get("timeout", NO_OPTIONS.timeout_ms / 1000)),
-            _ms("heartbeat", get("heartbeat")),
-            _ms("expires", get("expires")),
+            duration_ms("timeout", get("timeout", NO_OPTIONS.timeout_ms / 1000)),
+            duration_ms("heartbeat", get("heartbeat")),
+            duration_ms("expires", get("expires")),
             _count("crashes", get("crashes", NO_OPTIONS.crashes)),
-            _ms("keep", get("keep", NO_OPTIONS.keep_ms / 1000)),
+            duration_ms("keep", get("keep", NO_OPTIONS.keep_ms / 1000)),
             _unique(settings) if _given(settings, _UNIQUE) else None,
             _needs(settings) if _given(settings, _NEEDS) else None,
             get("prefers", ""),
@@ -230,13 +230,13 @@ def _given(settings: Mapping[str, Any], names: tuple[str, ...]) -> bool:
 
 def _retry(settings: Mapping[str, Any]) -> Retry:
     get = settings.get
-    backoff_ms = _ms("backoff", get("backoff", NO_RETRY.base_ms / 1000))
+    backoff_ms = duration_ms("backoff", get("backoff", NO_RETRY.base_ms / 1000))
     most = get("backoff_max", max(NO_RETRY.max_ms, backoff_ms) / 1000)
     fatal = [each.__name__ if isinstance(each, type) else each for each in get("fatal", ())]
     return Retry(
         _count("retries", get("retries", NO_RETRY.retries)),
         backoff_ms,
-        _ms("backoff_max", most),
+        duration_ms("backoff_max", most),
         float(get("backoff_factor", NO_RETRY.factor)),
         float(get("jitter", NO_RETRY.jitter)),
         tuple(fatal),
@@ -252,7 +252,7 @@ def _needs(settings: Mapping[str, Any]) -> Needs:
 
 
 def _unique(settings: Mapping[str, Any]) -> Unique:
-    hold_ms = _ms("unique_for", settings.get("unique_for"))
+    hold_ms = duration_ms("unique_for", settings.get("unique_for"))
     until = settings.get("unique_until", "ended")
     if until not in ("ended", "started"):
         raise InvalidArgumentError(f"unique_until is 'ended' or 'started', not {until!r}")
@@ -276,7 +276,12 @@ def sorted_names(what: str, names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted({check_name(what, each) for each in names}))
 
 
-def _ms(name: str, seconds: float | None) -> int:
+def duration_ms(name: str, seconds: float | None) -> int:
+    """A duration in milliseconds; None: 0, which stands for "none".
+
+    Raises:
+        InvalidArgumentError: it cannot be one.
+    """
     given: object = seconds
     if given is None:
         return 0

@@ -47,7 +47,7 @@ from quorate.base.workflow_commands import (
 from quorate.client.operations import Bytes, as_bytes
 from quorate.client.settings import check_timeout
 from quorate.client.task_payloads import pack_arguments
-from quorate.client.task_settings import TaskSettings, make_task
+from quorate.client.task_settings import TaskSettings, duration_ms, make_task
 from quorate.client.tasks import Tasks
 from quorate.errors import (
     InvalidArgumentError,
@@ -151,7 +151,7 @@ class Workflow:
 
     def command(self) -> Submit:
         """As it goes to the cluster."""
-        keep_ms = round(check_timeout(self.keep) * 1000)
+        keep_ms = duration_ms("keep", self.keep)
         nodes, at_once = tuple(self.nodes), self.at_once or 0
         return checked(lambda: Submit(self.name, nodes, self.fail_fast, at_once, keep_ms))
 

@@ -56,8 +56,6 @@ from quorate.base.task_protocol import Commands, Queries, Watches
 from quorate.base.task_specs import (
     ASSIGNED,
     CANCELLED,
-    DEAD,
-    DONE,
     RUNNING,
     SCHEDULED,
     STATE_NAMES,
@@ -68,6 +66,7 @@ from quorate.base.workflow_commands import CancelWorkflow, Signal, Spawn, Submit
 from quorate.errors import QueueFullError, TaskNotFoundError, WorkerNotFoundError
 from quorate.replication.machine import Context, Interest, Machine
 from quorate.replication.tables import Table, Tables
+from quorate.tasks.attempts import Attempts
 from quorate.tasks.dispatching import Dispatcher
 from quorate.tasks.groups import Groups
 from quorate.tasks.ledger import Ledger
@@ -113,15 +112,16 @@ class TaskMachine(Machine):
         self.schedules = Schedules(self.ledger, self._life)
         self._dispatcher = Dispatcher(self.ledger, self._life)
         self._registry = WorkerRegistry(self.ledger, self._life)
+        self._attempts = Attempts(self.ledger, self._life, self._registry)
         self._views = Views(self.ledger, self._life)
         self._commands: dict[type, Callable[[Any, Context], Any]] = {
             Enqueue: self._enqueue,
-            Complete: self._complete,
+            Complete: self._attempts.complete,
             Claim: self._claim,
-            Begin: self._begin,
-            Report: self._report,
-            Fail: self._fail,
-            GiveBack: self._give_back,
+            Begin: self._attempts.begin,
+            Report: self._attempts.report,
+            Fail: self._attempts.fail,
+            GiveBack: self._attempts.give_back,
             Cancel: self._cancel,
             Requeue: self._requeue,
             Purge: self._purge,
@@ -307,7 +307,10 @@ class TaskMachine(Machine):
         trouble = self._trouble(tuple(node.task for node in command.nodes), context.time_ms)
         return self._workflows.submit(command, context) if trouble is None else trouble
 
-    def _spawn(self, command: Spawn, context: Context) -> Any:  # noqa: ANN401
+    def _spawn(self, command: Spawn, context: Context) -> Submitted | Settlement | Failure:
+        found = self._attempts.present(command.task, command.attempt, command.worker, (RUNNING,))
+        if isinstance(found, Stale):
+            return Settlement((found,))
         trouble = self._trouble(tuple(node.task for node in command.nodes), context.time_ms)
         return self._workflows.spawn(command, context) if trouble is None else trouble
 
@@ -461,115 +464,3 @@ class TaskMachine(Machine):
         if worker.record.state != "active":
             return Claimed(())
         return Claimed(tuple(self._dispatcher.claim(worker, command.count, context)))
-
-    def _present(
-        self, task: int, attempt: int, worker: int, state: int
-    ) -> tuple[Task, LiveRecord] | Stale:
-        """The records, if it is that worker's attempt in that state; else who has it."""
-        tables, key = self.ledger.tables, id_key(task)
-        live = tables.live.get(key)
-        if live is not None and live.attempt == attempt and live.worker == worker:
-            spec = tables.specs.get(key)
-            if live.state == state and spec is not None:
-                return spec, live
-        return self._stale(task)
-
-    def _stale(self, task: int) -> Stale:
-        tables, key = self.ledger.tables, id_key(task)
-        live = tables.live.get(key)
-        if live is not None:
-            return Stale(task, live.state, live.attempt, live.worker)
-        ended = tables.ended.get(key)
-        if ended is not None:
-            return Stale(task, ended.state, ended.attempt, ended.worker)
-        dead = tables.dead.get(key)
-        if dead is not None:
-            return Stale(task, DEAD, dead.attempt, dead.worker)
-        return Stale(task, 0, 0, 0)
-
-    def _complete(self, command: Complete, context: Context) -> Settlement:
-        stale: list[Stale] = []
-        done = ran_ms = 0
-        for each in command.tasks:
-            found = self._present(each.task, each.attempt, command.worker, RUNNING)
-            if isinstance(found, Stale):
-                stale.append(found)
-                continue
-            spec, live = found
-            self._life.end(each.task, spec, live, DONE, context, each.result)
-            done += 1
-            ran_ms += context.time_ms - live.since_ms
-        if done:
-            self._registry.count_done(command.worker, done, ran_ms, context)
-        return Settlement(tuple(stale)) if stale else _ALL_WELL
-
-    def _fail(self, command: Fail, context: Context) -> Settlement:
-        stale: list[Stale] = []
-        for each in command.tasks:
-            found = self._present(each.task, each.attempt, command.worker, RUNNING)
-            if isinstance(found, Stale):
-                stale.append(found)
-                continue
-            spec, live = found
-            if each.cancelled and live.stopping:
-                self._life.end(
-                    each.task, spec, live, CANCELLED, context, kind=each.kind, error=each.error
-                )
-                continue
-            self._life.fail(
-                each.task,
-                spec,
-                live,
-                each.kind,
-                each.error,
-                context,
-                final=each.final,
-                after_ms=each.after_ms,
-            )
-        return Settlement(tuple(stale)) if stale else _ALL_WELL
-
-    def _begin(self, command: Begin, context: Context) -> Settlement:
-        stale: list[Stale] = []
-        for each in command.tasks:
-            found = self._present(each.task, each.attempt, command.worker, ASSIGNED)
-            if isinstance(found, Stale):
-                stale.append(found)
-            else:
-                spec, live = found
-                self._life.begin(each.task, spec, live, context)
-        return Settlement(tuple(stale)) if stale else _ALL_WELL
-
-    def _give_back(self, command: GiveBack, context: Context) -> Settlement:
-        stale: list[Stale] = []
-        for each in command.tasks:
-            found = self._held(each.task, each.attempt, command.worker)
-            if isinstance(found, Stale):
-                stale.append(found)
-                continue
-            spec, live = found
-            if live.stopping:
-                self._life.end_stopped(each.task, spec, live, context)
-            else:
-                self._life.give_back(each.task, spec, live, "given-back", context)
-        return Settlement(tuple(stale)) if stale else _ALL_WELL
-
-    def _report(self, command: Report, context: Context) -> Settlement:
-        stale: list[Stale] = []
-        for each in command.tasks:
-            found = self._held(each.task, each.attempt, command.worker)
-            if isinstance(found, Stale):
-                stale.append(found)
-                continue
-            spec, live = found
-            if live.stopping:
-                stale.append(Stale(each.task, live.state, live.attempt, live.worker, stop=True))
-            self._life.report(each.task, spec, live, command.permille, command.note, context)
-        return Settlement(tuple(stale)) if stale else _ALL_WELL
-
-    def _held(self, task: int, attempt: int, worker: int) -> tuple[Task, LiveRecord] | Stale:
-        """As ``_present``, in either state in which a worker has a task."""
-        found = self._present(task, attempt, worker, RUNNING)
-        return self._present(task, attempt, worker, ASSIGNED) if isinstance(found, Stale) else found
-
-
-_ALL_WELL: Final = Settlement()

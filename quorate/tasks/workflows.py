@@ -23,14 +23,13 @@ import msgspec
 
 from quorate.base.limits import MIB, TASKS_MAX
 from quorate.base.results import Failure
-from quorate.base.task_commands import Input, Settlement, Stale
+from quorate.base.task_commands import Input
 from quorate.base.task_specs import (
     BLOCKED,
     CANCELLED,
     DEAD,
     DONE,
     READY,
-    RUNNING,
     STATE_NAMES,
     Task,
 )
@@ -136,20 +135,10 @@ class Workflows:
         tasks = self._enter(workflow, command.nodes, context)
         return Submitted(workflow, tasks)
 
-    def spawn(self, command: Spawn, context: Context) -> Submitted | Settlement | Failure:
-        """More nodes, by a running one."""
+    def spawn(self, command: Spawn, context: Context) -> Submitted | Failure:
+        """More nodes, by a running one: the attempt is the present one."""
         tables = self._ledger.tables
-        live = tables.live.get(id_key(command.task))
         kin = tables.kin.get(id_key(command.task))
-        if (
-            live is None
-            or live.state != RUNNING
-            or (live.attempt, live.worker) != (command.attempt, command.worker)
-        ):
-            state, attempt, worker = 0, 0, 0
-            if live is not None:
-                state, attempt, worker = live.state, live.attempt, live.worker
-            return Settlement((Stale(command.task, state, attempt, worker),))
         if kin is None:
             text = f"task {command.task} belongs to no workflow, so it can add nothing to one"
             return Failure(WorkflowError.code, text)

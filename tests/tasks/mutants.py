@@ -9,6 +9,7 @@ DISPATCHING = "quorate/tasks/dispatching.py"
 LEDGER = "quorate/tasks/ledger.py"
 LIFE = "quorate/tasks/life.py"
 LINES = "quorate/tasks/lines.py"
+ATTEMPTS = "quorate/tasks/attempts.py"
 MACHINE = "quorate/tasks/machine.py"
 QUEUES = "quorate/tasks/queues.py"
 REGISTRY = "quorate/tasks/registry.py"
@@ -146,7 +147,7 @@ MUTANTS = (
     ),
     Mutant(
         "whoever had a task once may say how it ended",
-        MACHINE,
+        ATTEMPTS,
         "live.attempt == attempt and live.worker == worker",
         "attempt",
         ("model", "machine"),

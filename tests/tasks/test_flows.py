@@ -77,7 +77,7 @@ async def test_a_workflow_runs_and_its_progress_is_told(db: Database, app: App) 
 
 
 async def test_what_was_done_is_undone_when_it_fails(db: Database, app: App) -> None:
-    flow = Workflow("saga", keep=60)
+    flow = Workflow("saga", keep=30 * 86_400)
     flow.add("book", "add", args=(1,), undo=db.tasks.task("add", args=(0,)))
     flow.add("pay", "break", after=["book"], retries=0)
     flow.add("send", "add", args=(1,), after=["pay"])
@@ -133,6 +133,8 @@ async def test_what_cannot_be_is_refused(db: Database) -> None:
 
 async def test_schedules_are_put_shown_and_removed(db: Database) -> None:
     await db.schedules.put("often", "add", args=(7,), every=0.05, queue="q", overlap=False)
+    await db.schedules.put("weekly", "add", every=7 * 86_400)
+    assert await db.schedules.remove("weekly")
     await db.schedules.put("daily", "add", args=(1,), cron="30 4 * * *", zone="Europe/Berlin")
     async with asyncio.timeout(10):
         while not await db.tasks.peek("q"):  # noqa: ASYNC110  the node's own time

@@ -259,7 +259,7 @@ def test_a_running_task_maps_and_what_comes_after_joins() -> None:
     flow.done("join")
     assert flow.info().state == WF_DONE
     (stale,) = flow.node.one(spawn).stale
-    assert stale.task == task
+    assert (stale.task, stale.state, stale.worker) == (task, DONE, flow.worker)
 
 
 def test_spawning_what_cannot_be_is_refused() -> None:
