@@ -54,7 +54,9 @@ class QueueChecker:
     told     parts of [what, task, attempt, worker, queue, ms, kind]
     =======  ==========================================================================
 
-    Those in ``QUIET`` do not count.
+    Those in ``QUIET`` do not count. Facts of the verdict: "lost" (acknowledged, and not there, or
+    done without having run), "duplicated_completions", "unexpected" (there, and never asked for),
+    "redelivered" (runs beyond the first of a task, which may be).
     """
 
     name = "queue"
@@ -119,6 +121,9 @@ class _Run:
             "tasks": len(self._tasks),
             "attempts_max": max((each["attempt"] for each in self._tasks.values()), default=0),
             **{state: self._count(state) for state in ENDS},
+            "lost": 0,
+            "unexpected": 0,
+            "duplicated_completions": 0,
             "stale": acts[-1]["stale"],
             "told": sum(map(len, self._parts)),
         }
@@ -159,8 +164,11 @@ class _Run:
                     self._add(f"of {show(each.invoked.value)}, asked for at once, some are there")
         for value, tasks in by_value.items():
             if value not in self._asked:
+                self.facts["unexpected"] += len(tasks)
                 self._add(f"task {tasks[0]} has value {value}, which nobody asked for")
             elif len(tasks) > 1:
+                done = sum(self._tasks[task]["state"] == "done" for task in tasks)
+                self.facts["duplicated_completions"] += max(done - 1, 0)
                 self._add(f"value {value} was enqueued more than once: as tasks {tasks}")
             for task in tasks:
                 self._value_of.setdefault(task, value)
@@ -171,6 +179,7 @@ class _Run:
         for at, (asked, task) in enumerate(zip(each.invoked.value, answer["ids"], strict=True)):
             found = self._tasks.get(task)
             if found is None:
+                self.facts["lost"] += 1
                 self._add(f"{_task(asked)} was acknowledged as task {task}, and is lost")
                 continue
             if at in known:
@@ -257,6 +266,7 @@ class _Run:
             if found["state"] != "done":
                 continue
             place = (task, found["attempt"])
+            self.facts["lost"] += ended.get(place) != "ok"
             if ended.get(place) != "ok" or begun.get(place) != found["worker"]:
                 self._add(
                     f"task {task} is done by attempt {place[1]} of worker {found['worker']}: its "
@@ -265,6 +275,7 @@ class _Run:
         self._check_loads(ended)
         if self._said_done > self._count("done"):
             done = self._count("done")
+            self.facts["duplicated_completions"] += self._said_done - done
             self._add(f"{self._said_done} completions were taken, of {done} tasks that are done")
         counted = {"runs": len(begun), "redelivered": len(begun) - len(last)}
         self.facts |= {**counted, "overlaps": overlaps}
@@ -347,6 +358,9 @@ class _Run:
                 self._add(f"attempt {attempt} of task {task} is {' and '.join(sorted(found))}")
         for task, said in ends.items():
             last = self._tasks.get(task)
+            self.facts["duplicated_completions"] += max(
+                sum(what == "done" for what, _ in said) - 1, 0
+            )
             if last is None or said != {(last["state"], last["attempt"])}:
                 self._add(f"task {task} was told to be {sorted(said)}, and is {show(last)}")
         self._check_tries(over)

@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from shutil import rmtree
@@ -17,15 +17,25 @@ from typing import Any, Final
 
 from jepsen_like.errors import SetupError, UsageError
 from jepsen_like.history import write_history
+from jepsen_like.processes.crew import Crew, staffed
 from jepsen_like.processes.nemesis.schedule import PACKAGES, packages
+from jepsen_like.processes.nemesis.workers import Workers
 from jepsen_like.processes.nodes import all_ended
 from jepsen_like.processes.report import Run, write_report
 from jepsen_like.processes.runner import Outcome, Runner, Settings
 from jepsen_like.systems.registry import ON_VIRTUAL_TIME, SYSTEMS, system_class
+from jepsen_like.systems.system import System
 from jepsen_like.workloads.base import Workload
 
 VALID, INVALID, UNKNOWN = 0, 1, 3
 RUNS_DIRECTORY: Final = "jepsen-runs"
+#: Facts of a run with tasks that stand in the result by themselves.
+_COUNTED: Final = {
+    "lost": "lost",
+    "duplicated_completions": "duplicated_completions",
+    "unexpected": "unexpected",
+    "redeliveries": "redelivered",
+}
 
 
 def add_to(commands: Any) -> None:  # noqa: ANN401  argparse's type has no public name
@@ -48,13 +58,14 @@ def add_to(commands: Any) -> None:  # noqa: ANN401  argparse's type has no publi
     parser.add_argument("--nodes", type=int, default=3, help="how many [3]")
     for name, what in (
         ("seconds", "how long faults last"),
-        ("rate", "operations per second, of all clients together"),
         ("interval-s", "seconds between two strikes of a package, on average"),
         ("timeout-s", "deadline of one operation"),
     ):
         default = getattr(settings, name.replace("-", "_"))
         text = f"{what} [{default:g}]"
         parser.add_argument(f"--{name}", type=type(default), default=default, help=text)
+    text = f"operations per second, of all clients together [{settings.rate:g}, less for tasks]"
+    parser.add_argument("--rate", type=float, help=text)
     text = f"clients at a time [as the workload needs, mostly {settings.workers}]"
     parser.add_argument("--workers", type=int, help=text)
     parser.add_argument("--seed", type=int, help="of what is drawn; timing is not repeated")
@@ -64,6 +75,11 @@ def add_to(commands: Any) -> None:  # noqa: ANN401  argparse's type has no publi
         action="store_true",
         help="without --workload: quorate on virtual time, on disks that never sync, which must "
         "fail; real kills lose nothing that the kernel holds",
+    )
+    parser.add_argument(
+        "--unsafe-workers",
+        action="store_true",
+        help="a positive control: workers say that a task is done before it has run",
     )
     parser.add_argument("--out", help=f"directory of the results [{RUNS_DIRECTORY}/TIME-WORKLOAD]")
     parser.add_argument("--keep", action="store_true", help="keep data and logs of a valid run too")
@@ -81,6 +97,12 @@ def run(arguments: argparse.Namespace) -> int:
         status: int = importlib.import_module(ON_VIRTUAL_TIME[arguments.system]).run(arguments)
         return status
     workload = _workload(arguments.workload)
+    staff = staffed(workload)
+    if arguments.unsafe_workers and not staff:
+        raise UsageError(f"--unsafe-workers: workload {workload.name} has no workers of tasks")
+    if arguments.rate is None:
+        rates = [getattr(each, "rate", Settings().rate) for each in staff]
+        arguments.rate = min(rates, default=Settings().rate)
     if arguments.workers is None:
         arguments.workers = getattr(workload, "workers", Settings().workers)
     for name in ("seconds", "workers", "rate", "interval_s", "timeout_s", "nodes"):
@@ -92,6 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
         rate=arguments.rate,
         interval_s=arguments.interval_s,
         timeout_s=arguments.timeout_s,
+        last_timeout_s=max((each.last_timeout_s for each in staff), default=0.0),
     )
     chosen = system_class(arguments.system)
     if missing := chosen.missing():
@@ -103,11 +126,19 @@ def run(arguments: argparse.Namespace) -> int:
     began_s = time.monotonic()
     with all_ended():
         system = chosen(data, count=arguments.nodes, timeout_s=settings.timeout_s, random=random)
-        strikes = packages(arguments.nemesis, system)
+        for each in staff:
+            crew = Crew(
+                each.name, data, lambda: [system.address(number) for number in system.nodes],
+                timeout_s=settings.timeout_s, hasty=arguments.unsafe_workers,
+            )  # fmt: skip
+            system.crews.append(crew)
+            each.staff(crew)
+        strikes = packages(_nemesis(arguments.nemesis, system), system)
         outcome = asyncio.run(Runner(system, workload, strikes, random, settings).run())
     history, report = out / "history.jsonl", out / "report.html"
     write_history(history, outcome.history)
     result = _result(arguments, outcome, seed, time.monotonic() - began_s)
+    result |= _of_tasks(result["checked"], system.crews)
     result |= {"history": str(history), "report": str(report)}
     write_report(report, Run(outcome=outcome, result=result, settings=settings))
     (out / "result.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
@@ -117,6 +148,22 @@ def run(arguments: argparse.Namespace) -> int:
     if outcome.verdict.valid == "unknown":
         return UNKNOWN
     return VALID if outcome.verdict.valid else INVALID
+
+
+def _nemesis(names: str, system: System) -> str:
+    """Where anything fails, workers do, too."""
+    if not system.crews or names in ("", "none", "all") or Workers.name in names.split(","):
+        return names
+    return f"{names},{Workers.name}"
+
+
+def _of_tasks(checked: Mapping[str, Any], crews: Sequence[Crew]) -> dict[str, int]:
+    """What is told of tasks and their workers."""
+    if not crews:
+        return {}
+    found = {ours: checked[theirs] for ours, theirs in _COUNTED.items() if theirs in checked}
+    killed, stopped = sum(each.killed for each in crews), sum(each.stopped for each in crews)
+    return {**found, "workers_killed": killed, "workers_stopped": stopped}
 
 
 def _unsafe(arguments: argparse.Namespace) -> int:

@@ -30,7 +30,8 @@ class NodeProcess:
     """Node *number*: the process comes and goes, the rest stays.
 
     *command*: what to run, asked for at every start. *environment*: on top of the harness's own,
-    from which variables that begin with one of *forget* are taken away.
+    from which variables that begin with one of *forget* are taken away. *kind*: what its files are
+    called after.
     """
 
     def __init__(
@@ -41,10 +42,11 @@ class NodeProcess:
         *,
         environment: Mapping[str, str] | None = None,
         forget: tuple[str, ...] = (),
+        kind: str = "node",
     ) -> None:
         self.number = number
-        self.data = directory / f"node-{number}"
-        self.log = directory / f"node-{number}.log"
+        self.data = directory / f"{kind}-{number}"
+        self.log = directory / f"{kind}-{number}.log"
         self.started_count = 0
         self.paused = False
         #: A fault has this process in its hands; others leave it alone.

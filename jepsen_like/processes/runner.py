@@ -36,13 +36,14 @@ FAILURES_MAX: Final = 5
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """*rate*: operations begun per second, by all workers together. *interval_s*: between two
-    strikes of a package, on average."""
+    strikes of a package, on average. *last_timeout_s*: of each of the final operations."""
 
     seconds: float = 60.0
     workers: int = 10
     rate: float = 200.0
     interval_s: float = 3.0
     timeout_s: float = 2.0
+    last_timeout_s: float = 5.0
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,12 +170,14 @@ class Runner:
         # Not when the run is broken off: nobody would wait for the farewell.
         self._close_soon(client)
 
-    async def _one(self, process: int, client: Client, invocation: Invocation) -> Event:
+    async def _one(
+        self, process: int, client: Client, invocation: Invocation, timeout_s: float = 0.0
+    ) -> Event:
         """One operation, with its two events; returns the second."""
         began_s = time.monotonic()
         self._record(process, "invoke", invocation)
         try:
-            async with asyncio.timeout(self._settings.timeout_s + GRACE_S):
+            async with asyncio.timeout(max(self._settings.timeout_s + GRACE_S, timeout_s)):
                 happened, value = await self._workload.do(client, invocation)
         except TimeoutError:
             waited_s = time.monotonic() - began_s
@@ -225,9 +228,10 @@ class Runner:
         end_s = time.monotonic() + LAST_TIMEOUT_S
         process = self._new_process()
         client = self._system.client(process)
+        limit_s = self._settings.last_timeout_s
         try:
             for invocation in self._workload.last():
-                while (event := await self._one(process, client, invocation)).type != "ok":
+                while (event := await self._one(process, client, invocation, limit_s)).type != "ok":
                     if time.monotonic() > end_s:
                         stage.problem(
                             f"the final {invocation.f} of {invocation.key!r} was not answered "

@@ -22,6 +22,7 @@ from typing import ClassVar, Final, Protocol, runtime_checkable
 
 from jepsen_like.errors import SetupError
 from jepsen_like.processes import sockets
+from jepsen_like.processes.crew import Crew
 from jepsen_like.processes.fault_file import FaultFile
 from jepsen_like.processes.nodes import NodeProcess
 from jepsen_like.processes.proxy import CLIENTS, Network, Place
@@ -52,6 +53,8 @@ class System(ABC):
         self.nodes: dict[int, NodeProcess] = {}
         #: By node, by name of the port.
         self.places: dict[int, dict[str, Place]] = {}
+        #: Workers of tasks that are processes, of workloads that have some.
+        self.crews: list[Crew] = []
 
     # --- what an adapter says --------------------------------------------------------------------
 
@@ -155,6 +158,8 @@ class System(ABC):
 
     def close(self) -> None:
         """End all processes, and the network."""
+        for crew in self.crews:
+            crew.close()
         self.network.close()
         for node in self.nodes.values():
             with contextlib.suppress(SetupError):

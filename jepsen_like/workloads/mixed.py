@@ -26,6 +26,7 @@ class MixedWorkload:
         self.name = ",".join(self._workloads)
         #: As many clients as the one needs that needs most; 10 are enough for most.
         self.workers = max(getattr(workload, "workers", 10) for workload in workloads)
+        self.parts = list(workloads)
 
     async def setup(self, client: Client) -> None:
         for workload in self._workloads.values():

@@ -16,13 +16,14 @@ from typing import Any, Final, get_args
 
 from jepsen_like.checkers.queue import QueueChecker
 from jepsen_like.history import Event
+from jepsen_like.processes.crew import Crew
 from jepsen_like.systems.base import Client, OutcomeError
 from jepsen_like.systems.quorate_client import QuorateClient, outcome_of, quorate_client
 from jepsen_like.verdict import Verdict
 from jepsen_like.workloads.base import Invocation
-from jepsen_like.workloads.queue_work import FUNCTION, Acts, Looker
+from jepsen_like.workloads.queue_work import FUNCTION, Looker, app
 from quorate.base.task_commands import Strategy
-from quorate.base.task_queries import TaskInfo
+from quorate.base.task_queries import QueueInfo, TaskInfo
 from quorate.base.task_specs import STATE_NAMES, Task
 from quorate.client.task_payloads import unpack_arguments, unpack_result
 from quorate.client.task_worker import Worker
@@ -49,6 +50,8 @@ TASKS_MAX: Final = 400
 KNOWN_MAX: Final = 40
 GRACES_S: Final = (0.0, 0.2, 2.0)
 ERROR_PAUSE_S: Final = 0.2
+#: The same of workers that are processes, which have a minute.
+TASKS_MAX_REAL: Final = 4_000
 #: All that is left at the end is done so soon.
 DRAIN_S: Final = 25.0
 POLL_S: Final = 0.1
@@ -59,14 +62,24 @@ class QueueWorkload:
     """*lasting*: the share of tasks that go wrong in some way at their first attempt."""
 
     name = "queue"
+    #: See ``processes.crew.Staffed``.
+    rate = 20.0
+    last_timeout_s = 40.0
 
     def __init__(self, *, lasting: float = 0.25) -> None:
         self._wrong = lasting
         self._value = self._drains = 0
-        self._acts = Acts()
+        self._acts: list[list[Any]] = []
+        self._crew: Crew | None = None
+        self._tasks_max = TASKS_MAX
         self._workers: list[Worker] = []
         self._parts: list[list[list[Any]]] = []
         self._known: deque[int] = deque(maxlen=KNOWN_MAX)
+
+    def staff(self, crew: Crew) -> None:
+        """Its workers, but for the one that clears up at the end, are processes of *crew*."""
+        self._crew = crew
+        self._tasks_max = TASKS_MAX_REAL
 
     async def setup(self, client: Client) -> None:
         """The rules of the queues."""
@@ -94,7 +107,7 @@ class QueueWorkload:
             return Invocation("settle", None, {"strategy": random.choice(get_args(Strategy))})
         if chance < 0.48:
             return Invocation("pause", "paused", {"paused": random.random() < 0.5})
-        if self._value >= TASKS_MAX:
+        if self._value >= self._tasks_max:
             return Invocation("look")
         count = random.randint(2, BATCH_MAX) if random.random() < 0.2 else 1
         return Invocation("enqueue", None, [self._task(random) for _ in range(count)])
@@ -181,6 +194,8 @@ class QueueWorkload:
             return True, {"ids": list(result.tasks), "known": list(result.known)}
         if f == "hire":
             return await self._start(ours, value)
+        if f == "dismiss" and self._crew is not None:
+            return self._crew.dismiss(), None
         if f == "dismiss":
             return await _leave(ours, value["grace"]), None
         if f == "look":
@@ -203,13 +218,17 @@ class QueueWorkload:
 
     async def _start(self, ours: QuorateClient, asked: dict[str, Any]) -> tuple[bool, Any]:
         """A worker in this client's process, if it has none."""
+        if self._crew is not None:
+            if self._crew.full:
+                return False, "all are there"
+            return True, {"worker": await self._crew.hire(asked)}
         kept: dict[str, Any] = ours.kept.setdefault(_KEPT, {})
         if "worker" in kept or "hiring" in kept:
             return False, "has one"
         kept["hired"] = kept.get("hired", 0) + 1
         # Over a handle of its own: one that cannot be opened is closed for good.
         database = ours.another(f"{_KEPT}-{kept['hired']}")
-        worker = Worker(database, self._acts.app(), error_pause=ERROR_PAUSE_S, **asked)
+        worker = Worker(database, app(self._acts.append), error_pause=ERROR_PAUSE_S, **asked)
         kept["hiring"] = True
         try:
             await outcome_of(worker.start())
@@ -227,7 +246,7 @@ class QueueWorkload:
         if "looker" in kept:
             return False, "looks"
         try:
-            kept["looker"] = Looker(ours.database, self._new_part)
+            kept["looker"] = Looker(ours.database, self._new_part, QUEUES)
         except QuorateError as error:
             raise OutcomeError(f"{error.code}: {error}", definite=True) from error
         return True, None
@@ -245,7 +264,7 @@ class QueueWorkload:
         database = ours.another(f"drain-{self._drains}")
         await outcome_of(database.tasks.configure("paused"))
         worker = Worker(
-            database, self._acts.app(), name="last", concurrency=50, capabilities=["big"],
+            database, app(self._acts.append), name="last", concurrency=50, capabilities=["big"],
             ttl=3.0, error_pause=ERROR_PAUSE_S,
         )  # fmt: skip
         now_s = asyncio.get_running_loop().time
@@ -253,9 +272,7 @@ class QueueWorkload:
         try:
             await worker.start()
             while True:
-                found = await database.tasks.system()
-                left = found.scheduled + found.blocked + found.ready + found.assigned
-                left += found.running
+                left = _left(await database.tasks.queues())
                 if not left or now_s() > begun_s + DRAIN_S:
                     break
                 await asyncio.sleep(POLL_S)
@@ -273,12 +290,20 @@ class QueueWorkload:
         if f == "queues":
             found = await outcome_of(tasks.queues(), reads=True)
             return [
-                {each: getattr(info, each) for each in info.__struct_fields__} for info in found
+                {each: getattr(info, each) for each in info.__struct_fields__}
+                for info in found
+                if info.name in QUEUES
             ]
         if f == "acts":
             counts = [worker.counts for worker in self._workers]
             done, stale = sum(each.done for each in counts), sum(each.stale for each in counts)
-            return {"acts": self._acts.told, "done": done, "stale": stale}
+            acts = self._acts
+            if self._crew is not None:
+                await self._crew.end()
+                diaries = self._crew.diaries()
+                acts = [*diaries.acts, *acts]
+                done, stale = done + diaries.taken, stale + diaries.stale
+            return {"acts": acts, "done": done, "stale": stale}
         return [part for part in self._parts if part]
 
     def check(self, history: Sequence[Event]) -> Verdict:
@@ -331,7 +356,17 @@ async def _list(tasks: Tasks) -> list[dict[str, Any]]:
     found = [_shown(info) async for info in tasks.list()]
     for state in ("done", "dead", "cancelled"):
         found += [_shown(info) async for info in tasks.list(state)]
+    found = [each for each in found if each["queue"] in QUEUES]
     return sorted(found, key=lambda each: int(each["task"]))
+
+
+def _left(queues: Sequence[QueueInfo]) -> int:
+    """How many tasks of this workload have not ended."""
+    return sum(
+        each.scheduled + each.blocked + each.ready + each.assigned + each.running
+        for each in queues
+        if each.name in QUEUES
+    )
 
 
 def _shown(info: TaskInfo) -> dict[str, Any]:

@@ -4,7 +4,7 @@ of code that really ran, whoever the cluster believes has the task; and what wat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -39,35 +39,44 @@ class FailedError(Exception):
     """What a task raises whose fate it is to fail."""
 
 
-class Acts:
-    """What code did, in the order in which it happened: ["begin", task, attempt, worker, value],
-    or ["end", task, attempt, worker, how]."""
+#: Takes a line of what code did.
+Tell = Callable[[list[Any]], None]
 
-    def __init__(self) -> None:
-        self.told: list[list[Any]] = []
 
-    def app(self) -> App:
-        """Of one worker."""
-        app = App("queue")
+def app(tell: Tell, *, hasty: bool = False) -> App:
+    """Of one worker. *tell*: takes what code does, as it happens: ["begin", task, attempt, worker,
+    value], or ["end", task, attempt, worker, how]. *hasty*: a bug on purpose, for runs that must be
+    found invalid: a task is said to be done at once, and runs afterwards."""
+    made = App("queue")
+    later: set[asyncio.Task[None]] = set()
 
-        @app.task(name=FUNCTION)
-        async def work(value: int, course: list[list[Any]]) -> list[int]:
-            context = app.context()
-            who = [context.id, context.attempt, context.worker_id]
-            self.told.append(["begin", *who, value])
-            how = "stopped"
-            try:
-                fate, seconds = course[min(context.attempt, len(course)) - 1]
-                await _live(fate, seconds)
-                how = "ok"
-            except (FailedError, TaskGiveUpError):
-                how = "failed"
+    async def run(who: list[Any], value: int, course: Course) -> None:
+        tell(["begin", *who, value])
+        how = "stopped"
+        try:
+            fate, seconds = course[min(who[1], len(course)) - 1]
+            await _live(fate, seconds)
+            how = "ok"
+        except (FailedError, TaskGiveUpError):
+            how = "failed"
+            if not hasty:
                 raise
-            finally:
-                self.told.append(["end", *who, how])
-            return [value, context.attempt]
+        finally:
+            tell(["end", *who, how])
 
-        return app
+    @made.task(name=FUNCTION)
+    async def work(value: int, course: list[list[Any]]) -> list[int]:
+        context = made.context()
+        running = run([context.id, context.attempt, context.worker_id], value, course)
+        if hasty:
+            task = asyncio.get_running_loop().create_task(running)
+            later.add(task)
+            task.add_done_callback(later.discard)
+        else:
+            await running
+        return [value, context.attempt]
+
+    return made
 
 
 async def _live(fate: str, seconds: float) -> None:
@@ -86,10 +95,16 @@ async def _live(fate: str, seconds: float) -> None:
 
 
 class Looker:
-    """Watches all queues on one handle. *parts*: what was told, each part without a gap: [what,
-    task, attempt, worker, queue, time in ms, kind]."""
+    """Watches all queues on one handle, and writes down what is told of some, *queues*. Parts have
+    no gap: [what, task, attempt, worker, queue, time in ms, kind]."""
 
-    def __init__(self, database: Database, new_part: Callable[[], list[list[Any]]]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        new_part: Callable[[], list[list[Any]]],
+        queues: Container[str],
+    ) -> None:
+        self._queues = queues
         self._new_part = new_part
         self._part: list[list[Any]] = new_part()
         watches = database.tasks.watches
@@ -106,7 +121,7 @@ class Looker:
 
     def _on_events(self, _index: int, events: msgspec.Raw) -> None:
         for each in _decode_events(events):
-            if isinstance(each, TaskEvent):
+            if isinstance(each, TaskEvent) and each.queue in self._queues:
                 who = [each.what, each.task, each.attempt, each.worker]
                 self._part.append([*who, each.queue, each.at_ms, each.kind])
 

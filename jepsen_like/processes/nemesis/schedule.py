@@ -14,6 +14,7 @@ from jepsen_like.processes.nemesis.membership import Membership, tidy
 from jepsen_like.processes.nemesis.network import Clients, Partition, Reset, Slow
 from jepsen_like.processes.nemesis.processes import Kill, Pause, Rolling, Transfer
 from jepsen_like.processes.nemesis.stage import Package, Stage
+from jepsen_like.processes.nemesis.workers import Workers
 from jepsen_like.systems.system import Bendable, System
 
 _ALL: Final[tuple[Package, ...]] = (
@@ -28,6 +29,7 @@ _ALL: Final[tuple[Package, ...]] = (
     Membership(),
     Rolling(),
     Transfer(),
+    Workers(),
 )
 PACKAGES: Final[Mapping[str, Package]] = {package.name: package for package in _ALL}
 
