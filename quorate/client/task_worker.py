@@ -40,6 +40,7 @@ from quorate.errors import (
 CONCURRENCY_DEFAULT: Final = 10
 GRACE_S_DEFAULT: Final = 30.0  # for what runs when the worker drains
 ERROR_PAUSE_S_DEFAULT: Final = 1.0
+TASKS_MAX_MAX: Final = 10**9
 #: Code that was told to stop at the end of a drain has so long to do so.
 STOP_S: Final = 1.0
 #: Between two tries to be registered anew: a fraction of an election, growing to a few.
@@ -89,6 +90,8 @@ class Worker:
         grace: seconds for which running tasks may go on when it drains.
         error_pause: after three failures in a row a worker gets no more tasks, until it says
             that it is well: which it does so many seconds later.
+        tasks_max: attempts after which ``run`` comes to its end, as if it was stopped: for code
+            that leaks. Those that the worker has by then are run or given back. 0: any number.
 
     Raises:
         InvalidArgumentError: one of them cannot be.
@@ -108,6 +111,7 @@ class Worker:
         ttl: float = LEASE_TTL_S_DEFAULT,
         grace: float = GRACE_S_DEFAULT,
         error_pause: float = ERROR_PAUSE_S_DEFAULT,
+        tasks_max: int = 0,
     ) -> None:
         self.app = app
         self.name = check_name("a worker", name or f"{socket.gethostname()}:{os.getpid()}")
@@ -119,6 +123,7 @@ class Worker:
         self.ttl = check_ttl(ttl) / 1000
         self.grace = _check_seconds("grace", grace)
         self.error_pause = _check_seconds("error_pause", error_pause)
+        self.tasks_max = _check_number("tasks_max", tasks_max, 0, TASKS_MAX_MAX)
         self.counts = Counts()
         #: Attempts that are not this worker's any more, and whose code goes on.
         self.lingering: set[Job] = set()
@@ -353,6 +358,8 @@ class Worker:
     def changed(self) -> None:
         """Something began or ended."""
         self._changed.set()
+        if self.tasks_max and self.counts.begun >= self.tasks_max:
+            self._stopping.set()
 
     def left(self, job: Job) -> None:
         """Code that was left to itself, maybe under another number, is over."""

@@ -18,6 +18,7 @@ import pytest
 from quorate import connect
 from quorate.server.cli import main
 from quorate.server.local_cluster import LocalCluster
+from quorate.server.worker_crew import Crew
 
 APP = """
 import asyncio, time
@@ -37,6 +38,9 @@ async def wait() -> None:
 @app.task(name="deaf")
 def deaf() -> None:
     time.sleep(60)
+
+@app.task(name="quick")
+async def quick() -> None: ...
 
 other = 1
 """
@@ -107,6 +111,62 @@ async def test_a_worker_process_works_drains_and_can_be_killed(
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait) == -signal.SIGTERM
         assert "draining; once more kills" in process.communicate()[1]
+
+
+@pytest.mark.processes
+async def test_several_processes_under_one(
+    endpoint: str, begin: Callable[..., subprocess.Popen[str]]
+) -> None:
+    async with connect(endpoint) as db, asyncio.timeout(60):
+        process = begin("--processes", "2", "--tasks-max", "1", "--queues", "few")
+        first, second = await line(process), await line(process)
+        assert len({process.pid, first["pid"], second["pid"]}) == 3
+        assert first["queues"] == ["few"]
+
+        os.kill(first["pid"], signal.SIGKILL)
+        third = await line(process)
+        assert (third["working"], third["pid"] not in (first["pid"], second["pid"])) == (True, True)
+
+        (ended,) = await db.tasks.wait([await db.tasks.enqueue("quick", queue="few")])
+        assert ended.what == "done"
+        said = [await line(process), await line(process)]  # --tasks-max: one ends, another begins
+        assert sorted(each["working"] for each in said) == [False, True]
+
+        pids = {second["pid"], third["pid"], *(each["pid"] for each in said if each["working"])}
+        process.kill()  # its workers see that it has gone, and drain: no lease has to end
+        while await serving(db, pids):  # noqa: ASYNC110  nobody tells
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("script", "again", "status", "times"),
+    [
+        ("exit 0", False, 0, 2),  # both have no more to do
+        ("exit 2", False, 2, 2),  # it will never do: the other one is told to end
+        ("kill -9 $$", False, 137, 6),
+        ("kill -TERM $PPID; read line", True, 0, 2),
+        ("trap 'exit 3' TERM; kill -TERM $PPID; read line", True, 3, 1),
+    ],
+)
+async def test_processes_that_end(
+    script: str, again: bool, status: int, times: int, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("quorate.server.worker_crew.PAUSE_S", 0.001)
+    begun = tmp_path / "begun"
+    crew = Crew(["sh", "-c", f"echo >> {begun}; {script}"], 2, again=again)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, crew.stop)
+    try:
+        async with asyncio.timeout(30):
+            assert await crew.run() == status
+    finally:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+    assert len(begun.read_text()) >= times
+
+
+async def serving(db: Any, pids: set[int]) -> int:
+    names = [each.name for each in await db.tasks.workers()]
+    return sum(name.endswith(f":{pid}") for name in names for pid in pids)
 
 
 async def line(process: subprocess.Popen[str]) -> dict[str, Any]:
