@@ -125,6 +125,20 @@ class WorkerNotFoundError(CommandError):
     code = "worker-not-found"
 
 
+class TaskStateError(CommandError):
+    """The task is not in a state in which that can be done with it, or this attempt at it is not
+    the present one; nothing was done. The text says how the task stands."""
+
+    code = "task-state"
+
+
+class NoAvailableWorkerError(CommandError):
+    """No worker can take the task now: none has what it needs and room for it, or a limit stands in
+    the way. What waits in a queue goes on waiting."""
+
+    code = "no-available-worker"
+
+
 class NotTogetherError(CommandError):
     """One of several commands that belong together did not do what it is for: none of them did."""
 
@@ -222,6 +236,20 @@ class LockTimeoutError(QuorateError, TimeoutError):
     """The time to wait passed before the turn came; nothing is held, and nothing waits any more."""
 
     code = "lock-timeout"
+
+
+class OptimisticLockError(QuorateError):
+    """Somebody else has changed this meanwhile: nothing was written. Read it again, decide anew.
+    *key*: of what; *expected*: the version that was to be changed; *actual*: the present one, 0 for
+    what is not there."""
+
+    code = "optimistic-lock"
+
+    def __init__(self, message: str, key: str = "", expected: int = 0, actual: int = 0) -> None:
+        super().__init__(message)
+        self.key = key
+        self.expected = expected
+        self.actual = actual
 
 
 class CompactedError(CommandError):

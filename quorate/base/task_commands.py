@@ -47,6 +47,8 @@ REASON_PREFERRED: Final = "preferred"
 REASON_BESIDE: Final = "beside"
 REASON_CLAIMED: Final = "claimed"
 REASON_STOLEN: Final = "stolen"
+REASON_ASSIGNED: Final = "assigned"  # by whoever said so
+REASON_MOVED: Final = "moved"  # likewise, away from another worker
 
 
 # --- queues -----------------------------------------------------------------------------------
@@ -140,6 +142,18 @@ class Pause(
 
     queue: Name
     paused: bool = True
+
+
+class Assign(
+    msgspec.Struct, frozen=True, array_like=True, tag=8, forbid_unknown_fields=True, gc=False
+):
+    """*task* is for *worker*, or (0) for any but the one that has it, out of its turn; but within
+    what the task needs, what the worker takes and the limits of all and of the queue. It must be
+    ready, or a worker must have it, who then has it no more. Result: ``Claimed``, with this task;
+    or a failure "task-state", "no-available-worker", "task-not-found" or "worker-not-found"."""
+
+    task: TaskId
+    worker: TaskIdOrNone = 0
 
 
 # --- workers ----------------------------------------------------------------------------------
@@ -287,6 +301,7 @@ TaskCommand = (
     | Configure
     | Settle
     | Pause
+    | Assign
     | Register
     | Attend
     | Unregister
@@ -379,7 +394,7 @@ class Assignment(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Claimed(msgspec.Struct, frozen=True, array_like=True, tag=21, gc=False):
-    """What there was."""
+    """What there was; of ``Assign``: that task."""
 
     tasks: tuple[Assignment, ...]
 

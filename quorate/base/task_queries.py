@@ -10,9 +10,10 @@ from typing import Annotated, Final
 import msgspec
 
 from quorate.base.results import Failure
-from quorate.base.task_commands import Assignment, TaskIds, WorkerId
+from quorate.base.task_commands import Assignment, Strategy, TaskIds, WorkerId
 from quorate.base.task_specs import (
     CANCELLED,
+    Capabilities,
     NameOrNone,
     Task,
     TaskId,
@@ -93,7 +94,22 @@ class Peek(
     limit: ListLimit = 1
 
 
-TaskQueries = TaskQuery | ListTasks | ListQueues | ListWorkers | Holdings | System | Peek
+class ChooseWorker(
+    msgspec.Struct, frozen=True, array_like=True, tag=8, forbid_unknown_fields=True, gc=False
+):
+    """Who would get a task that asks for *capabilities*, by *strategy*: the choice that the machine
+    itself makes. *last*: whom round-robin chose last; *seed*: of chance, where there is any.
+    Result: ``WorkerList`` of one, or a failure "no-available-worker"."""
+
+    strategy: Strategy = "least-loaded"
+    capabilities: Capabilities = ()
+    last: TaskIdOrNone = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+
+
+TaskQueries = (
+    TaskQuery | ListTasks | ListQueues | ListWorkers | Holdings | System | Peek | ChooseWorker
+)
 
 
 # --- answers ----------------------------------------------------------------------------------
@@ -101,7 +117,8 @@ TaskQueries = TaskQuery | ListTasks | ListQueues | ListWorkers | Holdings | Syst
 
 class TaskInfo(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """One task. Times are cluster time, 0 for what has not come. *spec*: None once it is done or
-    cancelled. *workers*: on which it failed, the latest last. *result*: of one that is done."""
+    cancelled. *workers*: on which it failed, the latest last. *result*: of one that is done.
+    *reason*: why the worker that has it got it."""
 
     task: int
     state: int
@@ -123,6 +140,7 @@ class TaskInfo(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     result: bytes = b""
     stopping: bool = False
     spec: Task | None = None
+    reason: str = ""
 
 
 class TaskList(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):

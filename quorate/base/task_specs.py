@@ -92,7 +92,9 @@ def check_sorted(what: str, names: tuple[str, ...]) -> None:
 class Retry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """What to do when an attempt fails: at most *retries* further ones; before the n-th of them
     *base_ms* x *factor* to the power n - 1, no more than *max_ms*, and up to *jitter* (0.0 to 1.0)
-    times that on top, by chance. *fatal*: names of errors that are never tried again."""
+    times that on top, by chance. *fatal*: names of errors that are never tried again. *only*: names
+    of those that alone are, if there are any; that of an attempt that was not in time is "timeout".
+    """
 
     retries: Count = RETRIES_DEFAULT
     base_ms: Duration = RETRY_BASE_MS_DEFAULT
@@ -100,6 +102,7 @@ class Retry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     factor: Annotated[float, msgspec.Meta(ge=1.0, le=1000.0)] = RETRY_FACTOR_DEFAULT
     jitter: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.0
     fatal: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()
+    only: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()
 
 
 #: How long a key is held: until its task ends (whatever the end), until its first attempt begins,

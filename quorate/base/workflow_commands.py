@@ -236,7 +236,8 @@ class WorkflowList(msgspec.Struct, frozen=True, array_like=True, tag=32, gc=Fals
 
 
 class NodeInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A node and its task. *state*: of the task, as in ``task_specs``; 0: it is forgotten."""
+    """A node and its task. *state*: of the task, as in ``task_specs``; 0: it is forgotten. *after*:
+    tasks that it comes after; *after_kinds*: in which way, each: see ``After``."""
 
     name: str
     task: int
@@ -247,6 +248,7 @@ class NodeInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
     error_kind: str
     error: str
     after: tuple[int, ...]
+    after_kinds: tuple[int, ...] = ()
 
 
 class NodeList(msgspec.Struct, frozen=True, array_like=True, tag=33, gc=False):

@@ -12,17 +12,22 @@ work takes over what another one has in store and has not begun ("stealing").
 from __future__ import annotations
 
 import heapq
+from typing import Final
 
 from quorate.base.limits import TASK_ASSIGNED_BYTES_MAX
+from quorate.base.results import Failure
 from quorate.base.task_commands import (
+    REASON_ASSIGNED,
     REASON_BESIDE,
     REASON_CLAIMED,
+    REASON_MOVED,
     REASON_PREFERRED,
     REASON_REQUIRED,
     REASON_STOLEN,
     Assignment,
 )
 from quorate.base.task_specs import Task
+from quorate.errors import NoAvailableWorkerError
 from quorate.replication.machine import Context
 from quorate.tasks.crew import Pool, Worker
 from quorate.tasks.ledger import Ledger
@@ -34,6 +39,9 @@ from quorate.tasks.telling import in_parts, size_of, tell_assigned, tell_stop
 
 #: A line's next task: (priority from the top, id, a number of its own, queue, line, key).
 _Head = tuple[int, int, int, Queue, Line, bytes]
+
+#: A worker has it because somebody said so: no other one takes it over.
+_FIRM: Final = (REASON_ASSIGNED, REASON_MOVED)
 
 
 class Dispatcher:
@@ -205,6 +213,59 @@ class Dispatcher:
             self._push_head(heads, number, queue, line)
         return found
 
+    # --- assigning ------------------------------------------------------------------------------
+
+    def assign(
+        self, task: int, spec: Task, live: LiveRecord, wanted: int, context: Context
+    ) -> Assignment | Failure:
+        """*task*, which is ready or a worker's, is for *wanted*, or (0) for any other worker."""
+        trouble = "" if live.worker else self._barred(spec, context.time_ms)
+        if trouble:
+            return Failure(NoAvailableWorkerError.code, f"task {task} cannot begin now: {trouble}")
+        worker = self._taker(spec, live, wanted, context)
+        if worker is None:
+            text = f"no other worker has what task {task} needs, and room for it"
+            if wanted:
+                text = f"worker {wanted} has not what task {task} needs, or no room for it"
+            return Failure(NoAvailableWorkerError.code, text)
+        reason = REASON_ASSIGNED
+        if live.worker:
+            reason = REASON_MOVED
+            tell_stop(context, live.worker, task, live.attempt, "moved")
+            self._life.give_back(task, spec, live, "given-back", context)
+            spec, live = self._records(task)
+        running = not worker.stored and worker.running < worker.record.load
+        given = self._life.assign(task, spec, live, worker, reason, context, running=running)
+        tell_assigned(context, worker.id, (given,))
+        return given
+
+    def _barred(self, spec: Task, now_ms: int) -> str:
+        """Which limit keeps a ready task from being handed out, whoever asks; "": none."""
+        queue = self._ledger.queue(spec.queue)
+        if self._at_cap():
+            return f"{self._ledger.held} tasks are with workers, which is as many as may be"
+        if not queue.open_at(now_ms) or not queue.allowed(spec.key):
+            return f"queue {spec.queue!a} is paused, or at one of its limits"
+        return ""
+
+    def _taker(self, spec: Task, live: LiveRecord, wanted: int, context: Context) -> Worker | None:
+        ledger = self._ledger
+        settings, needs = ledger.settings, needs_of(spec, live)
+        crew = [ledger.crew.workers[wanted]] if wanted else list(ledger.crew.free.values())
+        able = [
+            each
+            for each in crew
+            if each.id != live.worker
+            and each.serves(spec.queue, needs, settings)
+            and context.lease_alive(each.record.lease)
+        ]
+        in_turn = settings.strategy == "round-robin"
+        last = ledger.number(LAST_CHOSEN) if in_turn else 0
+        worker = Pool(able, settings, needs).choose("", last, context.random)
+        if worker is not None and in_turn and not wanted:
+            ledger.chose(worker.id)
+        return worker
+
     def _records(self, task: int) -> tuple[Task, LiveRecord]:
         tables, key = self._ledger.tables, id_key(task)
         spec, live = tables.specs.get(key), tables.live.get(key)
@@ -239,7 +300,7 @@ class Dispatcher:
             for task in sorted(victim.stored, reverse=True):
                 spec, live = self._records(task)
                 needs = needs_of(spec, live)
-                if not thief.serves(spec.queue, needs, ledger.settings):
+                if live.reason in _FIRM or not thief.serves(spec.queue, needs, ledger.settings):
                     continue
                 if ledger.queue(spec.queue).rules.paused:
                     continue

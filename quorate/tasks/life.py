@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import msgspec
 
 from quorate.base.limits import TASK_DEAD_MAX, TASK_ERROR_MAX, TASK_RESULTS_KEPT_MAX
-from quorate.base.task_commands import REASON_STOLEN, Assignment, Input
+from quorate.base.task_commands import Assignment, Input
 from quorate.base.task_queries import WorkerEvent
 from quorate.base.task_specs import (
     ASSIGNED,
@@ -44,7 +44,7 @@ from quorate.tasks.records import (
     pair_key,
 )
 from quorate.tasks.retrying import delay_ms, may_retry
-from quorate.tasks.steps import beat_ms, held, limit_ms, waiting
+from quorate.tasks.steps import UNCOUNTED, beat_ms, held, limit_ms, waiting
 from quorate.tasks.telling import TaskEvents, shown_assignment, tell_stop, tell_worker
 from quorate.tasks.unique import UniqueKeys
 
@@ -224,7 +224,7 @@ class Life:
         )
         ledger.move(task, spec, live, after)
         ledger.give_turn(queue, spec.key, context)
-        if reason != REASON_STOLEN:  # it was counted when it was handed out first
+        if reason not in UNCOUNTED:  # it was counted when it was handed out first
             ledger.use_rate(queue, spec.key)
         if len(ledger.tables.beside):
             self.unblock_beside(task, worker.record.name, context)

@@ -27,6 +27,7 @@ from quorate.base.limits import TASK_LINES_MAX, TASK_QUEUES_MAX, TASKS_MAX
 from quorate.base.results import Failure
 from quorate.base.schedule_commands import Fire, ListSchedules, PutSchedule, RemoveSchedule
 from quorate.base.task_commands import (
+    Assign,
     Attend,
     Begin,
     Cancel,
@@ -56,6 +57,8 @@ from quorate.base.task_protocol import Commands, Queries, Watches
 from quorate.base.task_specs import (
     ASSIGNED,
     CANCELLED,
+    DEAD,
+    READY,
     RUNNING,
     SCHEDULED,
     STATE_NAMES,
@@ -63,7 +66,12 @@ from quorate.base.task_specs import (
     Task,
 )
 from quorate.base.workflow_commands import CancelWorkflow, Signal, Spawn, Submit, Submitted
-from quorate.errors import QueueFullError, TaskNotFoundError, WorkerNotFoundError
+from quorate.errors import (
+    QueueFullError,
+    TaskNotFoundError,
+    TaskStateError,
+    WorkerNotFoundError,
+)
 from quorate.replication.machine import Context, Interest, Machine
 from quorate.replication.tables import Table, Tables
 from quorate.tasks.attempts import Attempts
@@ -128,6 +136,7 @@ class TaskMachine(Machine):
             Configure: self._configure,
             Settle: self._settle,
             Pause: self._pause,
+            Assign: self._assign,
             Register: self._registry.register,
             Attend: self._registry.attend,
             Unregister: self._registry.unregister,
@@ -431,6 +440,30 @@ class TaskMachine(Machine):
         else:
             tables.ended.delete(key)
         self.ledger.count(name, "purged")
+
+    def _assign(self, command: Assign, context: Context) -> Claimed | Failure:
+        tables, task = self.ledger.tables, command.task
+        key = id_key(task)
+        live, spec = tables.live.get(key), tables.specs.get(key)
+        if live is None or spec is None:
+            ended = tables.ended.get(key)
+            if ended is None and key not in tables.dead:
+                text = f"task {task} never was, or is forgotten"
+                return Failure(TaskNotFoundError.code, text)
+            state = DEAD if ended is None else ended.state
+            text = f"task {task} is {STATE_NAMES[state]}, and has no more workers"
+            return Failure(TaskStateError.code, text)
+        if live.state not in (READY, ASSIGNED, RUNNING) or live.stopping:
+            now = "told to stop" if live.stopping else STATE_NAMES[live.state]
+            return Failure(TaskStateError.code, f"task {task} is {now}, and gets no worker now")
+        if command.worker and command.worker not in self.ledger.crew.workers:
+            text = f"there is no worker {command.worker}"
+            return Failure(WorkerNotFoundError.code, text)
+        if command.worker and command.worker == live.worker:
+            text = f"worker {command.worker} has task {task} already"
+            return Failure(TaskStateError.code, text)
+        given = self._dispatcher.assign(task, spec, live, command.worker, context)
+        return given if isinstance(given, Failure) else Claimed((given,))
 
     # --- rules ----------------------------------------------------------------------------------
 

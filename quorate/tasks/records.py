@@ -200,7 +200,8 @@ class WorkflowRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 class KinRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a task is within its workflow. *parents*: tasks that it comes after. *beside*: one of
-    them, 0: none. *undoes*: the task that it compensates, 0: none."""
+    them, 0: none. *undoes*: the task that it compensates, 0: none. *kinds*: how it waits for
+    the first of *parents*; for the others, which were put before it later, as ``BLOCKING``."""
 
     workflow: int
     node: str
@@ -208,6 +209,7 @@ class KinRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     parents: tuple[int, ...]
     beside: int = 0
     undoes: int = 0
+    kinds: tuple[int, ...] = ()
 
 
 class SweepRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -10,7 +10,8 @@ from quorate.base.task_specs import Retry
 
 def may_retry(retry: Retry, errors: int, kind: str) -> bool:
     """Whether there is another attempt after *errors* failed ones, the last for reason *kind*."""
-    return errors <= retry.retries and kind not in retry.fatal
+    wanted = kind in retry.only if retry.only else True
+    return errors <= retry.retries and kind not in retry.fatal and wanted
 
 
 def delay_ms(retry: Retry, errors: int, chance: Callable[[], Chance]) -> int:

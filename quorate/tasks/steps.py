@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
+from quorate.base.task_commands import REASON_MOVED, REASON_STOLEN
 from quorate.base.task_specs import BLOCKED, READY, RUNNING, SCHEDULED, Options
 from quorate.tasks.records import LiveRecord
+
+#: A worker got the task from another one, and why: as far as rates go, it began once.
+UNCOUNTED: Final = (REASON_STOLEN, REASON_MOVED)
 
 
 def waiting(

@@ -10,9 +10,11 @@ from typing import Any, Final
 
 import msgspec
 
+from quorate.base.chance import Chance
 from quorate.base.results import Failure
 from quorate.base.task_queries import (
     Assigned,
+    ChooseWorker,
     Holdings,
     ListQueues,
     ListTasks,
@@ -40,14 +42,17 @@ from quorate.base.task_specs import (
     CANCELLED,
     DEAD,
     DONE,
+    NO_NEEDS,
     READY,
     RUNNING,
     SCHEDULED,
+    Needs,
 )
 from quorate.base.workflow_commands import ListNodes, ListWorkflows, WatchWorkflow, WorkflowQuery
-from quorate.errors import TaskNotFoundError, WorkerNotFoundError
+from quorate.errors import NoAvailableWorkerError, TaskNotFoundError, WorkerNotFoundError
 from quorate.replication.machine import Interest
 from quorate.tasks import workflow_views
+from quorate.tasks.crew import Pool
 from quorate.tasks.ledger import Ledger
 from quorate.tasks.life import Life
 from quorate.tasks.queues import Queue
@@ -91,6 +96,7 @@ class Views:
             Holdings: self._holdings,
             System: self._system,
             Peek: self._peek,
+            ChooseWorker: self._choose,
             WorkflowQuery: lambda query: workflow_views.workflow(ledger.tables, query),
             ListWorkflows: lambda query: workflow_views.workflows(ledger.tables, query),
             ListNodes: lambda query: workflow_views.nodes(ledger.tables, query),
@@ -144,6 +150,7 @@ class Views:
             workers=() if trial is None else trial.workers,
             stopping=live.stopping,
             spec=spec,
+            reason=live.reason,
         )
 
     def _dead_info(self, task: int, dead: DeadRecord) -> TaskInfo:
@@ -281,6 +288,22 @@ class Views:
             record.ran_ms,
             record.failures_in_row,
         )
+
+    def _choose(self, query: ChooseWorker) -> WorkerList | Failure:
+        crew = self._ledger.crew
+        settings = msgspec.structs.replace(self._ledger.settings, strategy=query.strategy)
+        needs = Needs(query.capabilities) if query.capabilities else NO_NEEDS
+        able = [
+            each
+            for each in crew.free.values()
+            if not settings.capabilities or each.capabilities.issuperset(needs.capabilities)
+        ]
+        worker = Pool(able, settings, needs).choose("", query.last, lambda: Chance(query.seed))
+        if worker is None:
+            wanted = f" that has {', '.join(query.capabilities)}" if query.capabilities else ""
+            text = f"none of {len(crew.workers)} workers{wanted} has room for one more task"
+            return Failure(NoAvailableWorkerError.code, text)
+        return WorkerList((self._worker_info(worker.id, worker.record),), more=False)
 
     def _holdings(self, query: Holdings) -> WorkerHoldings | Failure:
         worker = self._ledger.crew.workers.get(query.worker)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from quorate.base.results import Failure
 from quorate.base.task_specs import DEAD
 from quorate.base.workflow_commands import (
+    BLOCKING,
     WORKFLOW_STATE_NAMES,
     ListNodes,
     ListWorkflows,
@@ -67,8 +68,10 @@ def _node(tables: TaskTables, name: str, task: int) -> NodeInfo:
     kin, live, dead = tables.kin.get(key), tables.live.get(key), tables.dead.get(key)
     ended = tables.ended.get(key)
     kind, parents = (0, ()) if kin is None else (kin.kind, kin.parents)
+    kinds = () if kin is None else kin.kinds
+    kinds += (BLOCKING,) * (len(parents) - len(kinds))
     if live is not None:
-        return NodeInfo(name, task, kind, live.state, live.attempt, b"", "", "", parents)
+        return NodeInfo(name, task, kind, live.state, live.attempt, b"", "", "", parents, kinds)
     if ended is not None:
         return NodeInfo(
             name,
@@ -80,10 +83,13 @@ def _node(tables: TaskTables, name: str, task: int) -> NodeInfo:
             ended.kind,
             ended.error,
             parents,
+            kinds,
         )
     if dead is not None:
-        return NodeInfo(name, task, kind, DEAD, dead.attempt, b"", dead.kind, dead.error, parents)
-    return NodeInfo(name, task, kind, 0, 0, b"", "", "", parents)
+        return NodeInfo(
+            name, task, kind, DEAD, dead.attempt, b"", dead.kind, dead.error, parents, kinds
+        )
+    return NodeInfo(name, task, kind, 0, 0, b"", "", "", parents, kinds)
 
 
 def watch(tables: TaskTables, request: WatchWorkflow, now_ms: int) -> Interest:

@@ -236,7 +236,8 @@ class Workflows:
                     tables.children.put(pair_key(parent, task), NumberRecord(after.kind))
                     waits += 1
             beside = ids.get(node.beside) or self._node(workflow, node.beside)
-            kin = KinRecord(workflow, node.name, node.kind, tuple(parents), beside)
+            kinds = tuple(after.kind for after in node.after)
+            kin = KinRecord(workflow, node.name, node.kind, tuple(parents), beside, 0, kinds)
             tables.kin.put(id_key(task), kin)
             if node.undo is not None:
                 tables.compensations.put(id_key(task), UndoRecord(task, node.undo))

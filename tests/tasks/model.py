@@ -15,6 +15,7 @@ import msgspec
 
 from quorate.base.results import Failure
 from quorate.base.task_commands import (
+    Assign,
     Assignment,
     Attend,
     Attended,
@@ -60,6 +61,7 @@ from quorate.base.task_specs import (
     UNTIL_STARTED,
     Needs,
     Options,
+    Retry,
     Task,
 )
 
@@ -91,6 +93,7 @@ class Item:
     keep: int = 0
     tried: list[int] = field(default_factory=list)
     jitter: bool = False  # its time is not foretold, but for a range
+    firm: bool = False  # its worker was named by a command
     fresh: bool = False  # became ready while tasks were being handed out
 
     @property
@@ -125,6 +128,11 @@ class Hand:
     done: int = 0
     failed: int = 0
     crashed: int = 0
+    ran: int = 0
+
+
+def _tried_again(retry: Retry, kind: str) -> bool:
+    return kind not in retry.fatal and (not retry.only or kind in retry.only)
 
 
 def happened(event: Any, key: bytes) -> tuple[Any, ...]:
@@ -151,6 +159,7 @@ class Model:
         self.items: dict[int, Item] = {}
         self.hands: dict[int, Hand] = {}
         self.names: dict[int, str] = {}  # of all workers that ever were
+        self.gone: dict[int, Hand] = {}
         self.last_task = self.last_worker = self.last_chosen = self.turn = 0
         self.leases: dict[int, int] = {}  # until when
         self.rules: dict[str, Configure] = {}
@@ -160,6 +169,7 @@ class Model:
         self.used: dict[tuple[str, bytes | None], int] = {}  # of rates: until when, in us
         self.totals: dict[str, Counter[str]] = {}
         self.told: list[tuple[Any, ...]] = []  # what is to be heard
+        self.heard: list[tuple[Any, ...]] = []  # what was, in the entry at hand
 
     # --- looking --------------------------------------------------------------------------------
 
@@ -281,6 +291,7 @@ class Model:
 
     def _lose(self, hand: Hand, *, crashed: bool) -> int:
         had = sorted(self.having(hand), key=lambda item: item.id)
+        hand.crashed += sum(crashed and item.state == RUNNING for item in had)
         for item in had:
             if item.stopping:
                 self._end(item, CANCELLED, "crashed" if crashed else "")
@@ -288,7 +299,7 @@ class Model:
                 self._crashed(item)
             else:
                 self._give_back(item)
-        del self.hands[hand.id]
+        self.gone[hand.id] = self.hands.pop(hand.id)
         self.told.append(("worker", "gone", hand.id))
         return len(had)
 
@@ -337,7 +348,7 @@ class Model:
             self.told.append(("worker", "error", hand.id))
         if item.stopping:
             self._end(item, CANCELLED, kind)
-        elif final or item.errors > retry.retries or kind in retry.fatal:
+        elif final or item.errors > retry.retries or not _tried_again(retry, kind):
             self._bury(item, kind)
         else:
             power = retry.factor ** (item.errors - 1)
@@ -423,6 +434,7 @@ class Model:
         self._count_waited(item)
         item.state, item.worker, item.since = ASSIGNED, hand.id, self.now
         item.attempt += 1
+        item.firm = False
         self._next_turn(item)
         self._unblock(item, hand.spec.name)
         if running:
@@ -458,6 +470,53 @@ class Model:
             self._assign(heads[0], hand, running=True)
         if len(tasks) < count:
             assert [item.id for item in self.heads() if self.serves(hand, item)] == []
+
+    def assigned(self, command: Assign, result: Any) -> None:
+        """Who was to get it got it, if that may be; or somebody who may, and no other."""
+        item = self.items.get(command.task)
+        trouble = self._unassignable(item, command.worker)
+        if trouble or item is None:
+            assert (isinstance(result, Failure), getattr(result, "code", "")) == (True, trouble)
+            return
+        wanted = [self.hands[command.worker]] if command.worker else list(self.hands.values())
+        fit = [
+            each for each in wanted
+            if each.id != item.worker and self.has_room(each) and self.serves(each, item)
+            and each.spec.lease in self.leases
+        ]  # fmt: skip
+        if not fit or (not item.worker and not self.is_open(item)):
+            assert isinstance(result, Failure)
+            assert result.code == "no-available-worker"
+            return
+        (given,) = result.tasks
+        moved = bool(item.worker)
+        if moved:
+            self.tell_stop(item, "moved")
+            self._give_back(item)
+        got = [worker for what, worker, tasks, *_ in self.heard
+               if what == "assigned" and (given.task, given.attempt) in [each[:2] for each in tasks]
+               ]  # fmt: skip
+        hand = next(each for each in fit if [each.id] == got)
+        self._judge_choice(item, hand, fit, preferences=False)
+        if self.settings.strategy == "round-robin" and not command.worker:
+            self.last_chosen = hand.id
+        stores = self.having(hand, ASSIGNED)
+        running = not stores and len(self.having(hand, RUNNING)) < hand.load
+        self._assign(item, hand, running=running, stolen=moved)
+        item.firm = True
+        assert (given.task, given.attempt, given.running, given.reason) == (
+            item.id, item.attempt, running, "moved" if moved else "assigned")  # fmt: skip
+        handed = (item.id, item.attempt, running, item.due)
+        self.told.append(("assigned", hand.id, [handed]))
+
+    def _unassignable(self, item: Item | None, worker: int) -> str:
+        if item is None:
+            return "task-not-found"
+        if item.state not in (READY, *HELD) or item.stopping:
+            return "task-state"
+        if worker and worker not in self.hands:
+            return "worker-not-found"
+        return "task-state" if worker and worker == item.worker else ""
 
     def hand_out(self, events: list[tuple[Any, ...]]) -> None:
         """The end of an entry: every step of it was right, and nothing is left to do."""
@@ -511,8 +570,10 @@ class Model:
         if self.settings.strategy == "round-robin":
             self.last_chosen = hand.id
 
-    def _judge_choice(self, item: Item, hand: Hand, fit: list[Hand]) -> None:
-        prefers = item.options.prefers if self.settings.affinity else ""
+    def _judge_choice(
+        self, item: Item, hand: Hand, fit: list[Hand], *, preferences: bool = True
+    ) -> None:
+        prefers = item.options.prefers if self.settings.affinity and preferences else ""
         preferred = [each for each in fit if prefers and each.spec.name == prefers]
         least = sorted(preferred or fit, key=lambda each: (self.fullness(each), each.id))
         strategy = self.settings.strategy
@@ -563,6 +624,7 @@ class Model:
                 for victim in hands if victim is not thief
                 for item in stores[victim.id]
                 if self.serves(thief, item) and not self.rule(item.spec.queue).paused
+                and not item.firm
             ]  # fmt: skip
             if loot:
                 found.append((thief.id, -min(loot)[2]))
@@ -587,6 +649,9 @@ class Model:
                 assert result == Claimed(())
             else:
                 self.claimed(hand, command.count, result.tasks)
+            return
+        if isinstance(command, Assign):
+            self.assigned(command, result)
             return
         expected = getattr(self, "_do_" + type(command).__name__.lower())(command)
         if isinstance(expected, str):
@@ -747,6 +812,7 @@ class Model:
             if item is not None:
                 hand = self.hands[item.worker]
                 hand.done, hand.in_row = hand.done + 1, 0
+                hand.ran += self.now - item.since
                 self._end(item, DONE, result=each.result)
         return Settlement(tuple(stale))
 

@@ -204,7 +204,7 @@ MUTANTS = (
     Mutant(
         "what is stolen counts twice against the rate",
         LIFE,
-        "        if reason != REASON_STOLEN:",
+        "        if reason not in UNCOUNTED:",
         "        if reason:",
         ("model", "handing_out"),
     ),

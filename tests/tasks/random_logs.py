@@ -17,6 +17,7 @@ from quorate.base.kv_commands import Put
 from quorate.base.lease_commands import GrantLease, RenewLeases, RevokeLease
 from quorate.base.schedule_commands import Fire, PutSchedule, RemoveSchedule
 from quorate.base.task_commands import (
+    Assign,
     Attend,
     Begin,
     Cancel,
@@ -120,7 +121,8 @@ class Draw:
             beside = chance.randint(0, self.node.tasks.ledger.last_task)
         needs = chance.choice((None, None, Needs(("gpu",)), Needs(excluded=("n",)), Needs((), "m")))
         return Options(
-            chance.choice((None, Retry(1, 100), Retry(3, 50, 200, 2.0, 0.5, ("Bad",)), Retry(0))),
+            chance.choice((None, Retry(1, 100), Retry(3, 50, 200, 2.0, 0.5, ("Bad",)), Retry(0),
+                           Retry(2, 50, only=("Bad",)))),
             chance.choice((0, 400, 3_000)), chance.choice((0, 0, 150)), chance.choice((0, 0, 300)),
             chance.randint(0, 2), chance.choice((200, 5_000)), unique,
             Needs(("gpu",)) if beside and needs is not None else needs,
@@ -207,7 +209,9 @@ class Draw:
         what = chance.random()
         if what < 0.4:
             return Cancel(some, chance.choice((0, 100)))
-        if what < 0.7:
+        if what < 0.6:
+            return Assign(some[0], chance.choice((0, self.some_worker())))
+        if what < 0.8:
             dead = [id_of(key) for key, _ in self.node.tasks.ledger.tables.dead.items()]
             return Requeue((*dead[:2], some[0]))
         state: Any = chance.choice(("done", "cancelled", "dead", "ready", "scheduled"))

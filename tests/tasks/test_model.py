@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 from quorate.base.lease_commands import GrantLease, RenewLeases, RevokeLease
 from quorate.base.results import Failure
 from quorate.base.task_commands import (
+    Assign,
     Attend,
     Begin,
     Cancel,
@@ -67,6 +68,7 @@ CHOOSY = [
 ]
 FRAIL = [
     Options(retry=Retry(1, 100), crashes=1),
+    Options(retry=Retry(2, 100, only=("Bad",)), timeout_ms=250),
     Options(retry=Retry(3, 100, 150), timeout_ms=250),
     Options(retry=Retry(2, 100, jitter=0.5, fatal=("Bad",)), heartbeat_ms=200),
     Options(retry=Retry(1, 0), heartbeat_ms=100, timeout_ms=0, crashes=0),
@@ -142,8 +144,8 @@ class TasksAgainstAModel(RuleBasedStateMachine):
         model = self.model
         model.told = []
         model.pass_to(self.node.time_ms)
+        model.heard = events = [happened(event, keys[0]) for keys, event in self.node.told]
         judge(results)
-        events = [happened(event, keys[0]) for keys, event in self.node.told]
         count = len(model.told)
         assert events[:count] == model.told
         model.hand_out(events[count:])
@@ -258,6 +260,13 @@ class TasksAgainstAModel(RuleBasedStateMachine):
     @rule(at=some, ms=times, broken=breaks)
     def requeue(self, at: int, ms: int, broken: Any) -> None:
         self.do(Requeue((self.some_of(DEAD, at), self.some_of(DEAD, at + 1))), ms, broken=broken)
+
+    @rule(at=some, ms=times, later=later, broken=breaks)
+    def assign(self, at: int, ms: int, *, later: bool, broken: Any) -> None:
+        live = [each.id for each in self.model.live() if each.state in (READY, *HELD) or at < 20]
+        task = live[at % len(live)] if live else self.some_of(DEAD, at)
+        worker = 0 if at % 3 == 0 else self.worker(at // 3)
+        self.do(Assign(task, worker), ms, later=later, broken=broken)
 
     @rule(
         state=st.sampled_from(("done", "cancelled", "dead", "ready", "scheduled")),
@@ -392,7 +401,12 @@ class TasksAgainstAModel(RuleBasedStateMachine):
             record = ledger.crew.workers[hand.id].record
             assert (record.state, record.load, record.prefetch, record.failures_in_row) == (
                 hand.state, hand.load, hand.prefetch, hand.in_row)  # fmt: skip
-            assert (record.done, record.failed) == (hand.done, hand.failed)
+        workers = {id_of(key): record for key, record in ledger.tables.workers.items()}
+        hands = self.model.hands | self.model.gone
+        assert {id_: (each.done, each.failed, each.crashed, each.ran_ms, bool(each.gone_ms))
+                for id_, each in workers.items()} == {
+            id_: (each.done, each.failed, each.crashed, each.ran, id_ in self.model.gone)
+            for id_, each in hands.items()}  # fmt: skip
 
     def check_totals(self) -> None:
         """Nothing is lost: whatever came is there, or came to one end."""
