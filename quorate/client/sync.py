@@ -50,6 +50,7 @@ from quorate.client.levels import Receipt
 from quorate.client.sync_crdt import Converging
 from quorate.client.sync_kv import Kv
 from quorate.client.sync_locks import Coordination
+from quorate.client.sync_tasks import Schedules, Tasks, Workflows
 from quorate.client.together import Attempt, Committed
 from quorate.errors import ClosedError, InvalidArgumentError
 
@@ -196,6 +197,13 @@ class Database(Coordination, Converging):
         self._make = make
         self._runs = _Loop()
         self.kv = Kv(self._run_on_kv)
+        self.tasks = Tasks(lambda call: self._run(lambda database: call(database.tasks)))
+        self.workflows = Workflows(
+            lambda call: self._run(lambda database: call(database.workflows))
+        )
+        self.schedules = Schedules(
+            lambda call: self._run(lambda database: call(database.schedules))
+        )
         this = weakref.ref(self)
         self._runs.at_exit = lambda: _close(this)
 

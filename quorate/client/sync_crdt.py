@@ -47,13 +47,13 @@ def _iterating(
 ) -> Callable[Concatenate[Data[Any], P], Iterator[T]]:
     def iterate(self: Data[Any], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
         made: Any = functools.partial(method, self._twin, *args, **kwargs)  # type: ignore[arg-type]
-        yield from _over(self._run, made)
+        yield from over(self._run, made)
 
     functools.update_wrapper(iterate, method)
     return iterate
 
 
-def _over(run: Run, begin: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
+def over(run: Run, begin: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
     """A generator of this thread over what is fetched on the loop."""
     items: list[AsyncIterator[T]] = []
 
@@ -408,4 +408,4 @@ class Converging:
             return twin.crdt_names(prefix, level=level, timeout=timeout)
 
         names: AsyncIterator[CrdtName] = self._run_converging(begin)
-        yield from _over(self._run_alone, lambda: names)
+        yield from over(self._run_alone, lambda: names)

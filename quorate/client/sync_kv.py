@@ -26,10 +26,9 @@ def _twin(
     method: Callable[Concatenate[asynchronous.Kv, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Kv, P], T]:
     def call(self: Kv, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        # A generator may belong to this thread: it is iterated here.
-        listed: Any = [_listed(item) for item in args]
-        named: Any = {name: _listed(item) for name, item in kwargs.items()}
-        result: T = self._run(lambda kv: method(kv, *listed, **named))
+        places: Any = [listed(item) for item in args]
+        named: Any = {name: listed(item) for name, item in kwargs.items()}
+        result: T = self._run(lambda kv: method(kv, *places, **named))
         return result
 
     functools.update_wrapper(call, method)
@@ -154,7 +153,8 @@ class Watch:
         return self._batches.popleft()
 
 
-def _listed(item: object) -> object:
+def listed(item: object) -> object:
+    """A generator may belong to the thread that calls: it is iterated there."""
     return list(item) if isinstance(item, Iterator) else item
 
 

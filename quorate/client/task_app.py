@@ -224,14 +224,14 @@ class TaskFunction(Generic[P, R, C]):
 
     # --- here -----------------------------------------------------------------------------------
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> C:
         """The function itself, here and now."""
         made: C = self.function(*args, **kwargs)
         return made
 
     # --- elsewhere ------------------------------------------------------------------------------
 
-    async def submit(self, *args: P.args, **kwargs: P.kwargs) -> Result[R]:
+    async def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Result[R]:
         """Enqueue a call of it; the task is durable on a majority when this returns.
 
         Raises:
@@ -244,7 +244,7 @@ class TaskFunction(Generic[P, R, C]):
         tasks = self.app.db.tasks
         return Result(tasks, await tasks.enqueue_one(task), self.name, self._returns)
 
-    async def delay(self, *args: P.args, **kwargs: P.kwargs) -> Result[R]:
+    async def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> Result[R]:
         """As ``submit``."""
         return await self.submit(*args, **kwargs)
 
@@ -266,7 +266,7 @@ class TaskFunction(Generic[P, R, C]):
             {**self.settings, **settings},
         )
 
-    def make(self, *args: P.args, **kwargs: P.kwargs) -> Task:
+    def make(self, /, *args: P.args, **kwargs: P.kwargs) -> Task:
         """The task of a call, for ``db.tasks.enqueue_many``. Raises as ``submit``."""
         self.shape.check(args, kwargs)
         payload = pack_arguments(args, kwargs, f"task {self.name!r}")
@@ -283,9 +283,10 @@ class TaskFunction(Generic[P, R, C]):
             return with_unique(task, as_bytes(self._unique(*args, **kwargs), "unique"))
         return task
 
-    def result_of(self, task: int) -> Result[R]:
-        """A handle of a task that was enqueued before, by its id."""
-        return Result(self.app.db.tasks, task, self.name, self._returns)
+    def result_of(self, task: int, tasks: Tasks | None = None) -> Result[R]:
+        """A handle of a task that was enqueued before, by its id. *tasks*: of the handle to ask;
+        None: of the app's."""
+        return Result(self.app.db.tasks if tasks is None else tasks, task, self.name, self._returns)
 
     def _returns(self) -> Any:  # noqa: ANN401
         return self.shape.returns

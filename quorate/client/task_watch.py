@@ -39,6 +39,7 @@ class TaskWatch:
         self._news = asyncio.Event()
         self._events: deque[Event] = deque()
         self._error: QuorateError | None = None
+        self._closed = False
         self._watch = watches.open(
             TASK_MACHINE, lambda: WatchQueue(queue), self._on_open, self._on_events, self._on_failed
         )
@@ -51,8 +52,24 @@ class TaskWatch:
         return self
 
     def close(self) -> None:
-        """No more news."""
+        """No more news; whoever waits for some waits no longer."""
         self._watch.close()
+        self._closed = True
+        self._begun.set()
+        self._news.set()
+
+    async def take(self) -> list[Event]:
+        """What has happened and was not taken yet: waits for the first. Empty once it is closed."""
+        while not self._events:
+            if self._error is not None:
+                raise self._error
+            if self._closed:
+                return []
+            self._news.clear()
+            await self._news.wait()
+        found = list(self._events)
+        self._events.clear()
+        return found
 
     async def __aenter__(self) -> Self:
         return await self.begun()
@@ -70,6 +87,8 @@ class TaskWatch:
                     yield self._events.popleft()
                 if self._error is not None:
                     raise self._error
+                if self._closed:
+                    return
                 self._news.clear()
                 await self._news.wait()
         finally:

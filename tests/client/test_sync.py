@@ -17,7 +17,20 @@ from typing import Any
 
 import pytest
 
-from quorate.client import database, kv, machines, operations, sync, views
+from quorate.client import (
+    database,
+    kv,
+    machines,
+    operations,
+    schedules,
+    sync,
+    sync_tasks,
+    task_app,
+    task_watch,
+    tasks,
+    views,
+    workflows,
+)
 from quorate.errors import ClosedError, InvalidArgumentError, NotSentError, UnavailableError
 from quorate.replication.kv import KvMachine
 from tests.client.fake_cluster import SILENT, FakeCluster, fake_cluster
@@ -52,10 +65,17 @@ def cluster() -> Iterator[FakeCluster]:
         (sync.Database, database.Database),
         (sync.Machine, machines.Machine),
         (sync.View, views.View),
+        (sync_tasks.Tasks, tasks.Tasks),
+        (sync_tasks.TaskWatch, task_watch.TaskWatch),
+        (sync_tasks.Result, task_app.Result),
+        (sync_tasks.Workflows, workflows.Workflows),
+        (sync_tasks.Run, workflows.Run),
+        (sync_tasks.Schedules, schedules.Schedules),
     ],
 )
 def test_the_twins_have_the_same_names_and_arguments(ours: type, theirs: type) -> None:
-    inner = {"bind", "pages", "submit", "ask", "codec", "welcomed", "twin"}
+    inner = {"bind", "pages", "ask", "codec", "welcomed", "twin", "take"}
+    inner |= {database.Database: {"submit"}, tasks.Tasks: {"run"}}.get(theirs, set())
     for name, member in vars(theirs).items():
         if name.startswith("_") or name in inner or not inspect.isfunction(member):
             continue
