@@ -66,10 +66,12 @@ class Cancel(
     msgspec.Struct, frozen=True, array_like=True, tag=2, forbid_unknown_fields=True, gc=False
 ):
     """What has not begun never will; the worker of what has begun is told to stop, and has
-    *grace_ms* to say how it ended. Result: ``Changed``."""
+    *grace_ms* to say how it ended. *waiting_only*: nothing becomes of what runs. Result:
+    ``Changed``."""
 
     tasks: TaskIds
     grace_ms: Duration = 30_000
+    waiting_only: bool = False
 
 
 class Requeue(

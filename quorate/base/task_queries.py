@@ -276,9 +276,11 @@ class WatchWorker(
 class WatchTasks(
     msgspec.Struct, frozen=True, array_like=True, tag=2, forbid_unknown_fields=True, gc=False
 ):
-    """What becomes of these; of those that have ended, at once: ``TaskEvent``."""
+    """What becomes of these; of those that have ended, at once: ``TaskEvent``. *running*: of those
+    that run, too, at once, that they have "started"."""
 
     tasks: TaskIds
+    running: bool = False
 
 
 class WatchQueue(

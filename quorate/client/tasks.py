@@ -301,12 +301,18 @@ class Tasks:
     # --- tending --------------------------------------------------------------------------------
 
     async def cancel(
-        self, *tasks: int, grace: float = 30.0, timeout: float | None = None
+        self,
+        *tasks: int,
+        grace: float = 30.0,
+        waiting_only: bool = False,
+        timeout: float | None = None,
     ) -> tuple[int, ...]:
         """Cancel tasks: what has not begun never will; what runs is told to stop, and has *grace*
-        seconds to say how it ended. Returns those that this is true of: the others had ended."""
+        seconds to say how it ended; with *waiting_only* it is left alone. Returns those that this
+        is true of: the others had ended."""
         given = tuple(_check_id(task) for task in tasks)
-        changed: Changed = await self.run(Cancel(given, round(grace * 1000)), timeout)
+        command = Cancel(given, round(grace * 1000), waiting_only)
+        changed: Changed = await self.run(command, timeout)
         return changed.tasks
 
     async def requeue(self, *tasks: int, timeout: float | None = None) -> tuple[int, ...]:

@@ -359,7 +359,7 @@ class TaskMachine(Machine):
         for task in dict.fromkeys(command.tasks):
             key = id_key(task)
             live, spec = tables.live.get(key), tables.specs.get(key)
-            if live is None or spec is None:
+            if live is None or spec is None or (command.waiting_only and live.state == RUNNING):
                 continue
             changed.append(task)
             if live.state == RUNNING:

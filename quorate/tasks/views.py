@@ -401,10 +401,11 @@ class Views:
         tables = self._ledger.tables
         backlog = []
         for task in request.tasks:
-            if id_key(task) in tables.live:
-                continue
-            info = self._info(task)
-            backlog.append(_ended_event(task, info))
+            live = tables.live.get(id_key(task))
+            if live is None:
+                backlog.append(_ended_event(task, self._info(task)))
+            elif request.running and live.state == RUNNING:
+                backlog.append(_started_event(self._live_info(task, live)))
         return Interest(whole, keys=tuple(map(task_topic, request.tasks)), backlog=backlog)
 
 
@@ -455,6 +456,19 @@ def _ended_event(task: int, info: TaskInfo | None) -> TaskEvent:
         info.kind,
         info.error,
         info.result,
+    )
+
+
+def _started_event(info: TaskInfo) -> TaskEvent:
+    return TaskEvent(
+        "started",
+        info.task,
+        info.state,
+        info.function,
+        info.queue,
+        info.attempt,
+        info.worker,
+        info.since_ms,
     )
 
 

@@ -706,6 +706,8 @@ class Model:
             item = self.items.get(task)
             if item is None or item.state not in LIVE:
                 continue
+            if command.waiting_only and item.state == RUNNING:
+                continue
             changed.append(task)
             if item.state != RUNNING:
                 self.tell_stop(item, "moved")

@@ -24,6 +24,7 @@ from quorate.base.task_queries import (
     ListWorkers,
     Peek,
     TaskQuery,
+    WatchTasks,
     WorkerEvent,
 )
 from quorate.base.task_specs import (
@@ -456,6 +457,26 @@ def test_cancelling_reaches_the_worker_and_does_not_wait_for_ever(node: TaskNode
     node.one(Cancel((other,)))
     node.fail(worker, other, 1, cancelled=True)
     assert node.state(other) == CANCELLED
+
+
+def test_only_what_waits_may_be_cancelled_and_nothing_becomes_of_what_runs(node: TaskNode) -> None:
+    worker = node.worker(prefetch=1)
+    running, stored, waiting, later = node.put(), node.put(), node.put(), node.put(delay_ms=5_000)
+    cancelled = node.one(Cancel((running, stored, waiting, later, 99), waiting_only=True)).tasks
+    assert cancelled == (stored, waiting, later)
+    assert node.stops() == [(worker, stored, 1, "moved")]
+    assert node.info(running).stopping is False
+    node.done(worker, running, 1)
+    assert node.state(running) == DONE
+
+
+def test_a_watch_tells_which_tasks_run_already_if_asked(node: TaskNode) -> None:
+    node.worker()
+    running, waiting = node.put(), node.put()
+    watch = node.tasks.watch
+    assert list(watch(WatchTasks((running, waiting))).backlog) == []
+    (told,) = watch(WatchTasks((running, waiting), running=True)).backlog
+    assert (told.what, told.task, told.state, told.attempt) == ("started", running, RUNNING, 1)
 
 
 def test_a_task_that_completes_although_it_was_cancelled_is_done(node: TaskNode) -> None:

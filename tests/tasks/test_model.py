@@ -255,7 +255,8 @@ class TasksAgainstAModel(RuleBasedStateMachine):
     @rule(at=some, ms=times, later=later, broken=breaks)
     def cancel(self, at: int, ms: int, *, later: bool, broken: Any) -> None:
         chosen = (self.some_of(at % 6 + 1, at), self.some_of(5, at + 1))
-        self.do(Cancel(chosen, grace_ms=250 * (at % 2)), ms, later=later, broken=broken)
+        command = Cancel(chosen, grace_ms=250 * (at % 2), waiting_only=at % 3 == 0)
+        self.do(command, ms, later=later, broken=broken)
 
     @rule(at=some, ms=times, broken=breaks)
     def requeue(self, at: int, ms: int, broken: Any) -> None:
