@@ -39,9 +39,12 @@ from quorate.errors import (
     InsufficientRightsError,
     QuorateError,
     SequenceError,
+    StorageError,
     TypeMismatchError,
     UnavailableError,
 )
+from quorate.replication.converging.committing import Arrived, Commit
+from quorate.replication.converging.view import ELEMENTS
 from quorate.replication.transport import CrdtKnown
 from tests.converging.tiers import World
 
@@ -400,6 +403,63 @@ def test_what_cannot_be_is_refused_and_the_rest_of_the_frame_is_not() -> None:
         ):
             with pytest.raises(QuorateError):
                 one.tier.write(bad, done.set_result)
+
+    World().run(story)
+
+
+def test_what_waits_behind_a_record_that_could_not_be_joined_comes_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A record is left out rather than stop the node; those behind it do not wait for ever."""
+    join, failed = Commit.join, []
+
+    def fail_once(commit: Commit, record: Arrived) -> bool:
+        if record.sequence == 2 and len(failed) < 3:
+            failed.append(record)
+            raise MemoryError("no room for it just now")
+        return join(commit, record)
+
+    async def story(world: World) -> None:
+        for number in range(4):
+            await world.nodes[1].write("s", SET, Add(number))
+        await world.converged()
+        assert await world.nodes[3].value("s", SET) == [[0, 1, 2, 3], b""]
+
+    monkeypatch.setattr(Commit, "join", fail_once)
+    World().run(story)
+    assert len(failed) == 3
+
+
+@pytest.mark.parametrize("who", ["a peer", "a client"])
+def test_a_node_that_cannot_read_its_disk_stops_and_has_all_after_its_next_start(
+    who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(world: World) -> None:
+        one, two, three = world.nodes.values()
+        await one.write("s", SET, Add("a"))
+        await world.converged()
+
+        def unreadable(table: str, _key: bytes) -> bytes | None:
+            if table == ELEMENTS:
+                raise StorageError("the disk failed while reading elements")
+            return None
+
+        monkeypatch.setattr(two.store, "get", unreadable)
+        writing = asyncio.ensure_future(three.write("s", SET, Add("b"), Add("c")))
+        if who == "a client":
+            with pytest.raises(QuorateError, match="disk failed") as caught:
+                await two.write("s", SET, Add("d"))
+            assert not caught.value.definite
+        await writing
+        while not two.failures:  # noqa: ASYNC110  virtual time
+            await asyncio.sleep(0.01)
+        assert two.engine.stopped
+        two.failures.clear()
+        two.crash()
+        two.start()
+        await world.converged()
+        values, _token = await two.value("s", SET)
+        assert [each for each in values if each != "d"] == ["a", "b", "c"]
 
     World().run(story)
 

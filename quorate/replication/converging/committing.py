@@ -33,6 +33,7 @@ from quorate.errors import (
     MachineError,
     NotObservedError,
     QuorateError,
+    StorageError,
 )
 from quorate.replication.converging.records import (
     FORMAT,
@@ -272,6 +273,8 @@ class Commit:
         try:
             delta = operate(ORMap, self.view, operation, moment)
             size = _size_of(delta)
+        except StorageError:
+            raise
         except QuorateError as error:
             return refusal(error)
         except Exception as error:  # nothing has changed yet, and the node goes on

@@ -31,6 +31,7 @@ from quorate.errors import (
     QuorateError,
     ReadOnlyError,
     SequenceError,
+    StorageError,
     UnavailableError,
 )
 from quorate.replication.clock import Clock
@@ -147,6 +148,7 @@ class Engine:
         self._by_name: dict[tuple[bytes, int], _Waiting] = {}  # queued, or in the commit under way
         self._operation_count = 0
         self._arrived: dict[int, deque[Arrived]] = {}  # by actor, in order, without gaps
+        self._left_out: dict[int, int] = {}  # by actor, the last record that could not be joined
         self._declared: Mapping[int, int] = {}
         self._arrived_bytes = 0
         self._alone: deque[Alone] = deque()
@@ -374,7 +376,8 @@ class Engine:
 
     def _join_arrived(self) -> tuple[Commit, dict[tuple[int, int], int]]:
         """A commit with the records that wait. One that cannot be joined, although it was checked,
-        is left out: it must not stop the node, nor those that it is passed on to."""
+        is left out: it must not stop the node, nor those that it is passed on to. A disk that
+        cannot be read is no fault of a record."""
         commit = self.open()
         joined: dict[tuple[int, int], int] = {}
         good: list[Arrived] = []
@@ -385,8 +388,10 @@ class Engine:
                 break
             try:
                 commit.join(record)
-            except Exception:
-                _logger.exception("record %d of %d is left out", record.sequence, record.actor)
+            except StorageError:
+                raise
+            except Exception as error:  # noqa: BLE001  whatever it is
+                self._leave_out(record, error)
                 commit = self.open()
                 for each in good:
                     commit.join(each)
@@ -395,6 +400,17 @@ class Engine:
             joined[record.sender, record.actor] = commit.frontier.get(record.actor, 0)
             elements += len(record.delta.elements)
         return commit, joined
+
+    def _leave_out(self, record: Arrived, error: Exception) -> None:
+        """What waits behind *record* would wait for ever: it comes again, and the record too."""
+        if self._left_out.get(record.actor) != record.sequence:
+            self._left_out[record.actor] = record.sequence
+            _logger.error(
+                "record %d of %d is left out", record.sequence, record.actor, exc_info=error
+            )
+        for each in self._arrived.pop(record.actor, ()):
+            self._arrived_bytes -= len(each.encoded)
+        self._events.dropped()
 
     def _next_arrived(self, commit: Commit) -> Arrived | None:
         """Some record that may be joined now, taken from those that wait."""
@@ -548,6 +564,9 @@ class Engine:
         if self._stopped:
             return
         self.stop(UnavailableError(f"the node's disk failed: {error}"))
+        late = OutcomeUnknownError(f"the node's disk failed while this was carried out: {error}")
+        for waiting in list(self._by_name.values()):
+            self._answer(waiting, late)
         self._events.failed(error)
 
 
