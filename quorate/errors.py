@@ -23,6 +23,11 @@ class QuorateError(Exception):
     #: Stable name of the error on the wire and in ``--json`` output; new classes get new codes.
     code: ClassVar[str] = "error"
 
+    @property
+    def details(self) -> dict[str, Any]:
+        """What this error says besides its text, by name."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
 
 class InvariantViolationError(AssertionError):
     """A bug in quorate: a claim that the code relies on turned out false."""
@@ -407,6 +412,12 @@ class ClosedError(QuorateError):
     code = "closed"
 
 
+class ExecutorShutdownError(ClosedError, RuntimeError):
+    """The executor was shut down, or the interpreter is about to end; nothing was submitted."""
+
+    code = "executor-shutdown"
+
+
 class UnavailableError(QuorateError):
     """No endpoint could be reached, or the reachable ones know no leader."""
 
@@ -494,6 +505,22 @@ class DiskFullError(StorageError):
 
     definite = True
     code = "disk-full"
+
+
+# --- tests on virtual time -----------------------------------------------------------------------
+
+
+class StuckError(QuorateError):
+    """A test on virtual time waits for what never comes; the text says where."""
+
+    definite = False
+    code = "stuck"
+
+
+class VirtualTimeError(QuorateError, NotImplementedError):
+    """Code of a test asked for what there is not on virtual time, such as a socket."""
+
+    code = "virtual-time"
 
 
 def _tree(root: type[QuorateError]) -> dict[str, type[QuorateError]]:

@@ -120,7 +120,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "tasks": ("errors", "base", CONTRACT),
     "client": ("errors", "base"),
 }
-UNLIMITED = ("server", "__main__", "")  # where everything meets, and the two front doors
+#: Where everything meets, whole nodes for tests, and the two front doors.
+UNLIMITED = ("server", "testing", "__main__", "")
 
 
 def imports(source: Source) -> Iterator[tuple[int, str, str]]:

@@ -16,7 +16,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Final, Self
 
 import msgspec
@@ -128,7 +128,7 @@ class Worker:
         #: Attempts that are not this worker's any more, and whose code goes on.
         self.lingering: set[Job] = set()
         self._db = db
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: Executor | None = None
         self._post: Post | None = None
         self._pulse: Pulse | None = None
         self._registrations = 0
@@ -349,10 +349,12 @@ class Worker:
 
     # --- for its post ---------------------------------------------------------------------------
 
-    def pool(self) -> ThreadPoolExecutor:
+    def pool(self) -> Executor:
         """Threads for tasks that are not coroutines."""
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(self.concurrency, f"quorate-task-{self.name}")
+            # A loop that brings a time of its own has to know of threads that work.
+            made = getattr(asyncio.get_running_loop(), "thread_pool", ThreadPoolExecutor)
+            self._threads = made(self.concurrency, f"quorate-task-{self.name}")
         return self._threads
 
     def changed(self) -> None:
