@@ -121,7 +121,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "client": ("errors", "base"),
 }
 #: Where everything meets, whole nodes for tests, and the two front doors.
-UNLIMITED = ("server", "testing", "__main__", "")
+UNLIMITED = ("server", "testing", "coordinator", "__main__", "")
 
 
 def imports(source: Source) -> Iterator[tuple[int, str, str]]:
