@@ -156,6 +156,12 @@ class WorkflowNotFoundError(CommandError):
     code = "workflow-not-found"
 
 
+class ScheduleNotFoundError(CommandError):
+    """No such schedule: it was never put, or was removed."""
+
+    code = "schedule-not-found"
+
+
 class WorkflowError(CommandError):
     """The workflow is none: a name twice, a node that waits for one that is not there, a cycle."""
 

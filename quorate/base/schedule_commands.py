@@ -75,7 +75,27 @@ class Fire(
     run: bool = True
 
 
-ScheduleCommand = PutSchedule | RemoveSchedule | Fire
+class PauseSchedule(
+    msgspec.Struct, frozen=True, array_like=True, tag=44, forbid_unknown_fields=True, gc=False
+):
+    """No ticks of a schedule until it is resumed (*paused* False), and none to make up for; all
+    else stays as it is. Result: ``ScheduleSet``, or a failure "schedule-not-found"."""
+
+    name: Name
+    paused: bool = True
+
+
+class TriggerSchedule(
+    msgspec.Struct, frozen=True, array_like=True, tag=45, forbid_unknown_fields=True, gc=False
+):
+    """Enqueue the task of a schedule now, though it is no tick of it, and paused or not. Result:
+    ``Fired``, of task 0 if its unique key is held, the queue is full, or *overlap* is False and the
+    task of before has not ended; or a failure "schedule-not-found"."""
+
+    name: Name
+
+
+ScheduleCommand = PutSchedule | RemoveSchedule | Fire | PauseSchedule | TriggerSchedule
 
 
 class ScheduleSet(msgspec.Struct, frozen=True, array_like=True, tag=41, gc=False):

@@ -12,13 +12,16 @@ from typing import Any, Literal, Unpack
 from quorate.base.cron import check_cron
 from quorate.base.schedule_commands import (
     ListSchedules,
+    PauseSchedule,
     PutSchedule,
     RemoveSchedule,
     ScheduleInfo,
+    TriggerSchedule,
 )
 from quorate.client.task_settings import KeyedSettings, duration_ms
 from quorate.client.tasks import Tasks
 from quorate.client.workflows import checked
+from quorate.errors import ScheduleNotFoundError
 
 
 class Schedules:
@@ -64,6 +67,36 @@ class Schedules:
             lambda: PutSchedule(name, task, cron, zone, every_ms, misfire, overlap, paused)
         )
         await self._tasks.run(command, call_timeout)
+
+    async def get(self, name: str, *, timeout: float | None = None) -> ScheduleInfo:
+        """A schedule as it stands.
+
+        Raises:
+            ScheduleNotFoundError: there is none of that name.
+        """
+        async for info in self.list(timeout=timeout):
+            if info.name == name:
+                return info
+        raise ScheduleNotFoundError(f"there is no schedule {name!a}")
+
+    async def pause(self, name: str, *, timeout: float | None = None) -> None:
+        """No ticks until ``resume``; those that pass meanwhile are not made up for.
+
+        Raises:
+            ScheduleNotFoundError: there is none of that name.
+        """
+        await self._tasks.run(checked(lambda: PauseSchedule(name)), timeout)
+
+    async def resume(self, name: str, *, timeout: float | None = None) -> None:
+        """Ticks again, from the next one on. Raises as ``pause``."""
+        await self._tasks.run(checked(lambda: PauseSchedule(name, paused=False)), timeout)
+
+    async def trigger(self, name: str, *, timeout: float | None = None) -> int:
+        """Enqueue its task now, which is no tick; its id. 0: its unique key is held, its queue is
+        full, or the task of before has not ended and *overlap* is False. Raises as ``pause``."""
+        command = checked(lambda: TriggerSchedule(name))
+        task: int = (await self._tasks.run(command, timeout)).task
+        return task
 
     async def remove(self, name: str, *, timeout: float | None = None) -> bool:
         """No more ticks; tasks that were enqueued stay. False: there was none."""

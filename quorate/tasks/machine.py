@@ -25,7 +25,14 @@ from quorate.base.fencing import Fence
 from quorate.base.group_commands import GroupQuery, JoinGroup, LeaveGroup, WatchGroup
 from quorate.base.limits import TASK_LINES_MAX, TASK_QUEUES_MAX, TASKS_MAX
 from quorate.base.results import Failure
-from quorate.base.schedule_commands import Fire, ListSchedules, PutSchedule, RemoveSchedule
+from quorate.base.schedule_commands import (
+    Fire,
+    ListSchedules,
+    PauseSchedule,
+    PutSchedule,
+    RemoveSchedule,
+    TriggerSchedule,
+)
 from quorate.base.task_commands import (
     Assign,
     Attend,
@@ -101,6 +108,9 @@ PURGE_LOOK_MAX: Final = 20_000
 #: once. Some 20 ms.
 DUE_WORK_MAX: Final = 2_000
 
+#: Commands that make more of what there is.
+_GROWING: Final = frozenset({Enqueue, Configure, Settle, Register, Requeue, TriggerSchedule})
+
 
 class TaskMachine(Machine):
     """Machine "tasks", part of every node. Version history: 1, first release."""
@@ -147,6 +157,8 @@ class TaskMachine(Machine):
             PutSchedule: self.schedules.put,
             RemoveSchedule: self.schedules.remove,
             Fire: self.schedules.fire,
+            PauseSchedule: self.schedules.pause,
+            TriggerSchedule: self.schedules.trigger,
             JoinGroup: self._groups.join,
             LeaveGroup: self._groups.leave,
         }
@@ -184,7 +196,7 @@ class TaskMachine(Machine):
 
     def frees_space(self, command: Any) -> bool:  # noqa: ANN401
         """All but new tasks, rules and workers: what there is must come to its end."""
-        return command.__class__ not in (Enqueue, Configure, Settle, Register, Requeue)
+        return command.__class__ not in _GROWING
 
     def next_deadline_ms(self) -> int | None:
         if len(self.ledger.tables.sweeps):

@@ -17,14 +17,16 @@ from quorate.base.schedule_commands import (
     Fire,
     Fired,
     ListSchedules,
+    PauseSchedule,
     PutSchedule,
     RemoveSchedule,
     ScheduleInfo,
     ScheduleList,
     ScheduleRemoved,
     ScheduleSet,
+    TriggerSchedule,
 )
-from quorate.errors import OverloadedError
+from quorate.errors import OverloadedError, ScheduleNotFoundError
 from quorate.replication.deadlines import Deadlines
 from quorate.replication.machine import Context
 from quorate.tasks.ledger import Ledger
@@ -139,6 +141,37 @@ class Schedules:
             self._tick(key, record, command.at_ms, command.next_ms, context, run=command.run)
         )
 
+    def pause(self, command: PauseSchedule, context: Context) -> ScheduleSet | Failure:
+        """The same rules under another revision, so that no tick of before counts."""
+        record = self._ledger.tables.schedules.get(command.name.encode())
+        if record is None:
+            return _none(command.name)
+        if record.paused == command.paused:
+            return ScheduleSet(record.revision)
+        rules = PutSchedule(
+            command.name,
+            record.task,
+            record.cron,
+            record.zone,
+            record.every_ms,
+            record.misfire,  # type: ignore[arg-type]  it was one of them when it was put
+            record.overlap,
+            command.paused,
+        )
+        return self.put(rules, context)
+
+    def trigger(self, command: TriggerSchedule, context: Context) -> Fired | Failure:
+        """A task out of turn."""
+        key = command.name.encode()
+        record = self._ledger.tables.schedules.get(key)
+        if record is None:
+            return _none(command.name)
+        task = self._run(record, context)
+        if task:
+            after = msgspec.structs.replace(record, last_task=task)
+            self._ledger.tables.schedules.put(key, after)
+        return Fired(task)
+
     def expire(self, context: Context, work_max: int) -> None:
         """Ticks by cluster time. Those that were missed while nobody led are made up for, or not,
         as the schedule says. At most about *work_max* tasks: the rest is due at once."""
@@ -172,14 +205,8 @@ class Schedules:
         *,
         run: bool,
     ) -> int:
-        tables = self._ledger.tables
-        busy = not record.overlap and id_key(record.last_task) in tables.live
-        holder = self._life.unique.holder(record.task, context.time_ms)
-        full = self._ledger.is_full(record.task.queue)
-        task = 0
-        if run and not busy and not holder and not full:
-            task = self._life.enqueue(record.task, context)
-        tables.schedules.put(
+        task = self._run(record, context) if run else 0
+        self._ledger.tables.schedules.put(
             key,
             msgspec.structs.replace(
                 record,
@@ -191,6 +218,14 @@ class Schedules:
             ),
         )
         return task
+
+    def _run(self, record: ScheduleRecord, context: Context) -> int:
+        """Enqueue its task, if that may be; else 0."""
+        busy = not record.overlap and id_key(record.last_task) in self._ledger.tables.live
+        holder = self._life.unique.holder(record.task, context.time_ms)
+        if busy or holder or self._ledger.is_full(record.task.queue):
+            return 0
+        return self._life.enqueue(record.task, context)
 
     # --- queries --------------------------------------------------------------------------------
 
@@ -218,3 +253,7 @@ class Schedules:
             for key, record in rows[: query.limit]
         )
         return ScheduleList(tuple(infos), len(rows) > query.limit)
+
+
+def _none(name: str) -> Failure:
+    return Failure(ScheduleNotFoundError.code, f"there is no schedule {name!a}")

@@ -12,10 +12,12 @@ from quorate.base.schedule_commands import (
     Fire,
     Fired,
     ListSchedules,
+    PauseSchedule,
     PutSchedule,
     RemoveSchedule,
     ScheduleInfo,
     ScheduleSet,
+    TriggerSchedule,
 )
 from quorate.base.task_commands import Cancel, Configure
 from quorate.base.task_specs import Task
@@ -129,3 +131,33 @@ def test_a_schedule_goes_by_one_of_the_two(node: TaskNode) -> None:
         with pytest.raises(ValueError, match="one of the two"):
             PutSchedule("s", Task("f"), **more)  # type: ignore[arg-type]
     assert not isinstance(node.one(PutSchedule("s", Task("f"), every_ms=5)), Failure)
+
+
+def test_a_schedule_that_is_paused_has_no_ticks_to_make_up_for(node: TaskNode) -> None:
+    revision = put(node, every_ms=1_000, misfire="all")
+    assert node.one(PauseSchedule("s")).revision > revision
+    paused = shown(node)
+    assert node.one(PauseSchedule("s")).revision == paused.revision  # it is
+    node.wait(5_500)
+    assert ready(node) == 0
+    node.one(PauseSchedule("s", paused=False))
+    node.wait(999)
+    assert (ready(node), shown(node).paused) == (0, False)
+    node.wait(1)
+    assert ready(node) == 1
+    assert isinstance(node.one(PauseSchedule("t")), Failure)
+
+
+def test_a_task_out_of_turn_is_no_tick(node: TaskNode) -> None:
+    put(node, every_ms=1_000, overlap=False, paused=True)
+    first = node.one(TriggerSchedule("s"))
+    assert first.task
+    assert (shown(node).last_task, shown(node).fired) == (first.task, 0)
+    assert node.one(TriggerSchedule("s")) == Fired(0)  # the one before has not ended
+    node.one(Cancel((first.task,)))
+    node.one(Configure("default", depth_max=1))
+    second = node.one(TriggerSchedule("s"))
+    node.one(PutSchedule("s", Task("f"), every_ms=1_000))
+    assert node.one(TriggerSchedule("s")) == Fired(0)  # the queue is full
+    assert shown(node).last_task == second.task
+    assert isinstance(node.one(TriggerSchedule("t")), Failure)
