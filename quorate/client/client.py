@@ -28,7 +28,7 @@ from quorate.base.limits import SESSION_TTL_MS_DEFAULT
 from quorate.client.calls import Calls
 from quorate.client.channel import Dialer
 from quorate.client.codec import AnyFuture, MachineCodec
-from quorate.client.connection import Connection, Dials
+from quorate.client.connection import STALL_STRIKES, Connection, Dials
 from quorate.client.endpoints import Endpoint
 from quorate.client.levels import LINEARIZABLE, Receipt
 from quorate.client.querier import Querier
@@ -231,7 +231,8 @@ class Client(Turns):
         return frames
 
     def _clogged(self) -> bool:
-        return self._submitter.clogged
+        stall_s = STALL_STRIKES * self._connection.stall_period
+        return self._submitter.clogged or self._submitter.is_owed(stall_s)
 
     def _wanted(self) -> bool:
         """A connection is worth having also if only a session is to be kept."""

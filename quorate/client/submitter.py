@@ -46,6 +46,7 @@ REROUTED_CODES = frozenset(("not-leader", "unavailable", "outcome-unknown", "clo
 #: Those of them after which the batch may have happened.
 VAGUE_CODES = frozenset(("outcome-unknown", "closed"))
 RETRY_AFTER_S_MIN = 0.001
+PATIENCE_DOUBLINGS_MAX = 5
 RETRY_AFTER_S_MAX = 5.0  # whatever a node asks for, its state is looked at again after this long
 
 
@@ -73,13 +74,14 @@ class Batch:
     """One submission. *to_send*: it is not on its way on the present connection. *doubtful*: an
     earlier sending of it got no answer that says for certain that it did not happen."""
 
-    __slots__ = ("bundle", "doubtful", "frame", "kind", "sent_at", "to_send")
+    __slots__ = ("bundle", "doubtful", "frame", "kind", "sent_at", "sent_count", "to_send")
 
     def __init__(self, frame: Submit, kind: Kind, bundle: Bundle | None, now: float) -> None:
         self.frame = frame
         self.kind = kind
         self.bundle = bundle
         self.sent_at = now
+        self.sent_count = 1
         self.to_send = False
         self.doubtful = False
 
@@ -141,11 +143,26 @@ class Submitter:
 
     @property
     def clogged(self) -> bool:
-        """The window is full of batches that nobody waits for any more: what the node owes, it
-        does not answer, and nothing new can be sent."""
-        return len(self._unanswered) >= self._window_batches_max and all(
-            batch.bundle is None or batch.bundle.over for batch in self._unanswered.values()
+        """The window is full of batches that nobody waits for any more, or these are all that a new
+        session waits for: what the node owes, it does not answer, and nothing new can be sent."""
+        batches = self._unanswered.values()
+        if len(batches) >= self._window_batches_max:
+            return all(batch.bundle is None or batch.bundle.over for batch in batches)
+        return (
+            self.session.id == 0
+            and any(batches)
+            and all(batch.bundle is not None and batch.bundle.over for batch in batches)
         )
+
+    def is_owed(self, patience_s: float) -> bool:
+        """Whether the node has left unanswered what this client itself asked for, not a caller:
+        the opening of a session, which everybody waits for, or its keeping. No deadline ends that.
+        A cluster may be slow, so *patience_s* is doubled each time that it is asked again."""
+        first = next(iter(self._unanswered.values()), None)
+        if first is None or first.bundle is not None or first.to_send:
+            return False
+        doublings = min(first.sent_count - 1, PATIENCE_DOUBLINGS_MAX)
+        return self._now() - first.sent_at > patience_s * 2**doublings
 
     @property
     def waiting(self) -> bool:
@@ -198,6 +215,7 @@ class Submitter:
             elif batch.to_send:
                 batch.to_send = False
                 batch.sent_at = self._now()
+                batch.sent_count += 1
                 # Only the watermark is renewed: a session whose kept replies fill the cluster's
                 # room for them is refused until it says which of them have arrived.
                 frame = batch.frame

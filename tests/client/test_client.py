@@ -279,6 +279,45 @@ async def test_a_node_that_owes_a_whole_window_is_given_up(lone: FakeCluster) ->
         await db.kv.put("k", "v")
 
 
+async def test_a_node_that_owes_a_session_is_given_up(lone: FakeCluster) -> None:
+    """It lives, yet never answers who opens one: nobody could ever write."""
+    opened: list[Submit] = []
+
+    def leave_the_first(_node: FakeNode, frame: Any) -> Fault:
+        if not (isinstance(frame, Submit) and frame.session == 0):
+            return FINE
+        opened.append(frame)
+        return SILENT if len(opened) == 1 else FINE
+
+    lone.script = leave_the_first
+    async with connect(lone.endpoints, stall_timeout=0.1) as db:
+        with pytest.raises(NotSentError):
+            await db.kv.put("k", "v", timeout=0.02)
+        await db.kv.put("k", "v", timeout=5)
+        assert (len(opened), db.statistics().connects) == (2, 2)
+
+
+async def test_a_session_that_takes_long_to_open_is_waited_for(lone: FakeCluster) -> None:
+    """Each time that it is asked for again, it may take twice as long."""
+    lone.script = lambda _node, frame: Fault(delay_s=0.15 if isinstance(frame, Submit) else 0)
+    async with connect(lone.endpoints, stall_timeout=0.05) as db:
+        await db.kv.put("k", "v", timeout=5)
+        assert db.statistics().connects <= 4
+
+
+async def test_what_nobody_waits_for_keeps_no_session_from_being_opened(lone: FakeCluster) -> None:
+    async with connect(lone.endpoints, session_ttl=1, stall_timeout=0.1) as db:
+        await db.kv.put("k", "v")
+        lone.script = once(SILENT)
+        first = asyncio.ensure_future(outcome(db.kv.increment("n", timeout=0.05)))
+        await asyncio.sleep(0.01)
+        lone.pass_time(2000)
+        second = asyncio.ensure_future(outcome(db.kv.increment("n", timeout=0.05)))
+        assert isinstance(await first, DeadlineExceededError)
+        assert isinstance(await second, QuorateError)
+        assert await db.kv.increment("n", timeout=5)
+
+
 async def test_one_live_endpoint_is_enough(three: FakeCluster) -> None:
     await three.nodes[1].stop()
     three.lead(3)
