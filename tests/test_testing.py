@@ -342,7 +342,8 @@ def test_enqueued_tasks_are_shown_with_their_arguments() -> None:
     async def story(world: World) -> None:
         app.use(world.db)
         await mail.submit("ada", urgent=True)
-        await mail.options(delay=60, headers={"trace": "1"}).submit("bob", urgent=False)
+        soon = world.now() + timedelta(minutes=1)
+        await mail.options(at=soon, headers={"trace": "1"}).submit("bob", urgent=False)
         await world.db.tasks.enqueue("other", b"\xc1", queue="o")
         first, second = world.enqueued("mail", "mail")
         assert (first.args, first.kwargs, first.key) == (("ada",), {"urgent": True}, b"ada")

@@ -62,6 +62,7 @@ PRIORITY_MAX: Final = 9
 # --- fields ---------------------------------------------------------------------------------------
 
 DURATION_MS_MAX: Final = 10 * 366 * 24 * 3600 * 1000  # ten years
+MOMENT_MS_MAX: Final = 2**53 - 1  # as of wall clocks in the log
 TIMEOUT_MS_DEFAULT: Final = 300_000
 RETRIES_DEFAULT: Final = 3
 RETRY_BASE_MS_DEFAULT: Final = 1_000
@@ -78,6 +79,7 @@ Payload = Annotated[bytes, msgspec.Meta(max_length=VALUE_BYTES_MAX)]
 TaskKey = Annotated[bytes, msgspec.Meta(max_length=TASK_KEY_BYTES_MAX)]
 Priority = Annotated[int, msgspec.Meta(ge=0, le=PRIORITY_MAX)]
 Duration = Annotated[int, msgspec.Meta(ge=0, le=DURATION_MS_MAX)]
+Moment = Annotated[int, msgspec.Meta(ge=0, le=MOMENT_MS_MAX)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
 Capability = Name
 Capabilities = Annotated[tuple[Capability, ...], msgspec.Meta(max_length=TASK_CAPABILITIES_MAX)]
@@ -181,7 +183,9 @@ class Options(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 class Task(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """A task, as it is enqueued. *key*: tasks of one key are begun in their order and share what
     limits the queue has for a key; keys take turns. *delay_ms*: not before. *options*: None for
-    all defaults."""
+    all defaults. *at_ms*: not before this time of day, in Unix milliseconds, in place of
+    *delay_ms*; 0: none. It is reckoned into cluster time once, by the leader's wall clock in the
+    entry that lets the task begin but for this: so wall clocks that jump later move nothing."""
 
     function: Name
     payload: Payload = b""
@@ -190,6 +194,11 @@ class Task(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     key: TaskKey = b""
     delay_ms: Duration = 0
     options: Options | None = None
+    at_ms: Moment = 0
+
+    def __post_init__(self) -> None:
+        if self.at_ms and self.delay_ms:
+            raise InvalidArgumentError("a task has a delay or a time at which it may begin")
 
 
 NO_OPTIONS: Final = Options()

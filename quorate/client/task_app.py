@@ -196,7 +196,9 @@ class TaskFunction(Generic[P, R, C]):
         unique: bool | Bytes | KeyOf,  # noqa: FBT001  True: of all arguments
         settings: TaskSettings,
     ) -> None:
-        functools.update_wrapper(self, function)
+        # What a class has are no attributes of a function that makes objects of it.
+        updated = () if isinstance(function, type) else functools.WRAPPER_UPDATES
+        functools.update_wrapper(self, function, updated=updated)
         self.app = app
         self.function = function
         self.name = check_name("a task", name)
@@ -256,14 +258,20 @@ class TaskFunction(Generic[P, R, C]):
         **settings: Unpack[TaskSettings],
     ) -> TaskFunction[P, R, C]:
         """The same task with other settings, for one call or more:
-        ``await send.options(priority="high", delay=60).submit(...)``."""
+        ``await send.options(priority="high", delay=60).submit(...)``. A *delay* takes the place of
+        the task's *at*, and the other way round."""
+        merged: TaskSettings = {**self.settings, **settings}
+        if "at" in settings and "delay" not in settings:
+            merged.pop("delay", None)
+        elif "delay" in settings and "at" not in settings:
+            merged.pop("at", None)
         return TaskFunction(
             self.app,
             self.function,
             self.name,
             self._key if key is None else key,
             self._unique if unique is None else unique,
-            {**self.settings, **settings},
+            merged,
         )
 
     def make(self, /, *args: P.args, **kwargs: P.kwargs) -> Task:
@@ -275,8 +283,9 @@ class TaskFunction(Generic[P, R, C]):
         if callable(self._key):
             key = as_bytes(self._key(*args, **kwargs), "key")
         task = Task(
-            base.function, payload, base.queue, base.priority, key, base.delay_ms, base.options
-        )
+            base.function, payload, base.queue, base.priority, key, base.delay_ms, base.options,
+            base.at_ms,
+        )  # fmt: skip
         if self._unique is True:
             return with_unique(task, _digest(self.name, payload))
         if callable(self._unique):

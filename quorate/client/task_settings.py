@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from math import isfinite
 from typing import Any, Final, Literal, TypedDict, cast
 
@@ -41,7 +42,8 @@ class TaskSettings(TypedDict, total=False):
     """Keyword arguments that say how a task is run. What is not given is as in brackets.
 
     *queue* ["default"]. *priority*: 0 to 9, or "low" (1), "normal" (2), "high" (3), "urgent" (4)
-    ["normal"]. *delay*: begins no sooner than in so many seconds [0].
+    ["normal"]. *delay*: begins no sooner than in so many seconds [0]; or *at*: no sooner than at
+    this time, a datetime with a time zone; at once, if it has passed [none].
 
     *retries*: further attempts after a failed one [3]. *backoff*: seconds before the first of them
     [1]; times *backoff_factor* [2] before each further one, up to *backoff_max* [60]. *jitter*: up
@@ -66,6 +68,7 @@ class TaskSettings(TypedDict, total=False):
     queue: str
     priority: Priority
     delay: float
+    at: datetime | None
     retries: int
     backoff: float
     backoff_max: float
@@ -102,7 +105,8 @@ _UNIQUE: Final = ("unique", "unique_for", "unique_until")
 _OPTIONS: Final = frozenset(
     (*_RETRY, *_NEEDS, *_UNIQUE, "timeout", "heartbeat", "expires", "crashes", "keep", "prefers")
 ) | {"beside", "headers"}
-_ALL: Final = _OPTIONS | {"queue", "priority", "delay", "key"}
+_ALL: Final = _OPTIONS | {"queue", "priority", "delay", "at", "key"}
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _check_task = msgspec.msgpack.Decoder(Task).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -128,6 +132,7 @@ def make_task(function: str, payload: bytes, settings: Mapping[str, Any]) -> Tas
         as_bytes(settings.get("key", b""), "key"),
         duration_ms("delay", settings.get("delay", 0)),
         _options(settings) if _OPTIONS & settings.keys() else None,
+        moment_ms("at", settings.get("at")),
     )
     try:
         checked = _check_task(_encode(task))
@@ -139,8 +144,9 @@ def make_task(function: str, payload: bytes, settings: Mapping[str, Any]) -> Tas
 def with_payload(task: Task, payload: bytes) -> Task:
     """*task* with other arguments."""
     return Task(
-        task.function, payload, task.queue, task.priority, task.key, task.delay_ms, task.options
-    )
+        task.function, payload, task.queue, task.priority, task.key, task.delay_ms, task.options,
+        task.at_ms,
+    )  # fmt: skip
 
 
 def with_unique(task: Task, key: bytes) -> Task:
@@ -292,6 +298,23 @@ def duration_ms(name: str, seconds: float | None) -> int:
     raise InvalidArgumentError(
         f"{name} is a number of seconds from 0 to {DURATION_MS_MAX // 1000}, not {seconds!r}"
     )
+
+
+def moment_ms(name: str, moment: datetime | None) -> int:
+    """A time of day in Unix milliseconds; None: 0, which stands for "none".
+
+    Raises:
+        InvalidArgumentError: it is no datetime, or has no time zone.
+    """
+    given: object = moment
+    if given is None or moment is None:
+        return 0
+    if not isinstance(given, datetime) or moment.utcoffset() is None:
+        raise InvalidArgumentError(
+            f"{name} is a datetime with a time zone, such as datetime.now(UTC), not {moment!r}"
+        )
+    # Up to the next millisecond: never too soon. What is long past is past.
+    return max(-((_EPOCH - moment) // timedelta(milliseconds=1)), 1)
 
 
 def _count(name: str, count: int) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any, Final, Literal, TypeVar, Unpack
 
@@ -123,10 +124,17 @@ class Workflow:
         waits = _waits(after, after_any_end, inputs)
         return self._add(lambda: Node(name, task, waits, RUN, undo, same_worker_as))
 
-    def sleep(self, name: str, seconds: float, *, after: Iterable[str] = ()) -> str:
-        """A time that has to pass after all of *after* are done, whoever restarts meanwhile.
-        Returns *name*."""
-        task = make_task("-", b"", {"delay": seconds})
+    def sleep(
+        self,
+        name: str,
+        seconds: float = 0,
+        *,
+        until: datetime | None = None,
+        after: Iterable[str] = (),
+    ) -> str:
+        """A time that has to pass after all of *after* are done, or, with *until*, to come: a
+        datetime with a time zone; whoever restarts meanwhile. Returns *name*."""
+        task = make_task("-", b"", {"delay": seconds, "at": until})
         waits = _waits(after, (), ())
         return self._add(lambda: Node(name, task, waits, SLEEP))
 

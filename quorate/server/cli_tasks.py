@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated, Any, Final, cast
 
 import msgspec
@@ -61,12 +62,17 @@ async def put(
     ] = "normal",
     key: Annotated[str, typer.Option("--key", help="Tasks of one key keep their order.")] = "",
     delay: Annotated[float, typer.Option("--delay", help="Not before so many seconds.")] = 0.0,
+    at: Annotated[
+        str, typer.Option("--at", help="Not before, such as 2030-01-31T07:00+01:00.")
+    ] = "",
     unique: Annotated[str, typer.Option("--unique", help="Only one at a time with this.")] = "",
 ) -> Exit:
     """Enqueue FUNCTION(ARGUMENT...) and print the task's id."""
     given = [_value(each) for each in arguments or ()]
     level: Any = int(priority) if priority.isdigit() else priority
     settings: dict[str, Any] = {"queue": queue, "priority": level, "delay": delay}
+    if at:
+        settings["at"] = _moment(at)
     if key:
         settings["key"] = to_bytes(key)
     if unique:
@@ -75,6 +81,13 @@ async def put(
         task = await db.tasks.enqueue(function, args=given, **settings)
     emit({"task": task}) if target.json else say(str(task))
     return Exit.OK
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidArgumentError(f"--at is a time in ISO 8601: {error}") from None
 
 
 def _value(text: str) -> object:

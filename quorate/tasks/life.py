@@ -44,7 +44,7 @@ from quorate.tasks.records import (
     pair_key,
 )
 from quorate.tasks.retrying import delay_ms, may_retry
-from quorate.tasks.steps import UNCOUNTED, beat_ms, held, limit_ms, waiting
+from quorate.tasks.steps import UNCOUNTED, beat_ms, held, limit_ms, not_before_ms, waiting
 from quorate.tasks.telling import TaskEvents, shown_assignment, tell_stop, tell_worker
 from quorate.tasks.unique import UniqueKeys
 
@@ -107,7 +107,7 @@ class Life:
         ledger = self._ledger
         task = ledger.draw()
         now_ms = context.time_ms
-        after_ms = now_ms + spec.delay_ms if spec.delay_ms else 0
+        after_ms = not_before_ms(spec, context)
         waits, pin = 0, ""
         options = spec.options
         if options is not None:

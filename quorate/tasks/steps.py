@@ -7,11 +7,19 @@ from typing import Final
 import msgspec
 
 from quorate.base.task_commands import REASON_MOVED, REASON_STOLEN
-from quorate.base.task_specs import BLOCKED, READY, RUNNING, SCHEDULED, Options
+from quorate.base.task_specs import BLOCKED, READY, RUNNING, SCHEDULED, Options, Task
+from quorate.replication.machine import Context
 from quorate.tasks.records import LiveRecord
 
 #: A worker got the task from another one, and why: as far as rates go, it began once.
 UNCOUNTED: Final = (REASON_STOLEN, REASON_MOVED)
+
+
+def not_before_ms(spec: Task, context: Context) -> int:
+    """The cluster time before which *spec* must not begin, if nothing else keeps it from it now;
+    0: it may at once."""
+    wait_ms = max(spec.at_ms - context.wall_ms, 0) if spec.at_ms else spec.delay_ms
+    return context.time_ms + wait_ms if wait_ms else 0
 
 
 def waiting(

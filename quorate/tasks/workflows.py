@@ -77,7 +77,7 @@ from quorate.tasks.records import (
     options_of,
     pair_key,
 )
-from quorate.tasks.steps import waiting
+from quorate.tasks.steps import not_before_ms, waiting
 from quorate.tasks.telling import tell_workflow
 from quorate.tasks.workflow_sweeps import Sweeper
 
@@ -283,7 +283,8 @@ class Workflows:
             payload = b"" if signal is None else signal.payload
             self._life.end(task, spec, live, DONE, context, payload)
             return
-        if kin.kind == SLEEP and not spec.delay_ms:
+        after_ms = not_before_ms(spec, context)
+        if kin.kind == SLEEP and not after_ms:
             self._life.end(task, spec, live, DONE, context)
             return
         record = tables.workflows.get(id_key(kin.workflow))
@@ -296,7 +297,6 @@ class Workflows:
             active = msgspec.structs.replace(record, active=record.active + 1)
             tables.workflows.put(id_key(kin.workflow), active)
         now_ms = context.time_ms
-        after_ms = now_ms + spec.delay_ms if spec.delay_ms else 0
         pin = (self._life.name_beside(kin.beside) or "") if kin.beside else ""
         after = waiting(
             options_of(spec), now_ms, live.enqueued_ms, like=live, after_ms=after_ms, pin=pin

@@ -59,10 +59,14 @@ class Node:
         self.log: list[bytes] = []
         self.time_ms = 0
 
+    @property
+    def wall_ms(self) -> int:
+        return 7
+
     def payload(self, submits: Iterable[Submit], time_ms: int | None = None) -> bytes:
         if time_ms is not None:
             self.time_ms = time_ms
-        return encode_batch(Batch(self.time_ms, 7, 11, tuple(submits)))
+        return encode_batch(Batch(self.time_ms, self.wall_ms, 11, tuple(submits)))
 
     def entry(self, *submits: Submit, time_ms: int | None = None, leader: bool = False) -> Applied:
         """One entry through the gateway of a leader, or as it comes out of a follower's log."""

@@ -64,6 +64,7 @@ from quorate.base.task_specs import (
     Retry,
     Task,
 )
+from tests.tasks.support import WALL_AHEAD_MS
 
 LIVE = (SCHEDULED, BLOCKED, READY, ASSIGNED, RUNNING)
 HELD = (ASSIGNED, RUNNING)
@@ -693,7 +694,8 @@ class Model:
                 item.pin = self.names[other.worker]
             else:
                 item.waits_for = other.id
-        self._wait(item, spec.delay_ms)
+        left = spec.at_ms - self.now - WALL_AHEAD_MS
+        self._wait(item, max(left, 0) if spec.at_ms else spec.delay_ms)
         self._came(item)
         self.count(item, "enqueued")
         what = {SCHEDULED: "scheduled", BLOCKED: "blocked", READY: "enqueued"}[item.state]

@@ -188,6 +188,13 @@ MUTANTS = (
         ("model", "machine"),
     ),
     Mutant(
+        "a time of day is taken for one of the cluster's clock",
+        STEPS,
+        "spec.at_ms - context.wall_ms",
+        "spec.at_ms - context.time_ms",
+        ("model", "machine"),
+    ),
+    Mutant(
         "a task that died keeps its unique key",
         LIFE,
         "            self.unique.free(spec, task, started=False)\n",

@@ -15,7 +15,13 @@ from quorate.base.frames import Submit as Frame
 from quorate.base.group_commands import JoinGroup, LeaveGroup
 from quorate.base.kv_commands import Put
 from quorate.base.lease_commands import GrantLease, RenewLeases, RevokeLease
-from quorate.base.schedule_commands import Fire, PutSchedule, RemoveSchedule
+from quorate.base.schedule_commands import (
+    Fire,
+    PauseSchedule,
+    PutSchedule,
+    RemoveSchedule,
+    TriggerSchedule,
+)
 from quorate.base.task_commands import (
     Assign,
     Attend,
@@ -106,9 +112,11 @@ class Draw:
         options = None
         if chance.random() < 0.6:
             options = self.options(alone=alone)
+        delay_ms = chance.choice((0, 0, 0, 100, 700))
         return Task(
             "f", chance.choice((b"", b"x" * 50)), chance.choice(QUEUES), chance.randint(1, 3),
-            chance.choice((b"", b"x", b"y", b"z")), chance.choice((0, 0, 0, 100, 700)), options,
+            chance.choice((b"", b"x", b"y", b"z")), delay_ms, options,
+            0 if delay_ms else chance.choice((0, 0, self.node.wall_ms + chance.randint(-99, 999))),
         )  # fmt: skip
 
     def options(self, *, alone: bool) -> Options:
@@ -294,6 +302,9 @@ class Draw:
             )  # fmt: skip
         if what < 0.6:
             return RemoveSchedule(name)
+        if what < 0.75:
+            pause = PauseSchedule(name, chance.random() < 0.5)
+            return chance.choice((pause, TriggerSchedule(name)))
         at_ms = found.next_ms if chance.random() < 0.9 else 7
         return Fire(name, found.revision, at_ms, at_ms + 60_000, run=chance.random() < 0.8)
 

@@ -92,6 +92,10 @@ def machines() -> list[Machine]:
     return [KvMachine(), Breakable()]
 
 
+#: What the wall clock is ahead of cluster time.
+WALL_AHEAD_MS = 1_000_000
+
+
 class TaskNode(Node):
     """A log in a list; *told*: the events of the latest entry: (keys, event)."""
 
@@ -101,6 +105,10 @@ class TaskNode(Node):
         self.image = MemoryImage()
         #: (task, attempt) by worker, as its watch tells.
         self.handed: dict[int, list[Any]] = {}
+
+    @property
+    def wall_ms(self) -> int:
+        return self.time_ms + WALL_AHEAD_MS
 
     @property
     def tasks(self) -> Breakable:

@@ -20,6 +20,7 @@ import pytest
 import quorate
 from quorate import App, Database, TaskContext, Worker
 from quorate.client.task_payloads import Shape, pack_arguments, unpack_arguments
+from quorate.client.task_settings import with_payload
 from quorate.errors import (
     InvalidArgumentError,
     TaskCancelledError,
@@ -188,6 +189,12 @@ def test_settings_keys_and_unique_keys_are_made_of_the_call() -> None:
     assert other.options is not None
     assert same.options.unique != other.options.unique
     changed = work.options(priority="low", delay=2, unique=lambda user, _n: f"{user}-")
+    new_year = dt.datetime(2030, 1, 1, 0, 0, 0, 1, tzinfo=dt.timezone(dt.timedelta(hours=1)))
+    at = changed.options(at=new_year).make("u", 3)
+    assert (at.delay_ms, at.at_ms) == (0, 1_893_452_400_001)  # up, never too soon
+    assert with_payload(at, b"").at_ms == at.at_ms
+    back = changed.options(at=new_year).options(delay=3).make("u", 3)
+    assert (back.delay_ms, back.at_ms) == (3000, 0)
     task = changed.make("u", 3)
     assert (task.queue, task.priority, task.delay_ms) == ("q", 1, 2000)
     assert task.options is not None

@@ -80,7 +80,9 @@ def put(run: Run, *arguments: str) -> str:
 def test_tasks_are_put_looked_at_and_tended(endpoint: str, run: Run) -> None:
     task = put(run, "add", "1", "-q", "a", "--priority", "high", "--key", "t", "--unique", "u")
     assert put(run, "add", "5", "-q", "a", "--unique", "u") == task
-    late = put(run, "add", "2", "-q", "a", "--delay", "60")
+    late = put(run, "add", "2", "-q", "a", "--at", "2999-01-01T00:00+01:00")
+    assert "ISO 8601" in run("put", "add", "--at", "noon").err
+    assert "time zone" in run("put", "add", "--at", "2999-01-01").err
     said = run("list", "-q", "a")
     assert said.out.splitlines() == [
         f"{task}\tready\tadd\ta\tattempt 0",

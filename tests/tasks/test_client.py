@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"priority": 11}, "a priority is 0 to 9"),
     ({"priority": "big"}, "a priority is 0 to 9"),
     ({"delay": -1}, "delay is a number of seconds"),
+    ({"at": datetime(2030, 1, 1)}, "at is a datetime with a time zone"),  # noqa: DTZ001
+    ({"at": 5}, "at is a datetime with a time zone"),
+    ({"at": datetime(2030, 1, 1, tzinfo=UTC), "delay": 1}, "a delay or a time"),
     ({"timeout": float("nan")}, "timeout is a number of seconds"),
     ({"retries": -1}, "retries is a number"),
     ({"jitter": 2.0}, "a task cannot be so"),

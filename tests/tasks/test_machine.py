@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from quorate.base.results import Failure
@@ -46,7 +47,8 @@ from quorate.base.task_specs import (
     Task,
     Unique,
 )
-from tests.tasks.support import TaskNode
+from quorate.errors import InvalidArgumentError
+from tests.tasks.support import WALL_AHEAD_MS, TaskNode
 
 
 @pytest.fixture
@@ -118,6 +120,30 @@ def test_a_delayed_task_is_never_handed_out_before_its_time(node: TaskNode) -> N
     assert node.assigned() == []
     node.wait(1)
     assert node.assigned() == [(worker, task, 1)]
+
+
+def test_a_time_of_day_is_reckoned_by_the_wall_clock_of_its_entry(node: TaskNode) -> None:
+    node.wait(3_000 - node.time_ms)
+    now, past = node.put(at_ms=WALL_AHEAD_MS + 3_000), node.put(at_ms=1)
+    assert (node.state(now), node.state(past)) == (READY, READY)
+    task = node.put(at_ms=WALL_AHEAD_MS + 8_000)
+    assert (node.state(task), node.info(task).due_ms) == (SCHEDULED, 8_000)
+    node.restart()
+    node.wait(4_999)
+    assert node.state(task) == SCHEDULED
+    node.wait(1)
+    assert node.state(task) == READY
+    expired = node.put(at_ms=WALL_AHEAD_MS + 10**12, expires_ms=100)
+    node.wait(100)
+    assert node.state(expired) == DEAD
+
+
+def test_a_task_has_a_delay_or_a_time_of_day() -> None:
+    with pytest.raises(InvalidArgumentError, match="a delay or a time"):
+        Task("f", delay_ms=1, at_ms=1)
+    array = ["f", b"", "q", 2, b"", 1, None, 1]
+    with pytest.raises(msgspec.ValidationError, match="a delay or a time"):
+        msgspec.convert(array, Task)
 
 
 def test_a_paused_queue_hands_out_nothing_until_it_goes_on(node: TaskNode) -> None:

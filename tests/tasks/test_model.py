@@ -51,14 +51,19 @@ from quorate.base.task_specs import (
 from quorate.tasks.records import id_key, id_of, scoped
 from tests import sharing
 from tests.tasks.model import HELD, LIVE, Item, Model, happened
-from tests.tasks.support import TaskNode
+from tests.tasks.support import WALL_AHEAD_MS, TaskNode
 
 QUEUES = ("a", "b")
 NAMES = ("n", "m", "o")
 
 PLAIN = [Task("f", b"x", queue, priority, key) for queue in QUEUES for priority in (2, 3)
          for key in (b"", b"x", b"y")]  # fmt: skip
-DELAYED = [Task("f", queue="a", key=b"x", delay_ms=250), Task("f", queue="b", delay_ms=1_000)]
+DELAYED = [
+    Task("f", queue="a", key=b"x", delay_ms=250),
+    Task("f", queue="b", delay_ms=1_000),
+    Task("f", queue="a", at_ms=WALL_AHEAD_MS + 2_500),  # soon it has passed
+    Task("f", queue="b", options=Options(expires_ms=1_500), at_ms=WALL_AHEAD_MS + 5_000),
+]
 CHOOSY = [
     Options(needs=Needs(("gpu",))),
     Options(needs=Needs(worker="n")),
@@ -109,7 +114,7 @@ SETTINGS = [
     Settle(capabilities=False),
 ]
 
-tasks = st.sampled_from([*PLAIN, *DELAYED, *OTHERS])
+tasks = st.sampled_from([*PLAIN, *DELAYED, *DELAYED, *OTHERS])
 some = st.integers(0, 99)
 #: Time that passes before.
 times = st.sampled_from((0, 0, 0, 1, 50, 200, 250, 500, 1_000, 3_000))

@@ -35,7 +35,7 @@ from quorate.base.workflow_commands import (
     WorkflowInfo,
     WorkflowQuery,
 )
-from tests.tasks.support import TaskNode
+from tests.tasks.support import WALL_AHEAD_MS, TaskNode
 
 
 class Flow:
@@ -217,6 +217,25 @@ def test_sleeping_is_durable() -> None:
     flow.done("a")
     flow.node.restart()
     flow.node.wait(4_999)
+    assert flow.states()["nap"] == SCHEDULED
+    flow.node.wait(1)
+    assert (flow.states()["nap"], flow.states()["b"]) == (DONE, SCHEDULED)
+    flow.node.wait(1_000)
+    flow.done("b")
+    assert flow.info().state == WF_DONE
+
+
+def test_sleeping_until_a_time_of_day() -> None:
+    flow = Flow(
+        run("a"),
+        Node("nap", Task("-", at_ms=WALL_AHEAD_MS + 9_000), (After("a"),), SLEEP),
+        Node("over", Task("-", at_ms=WALL_AHEAD_MS), (After("a"),), SLEEP),
+        Node("b", Task("f", at_ms=WALL_AHEAD_MS + 10_000), (After("nap"),)),
+    )
+    flow.node.wait(2_000 - flow.node.time_ms)
+    flow.done("a")
+    assert (flow.states()["nap"], flow.states()["over"]) == (SCHEDULED, DONE)
+    flow.node.wait(6_999)
     assert flow.states()["nap"] == SCHEDULED
     flow.node.wait(1)
     assert (flow.states()["nap"], flow.states()["b"]) == (DONE, SCHEDULED)
