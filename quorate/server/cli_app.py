@@ -21,11 +21,14 @@ from quorate.server import (
     cli_machines,
     cli_members,
     cli_rescue,
+    cli_schedules,
     cli_serve,
     cli_status,
     cli_tasks,
+    cli_views,
     cli_watch,
     cli_worker,
+    cli_workflows,
 )
 from quorate.server.cli_common import Exit, JsonOption, emit, say
 
@@ -53,6 +56,9 @@ app.command("elect")(cli_lock.elect_command)
 app.command("locks")(cli_lock.locks_command)
 app.add_typer(cli_lease.app, name="lease")
 app.add_typer(cli_tasks.app, name="tasks")
+cli_views.add_commands(cli_tasks.app)
+app.add_typer(cli_workflows.app, name="workflows")
+app.add_typer(cli_schedules.app, name="schedules")
 app.command("worker")(cli_worker.worker_command)
 app.add_typer(cli_members.app, name="members")
 app.command("transfer-leader")(cli_members.transfer_leader)

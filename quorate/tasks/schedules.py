@@ -154,7 +154,7 @@ class Schedules:
             record.cron,
             record.zone,
             record.every_ms,
-            record.misfire,  # type: ignore[arg-type]  it was one of them when it was put
+            record.misfire,  # type: ignore[arg-type]  # as it was put
             record.overlap,
             command.paused,
         )
