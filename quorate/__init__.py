@@ -30,6 +30,7 @@ from quorate.client.crdt import (
 from quorate.client.crdt_maps import ORMap
 from quorate.client.crdt_text import Text
 from quorate.client.database import Database, connect
+from quorate.client.executor import QuorateExecutor
 from quorate.client.levels import Receipt
 from quorate.client.task_app import App, Result
 from quorate.client.task_context import Completion, TaskContext
@@ -78,6 +79,7 @@ __all__ = [
     "OrderedTable",
     "PNCounter",
     "QuorateError",
+    "QuorateExecutor",
     "Receipt",
     "ReplCounter",
     "ReplDict",

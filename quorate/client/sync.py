@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures.thread  # noqa: F401  is to be there before what is called at exit
+import contextlib
 import functools
 import importlib.util
 import os
@@ -91,7 +93,7 @@ class _Loop:
             ClosedError: the handle was closed, or belongs to the process that this one was
                 forked from.
         """
-        if threading.current_thread() is self._thread:
+        if self.is_here:
             raise RuntimeError(
                 "a synchronous handle was called on its own event loop, where it would wait for "
                 "itself; use the asynchronous handle there"
@@ -137,13 +139,31 @@ class _Loop:
     @staticmethod
     def _main(loop: asyncio.AbstractEventLoop, twin: _Twin) -> None:
         # Holds neither the handle nor this object: so they can be forgotten, and are closed then.
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            runner.get_loop().run_forever()
-            try:
-                if twin.database is not None:
-                    runner.run(twin.database.close())
-            except BaseException as error:  # noqa: BLE001  # raised in the thread that closes
-                twin.error = error
+        runner = asyncio.Runner(loop_factory=lambda: loop)
+        runner.get_loop().run_forever()
+        try:
+            if twin.database is not None:
+                runner.run(twin.database.close())
+        except BaseException as error:  # noqa: BLE001  # raised in the thread that closes
+            twin.error = error
+        # At the end of the process, some Pythons begin no thread any more, as is done here to wait
+        # for those of the loop's executor; there are none at work then.
+        with contextlib.suppress(RuntimeError):
+            runner.close()
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Have *callback* called on the loop, without waiting for it.
+
+        Raises:
+            ClosedError: as ``run``.
+        """
+        with self._lock:
+            self._ready().call_soon_threadsafe(callback)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this thread is the loop's."""
+        return threading.current_thread() is self._thread
 
     def abandon(self) -> None:
         """Nobody can call any more: end the thread, without waiting for it."""
@@ -185,8 +205,9 @@ def _close_all() -> None:
             loop.at_exit()
 
 
-# Before the executors of the process shut down, which an embedded node still needs; ``atexit``
-# itself comes after them.
+# Before the executors of the process shut down, which an embedded node still needs: what was
+# registered last is called first, and theirs was when their module was imported. ``atexit`` itself
+# comes after them.
 getattr(threading, "_register_atexit", atexit.register)(_close_all)
 
 
@@ -224,6 +245,26 @@ class Database(Coordination, Converging):
 
     def _run_on_kv(self, call: Callable[[asynchronous_kv.Kv], Coroutine[Any, Any, T]]) -> T:
         return self._run(lambda database: call(database.kv))
+
+    # --- for what lives on the handle's loop ----------------------------------------------------
+
+    def on_loop(self, call: Callable[[asynchronous.Database], Coroutine[Any, Any, T]]) -> T:
+        """What *call* comes to, with the asynchronous handle, on its loop."""
+        return self._run(call)
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Have *callback* called on the loop, without waiting for it.
+
+        Raises:
+            ClosedError: the handle was closed, or belongs to the process that this one was
+                forked from.
+        """
+        self._runs.soon(callback)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this thread is that of the loop, which must not wait for itself."""
+        return self._runs.is_here
 
     # --- life ----------------------------------------------------------------------------------
 

@@ -270,5 +270,9 @@ class Schedules(_Twin[schedules.Schedules]):
     """As the asynchronous ``Schedules``."""
 
     put = _blocking(schedules.Schedules.put)
+    get = _blocking(schedules.Schedules.get)
+    pause = _blocking(schedules.Schedules.pause)
+    resume = _blocking(schedules.Schedules.resume)
+    trigger = _blocking(schedules.Schedules.trigger)
     remove = _blocking(schedules.Schedules.remove)
     list = _iterating(schedules.Schedules.list)

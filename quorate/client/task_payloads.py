@@ -144,7 +144,7 @@ class Shape:
         self, function: Callable[..., Any], name: str, wrapper: type | None = None
     ) -> None:
         self._name = name
-        self._signature = inspect.signature(function)
+        self._signature = _signature_of(function)
         try:
             hints = typing.get_type_hints(function, include_extras=True)
         except Exception as error:  # annotations are code: they may raise anything
@@ -236,6 +236,13 @@ class Shape:
             raise TaskPayloadError(
                 f"argument {name!r} of task {self._name!r} is no {kind!r}: {error}"
             ) from error
+
+
+def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):  # some builtins do not say: whoever calls them finds out
+        return inspect.signature(lambda *_args, **_kwargs: None)
 
 
 def _unwrapped(returns: Any, wrapper: type | None) -> Any:  # noqa: ANN401

@@ -9,7 +9,7 @@ a linearizable read before it is believed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from itertools import islice
 from typing import Any, Final, Protocol
 
@@ -17,7 +17,7 @@ import msgspec
 
 from quorate.base.limits import TASK_BATCH_MAX
 from quorate.base.task_queries import TaskEvent, TaskWatch, WatchTasks
-from quorate.base.task_specs import CANCELLED, DEAD, DONE, TASK_MACHINE
+from quorate.base.task_specs import CANCELLED, DEAD, DONE, RUNNING, TASK_MACHINE
 from quorate.client.watching import Subscription, Watches
 from quorate.errors import QuorateError
 
@@ -39,10 +39,12 @@ class Asks(Protocol):
 
 
 class Endings:
-    """All that is waited for on one handle."""
+    """All that is waited for on one handle. *started*: called for each task that runs, when it is
+    known to; maybe more than once."""
 
-    def __init__(self, asks: Asks) -> None:
+    def __init__(self, asks: Asks, started: Callable[[TaskEvent], None] | None = None) -> None:
         self._asks = asks
+        self.on_started = started
         self._waited: dict[int, list[Ending]] = {}  # by task
         self._new: dict[int, None] = {}
         self._planned = False
@@ -154,7 +156,8 @@ class _Watch:
     def _request(self) -> TaskWatch:
         left = [task for task in self._tasks if self._owner.waits_for(task)]
         # Nobody waits any more: it is about to be closed.
-        return WatchTasks(tuple(left) or tuple(islice(self._tasks, 1)))
+        some = tuple(left) or tuple(islice(self._tasks, 1))
+        return WatchTasks(some, running=self._owner.on_started is not None)
 
     def _on_events(self, _index: int, events: msgspec.Raw) -> None:
         for event in _decode_events(events):
@@ -162,6 +165,8 @@ class _Watch:
                 if event.what != UNKNOWN:
                     self._tasks.pop(event.task, None)
                 self._owner.ended(event)
+            elif event.state == RUNNING and self._owner.on_started is not None:
+                self._owner.on_started(event)
         if not self.wanted():
             self._owner.sweep_soon()
 

@@ -4,9 +4,10 @@ was handed out is run twice, and everybody goes on by himself."""
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 
-from quorate import App, Worker, connect
+from quorate import App, QuorateExecutor, Worker, connect, sync
 from quorate.errors import QuorateError
 from tests.node.conftest import Cluster
 
@@ -59,6 +60,32 @@ async def test_tasks_go_on_through_crashes_of_the_leader(cluster: Cluster) -> No
         left = await db.tasks.system()
         assert (left.ready, left.assigned, left.running) == (0, 0, 0)
     await cluster.converged()
+
+
+async def test_futures_of_an_executor_outlive_a_leader(cluster: Cluster) -> None:
+    app = App("futures")
+    ran: Counter[int] = Counter()
+
+    @app.task(name="add")
+    def add(number: int) -> int:
+        ran[number] += 1
+        time.sleep(0.005)
+        return number + 1
+
+    await cluster.found(3, **QUICK)
+    db = sync.connect(",".join(cluster.addresses.values()), timeout=20)
+    pool = await asyncio.to_thread(
+        QuorateExecutor, db, app, workers=4
+    )  # the nodes are on this loop
+    futures = [asyncio.wrap_future(pool.submit(add, n)) for n in range(200)]
+    await asyncio.sleep(0.1)
+    await cluster.crash((await cluster.leader()).node_id)
+    futures += [asyncio.wrap_future(pool.submit(add, n)) for n in range(200, 250)]
+    results = await asyncio.wait_for(asyncio.gather(*futures), 30)
+    assert results == list(range(1, 251))
+    assert set(ran.values()) == {1}
+    await asyncio.to_thread(pool.shutdown)
+    await asyncio.to_thread(db.close)
 
 
 async def test_who_waits_hears_of_what_ended_while_no_node_was_there(cluster: Cluster) -> None:
