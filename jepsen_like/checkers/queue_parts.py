@@ -24,14 +24,14 @@ def check_part(
 ) -> Iterator[str]:
     """What is wrong in it, in sentences. *rules*: of queues, by name; *loads*: of workers, how
     much each runs at once."""
-    yield from _check_attempts(part)
+    yield from check_attempts(part)
     yield from _check_order(part, asked_of)
     yield from _check_priorities(part, asked_of, rules)
     yield from _check_limits(part, asked_of, rules)
     yield from _check_begun(part, asked_of, loads)
 
 
-def _check_attempts(part: Sequence[Sequence[Any]]) -> Iterator[str]:
+def check_attempts(part: Sequence[Sequence[Any]]) -> Iterator[str]:
     """Attempts grow; only the present one, of its worker, can come to anything; an end is one."""
     present: dict[int, tuple[str, int, int]] = {}
     ended: dict[int, str] = {}

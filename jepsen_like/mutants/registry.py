@@ -10,6 +10,7 @@ from jepsen_like.mutants import (
     converging,
     coordination,
     elections,
+    flowing,
     membership,
     queueing,
     reads,
@@ -33,6 +34,7 @@ ROOMS: Final[Mapping[str, tuple[Mutant, ...]]] = {
     "coordination": coordination.MUTANTS,
     "converging": converging.MUTANTS,
     "queueing": queueing.MUTANTS,
+    "flowing": flowing.MUTANTS,
 }
 
 MUTANTS: Final = tuple(mutant for room in ROOMS.values() for mutant in room)

@@ -28,7 +28,10 @@ from quorate.client.task_worker import Worker
 from quorate.errors import QuorateError
 
 #: By name of the workload: the module whose ``app(tell, hasty)`` makes what a worker runs.
-APPS: Final = {"queue": "jepsen_like.workloads.queue_work"}
+APPS: Final = {
+    "queue": "jepsen_like.workloads.queue_work",
+    "workflow": "jepsen_like.workloads.workflow_work",
+}
 ERROR_PAUSE_S: Final = 0.2
 #: For what runs when the worker is told to go.
 GRACE_S: Final = 1.0

@@ -129,7 +129,7 @@ COORDINATION: Final = (
 CONVERGING: Final = ("crdt", "crdt-counter", "crdt-set", "crdt-map")
 
 #: Of tasks and those who run them.
-QUEUEING: Final = ("queue",)
+QUEUEING: Final = ("queue", "workflow")
 
 #: How many seeds have one of these beside their other workloads.
 COORDINATION_CHANCE: Final = 0.5

@@ -7,8 +7,6 @@ watchers were told, and what the cluster says of every task (``checkers.queue``)
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Sequence
 from random import Random
@@ -22,11 +20,12 @@ from jepsen_like.systems.quorate_client import QuorateClient, outcome_of, quorat
 from jepsen_like.verdict import Verdict
 from jepsen_like.workloads.base import Invocation
 from jepsen_like.workloads.queue_work import FUNCTION, Looker, app
+from jepsen_like.workloads.staff import Staff
 from quorate.base.task_commands import Strategy
-from quorate.base.task_queries import QueueInfo, TaskInfo
+from quorate.base.task_queries import TaskInfo
 from quorate.base.task_specs import STATE_NAMES, Task
+from quorate.client.database import Database
 from quorate.client.task_payloads import unpack_arguments, unpack_result
-from quorate.client.task_worker import Worker
 from quorate.client.tasks import Tasks
 from quorate.errors import QuorateError, TaskPendingError
 
@@ -49,12 +48,8 @@ TASKS_MAX: Final = 400
 #: Tasks that others may wait for, or cancel.
 KNOWN_MAX: Final = 40
 GRACES_S: Final = (0.0, 0.2, 2.0)
-ERROR_PAUSE_S: Final = 0.2
 #: The same of workers that are processes, which have a minute.
 TASKS_MAX_REAL: Final = 4_000
-#: All that is left at the end is done so soon.
-DRAIN_S: Final = 25.0
-POLL_S: Final = 0.1
 _KEPT: Final = "queue"
 
 
@@ -68,17 +63,15 @@ class QueueWorkload:
 
     def __init__(self, *, lasting: float = 0.25) -> None:
         self._wrong = lasting
-        self._value = self._drains = 0
-        self._acts: list[list[Any]] = []
-        self._crew: Crew | None = None
+        self._value = 0
+        self._staff = Staff(_KEPT, app)
         self._tasks_max = TASKS_MAX
-        self._workers: list[Worker] = []
         self._parts: list[list[list[Any]]] = []
         self._known: deque[int] = deque(maxlen=KNOWN_MAX)
 
     def staff(self, crew: Crew) -> None:
         """Its workers, but for the one that clears up at the end, are processes of *crew*."""
-        self._crew = crew
+        self._staff.crew = crew
         self._tasks_max = TASKS_MAX_REAL
 
     async def setup(self, client: Client) -> None:
@@ -193,11 +186,9 @@ class QueueWorkload:
             self._known.extend(result.tasks)
             return True, {"ids": list(result.tasks), "known": list(result.known)}
         if f == "hire":
-            return await self._start(ours, value)
-        if f == "dismiss" and self._crew is not None:
-            return self._crew.dismiss(), None
+            return await self._staff.hire(ours, value)
         if f == "dismiss":
-            return await _leave(ours, value["grace"]), None
+            return await self._staff.dismiss(ours, value["grace"]), None
         if f == "look":
             return self._look(ours)
         if f == "wait":
@@ -215,31 +206,6 @@ class QueueWorkload:
         if f == "drain":
             return True, await self._drain(ours)
         return True, await self._final(tasks, f)
-
-    async def _start(self, ours: QuorateClient, asked: dict[str, Any]) -> tuple[bool, Any]:
-        """A worker in this client's process, if it has none."""
-        if self._crew is not None:
-            if self._crew.full:
-                return False, "all are there"
-            return True, {"worker": await self._crew.hire(asked)}
-        kept: dict[str, Any] = ours.kept.setdefault(_KEPT, {})
-        if "worker" in kept or "hiring" in kept:
-            return False, "has one"
-        kept["hired"] = kept.get("hired", 0) + 1
-        # Over a handle of its own: one that cannot be opened is closed for good.
-        database = ours.another(f"{_KEPT}-{kept['hired']}")
-        worker = Worker(database, app(self._acts.append), error_pause=ERROR_PAUSE_S, **asked)
-        kept["hiring"] = True
-        try:
-            await outcome_of(worker.start())
-        finally:
-            del kept["hiring"]
-        kept["worker"] = worker
-        self._workers.append(worker)
-        if "leave" not in kept:
-            kept["leave"] = True
-            ours.at_close.append(lambda: _end(ours))
-        return True, {"worker": worker.id}
 
     def _look(self, ours: QuorateClient) -> tuple[bool, Any]:
         kept: dict[str, Any] = ours.kept.setdefault(_KEPT, {})
@@ -260,29 +226,9 @@ class QueueWorkload:
 
     async def _drain(self, ours: QuorateClient) -> dict[str, Any]:
         """Everything that waits is run; what is left after a while."""
-        self._drains += 1
-        database = ours.another(f"drain-{self._drains}")
-        await outcome_of(database.tasks.configure("paused"))
-        worker = Worker(
-            database, app(self._acts.append), name="last", concurrency=50, capabilities=["big"],
-            ttl=3.0, error_pause=ERROR_PAUSE_S,
-        )  # fmt: skip
-        now_s = asyncio.get_running_loop().time
-        begun_s = now_s()
-        try:
-            await worker.start()
-            while True:
-                left = _left(await database.tasks.queues())
-                if not left or now_s() > begun_s + DRAIN_S:
-                    break
-                await asyncio.sleep(POLL_S)
-            await worker.drain()
-        except QuorateError as error:
-            with contextlib.suppress(QuorateError):
-                await worker.drain(0.0)
-            raise OutcomeError(f"{error.code}: {error}", definite=True) from error
-        self._workers.append(worker)
-        return {"left": left, "seconds": round(now_s() - begun_s, 3)}
+        return await self._staff.drain(
+            ours, _resume, _left, name="last", concurrency=50, capabilities=["big"], ttl=3.0
+        )
 
     async def _final(self, tasks: Tasks, f: str) -> Any:  # noqa: ANN401  by kind
         if f == "tasks":
@@ -295,15 +241,7 @@ class QueueWorkload:
                 if info.name in QUEUES
             ]
         if f == "acts":
-            counts = [worker.counts for worker in self._workers]
-            done, stale = sum(each.done for each in counts), sum(each.stale for each in counts)
-            acts = self._acts
-            if self._crew is not None:
-                await self._crew.end()
-                diaries = self._crew.diaries()
-                acts = [*diaries.acts, *acts]
-                done, stale = done + diaries.taken, stale + diaries.stale
-            return {"acts": acts, "done": done, "stale": stale}
+            return await self._staff.told()
         return [part for part in self._parts if part]
 
     def check(self, history: Sequence[Event]) -> Verdict:
@@ -324,19 +262,8 @@ def _task(asked: dict[str, Any]) -> Task:
     return Tasks.task(FUNCTION, args=(asked["value"], asked["course"]), **settings)
 
 
-async def _leave(ours: QuorateClient, grace_s: float) -> bool:
-    """Its worker, if it has one, drains, and goes."""
-    kept: dict[str, Any] = ours.kept.setdefault(_KEPT, {})
-    worker: Worker | None = kept.pop("worker", None)
-    if worker is None:
-        return False
-    await outcome_of(worker.drain(grace_s))
-    return True
-
-
-async def _end(ours: QuorateClient) -> None:
-    with contextlib.suppress(OutcomeError):
-        await _leave(ours, 0.2)
+async def _resume(database: Database) -> None:
+    await outcome_of(database.tasks.configure("paused"))
 
 
 async def _wait(tasks: Tasks, asked: dict[str, Any]) -> tuple[bool, Any]:
@@ -352,24 +279,24 @@ async def _wait(tasks: Tasks, asked: dict[str, Any]) -> tuple[bool, Any]:
 
 
 async def _list(tasks: Tasks) -> list[dict[str, Any]]:
-    """Every task that is known."""
-    found = [_shown(info) async for info in tasks.list()]
-    for state in ("done", "dead", "cancelled"):
-        found += [_shown(info) async for info in tasks.list(state)]
-    found = [each for each in found if each["queue"] in QUEUES]
+    """Every task of this workload that is known."""
+    found = []
+    for state in (None, "done", "dead", "cancelled"):
+        found += [shown(info) async for info in tasks.list(state) if info.queue in QUEUES]
     return sorted(found, key=lambda each: int(each["task"]))
 
 
-def _left(queues: Sequence[QueueInfo]) -> int:
+async def _left(database: Database) -> int:
     """How many tasks of this workload have not ended."""
     return sum(
         each.scheduled + each.blocked + each.ready + each.assigned + each.running
-        for each in queues
+        for each in await database.tasks.queues()
         if each.name in QUEUES
     )
 
 
-def _shown(info: TaskInfo) -> dict[str, Any]:
+def shown(info: TaskInfo) -> dict[str, Any]:
+    """A task, as histories have it."""
     value = by = None
     if info.result:
         value, by = unpack_result(info.result)

@@ -55,7 +55,7 @@ def app(tell: Tell, *, hasty: bool = False) -> App:
         how = "stopped"
         try:
             fate, seconds = course[min(who[1], len(course)) - 1]
-            await _live(fate, seconds)
+            await live(fate, seconds)
             how = "ok"
         except (FailedError, TaskGiveUpError):
             how = "failed"
@@ -79,7 +79,8 @@ def app(tell: Tell, *, hasty: bool = False) -> App:
     return made
 
 
-async def _live(fate: str, seconds: float) -> None:
+async def live(fate: str, seconds: float) -> None:
+    """What an attempt comes to, after so many seconds."""
     await asyncio.sleep(seconds)
     if fate == "fail":
         raise FailedError("as it was to be")

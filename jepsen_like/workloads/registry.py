@@ -30,6 +30,7 @@ from jepsen_like.workloads.register import RegisterWorkload
 from jepsen_like.workloads.semaphore import SemaphoreWorkload
 from jepsen_like.workloads.set_ import SetWorkload
 from jepsen_like.workloads.watch import WatchWorkload
+from jepsen_like.workloads.workflow import WorkflowWorkload
 
 WORKLOADS: Final[Mapping[str, Callable[..., Workload]]] = {
     "register": RegisterWorkload,
@@ -51,6 +52,7 @@ WORKLOADS: Final[Mapping[str, Callable[..., Workload]]] = {
     "crdt-set": CrdtSetWorkload,
     "crdt-map": CrdtMapWorkload,
     "queue": QueueWorkload,
+    "workflow": WorkflowWorkload,
 }
 
 

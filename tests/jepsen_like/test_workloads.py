@@ -10,7 +10,7 @@ import pytest
 
 from jepsen_like.errors import UsageError
 from jepsen_like.history import Event, EventType, operations
-from jepsen_like.simulation.plan import CONVERGING, COORDINATION
+from jepsen_like.simulation.plan import CONVERGING, COORDINATION, QUEUEING
 from jepsen_like.systems.base import Client, OutcomeError, Versioned
 from jepsen_like.workloads import WORKLOADS
 from jepsen_like.workloads.base import Invocation, Workload
@@ -18,7 +18,8 @@ from jepsen_like.workloads.keys import RotatingKeys
 from jepsen_like.workloads.registry import make
 
 #: Those that need no more than a store.
-PLAIN = tuple(name for name in WORKLOADS if name not in (*COORDINATION, *CONVERGING, "queue"))
+NO_STORE = (*COORDINATION, *CONVERGING, *QUEUEING)
+PLAIN = tuple(name for name in WORKLOADS if name not in NO_STORE)
 
 
 class Store:

@@ -25,7 +25,7 @@ class Workers:
         if not chosen:
             return
         with stage.claim(chosen):
-            if random.random() < 0.5:
+            if random.random() < 0.6:
                 await self._kill(stage, crew, chosen)
             else:
                 await self._stop(stage, crew, chosen)
