@@ -300,8 +300,8 @@ class Views:
         ]
         worker = Pool(able, settings, needs).choose("", query.last, lambda: Chance(query.seed))
         if worker is None:
-            wanted = f" that has {', '.join(query.capabilities)}" if query.capabilities else ""
-            text = f"none of {len(crew.workers)} workers{wanted} has room for one more task"
+            wanted = f"{', '.join(query.capabilities)}, and " if query.capabilities else ""
+            text = f"none of {len(crew.workers)} workers has {wanted}room for one more task"
             return Failure(NoAvailableWorkerError.code, text)
         return WorkerList((self._worker_info(worker.id, worker.record),), more=False)
 
