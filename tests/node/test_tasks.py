@@ -74,9 +74,8 @@ async def test_futures_of_an_executor_outlive_a_leader(cluster: Cluster) -> None
 
     await cluster.found(3, **QUICK)
     db = sync.connect(",".join(cluster.addresses.values()), timeout=20)
-    pool = await asyncio.to_thread(
-        QuorateExecutor, db, app, workers=4
-    )  # the nodes are on this loop
+    # Aside: the nodes are on this loop.
+    pool = await asyncio.to_thread(QuorateExecutor, db, app, workers=4)
     futures = [asyncio.wrap_future(pool.submit(add, n)) for n in range(200)]
     await asyncio.sleep(0.1)
     await cluster.crash((await cluster.leader()).node_id)

@@ -148,7 +148,7 @@ WaitTests: Any = _applying("WaitTests")
 ShutdownTest: Any = _applying("ExecutorShutdownTest")
 
 
-class QuorateExecutorTest(Mixin, ExecutorTest, unittest.TestCase):
+class QuorateExecutorTest(Mixin, ExecutorTest, unittest.TestCase):  # type: ignore[misc]
     def test_map_exception(self) -> None:
         results = self.executor.map(divmod, [1, 1, 1, 1], [2, 3, 0, 5])
         assert next(results) == [0, 1]
@@ -157,15 +157,15 @@ class QuorateExecutorTest(Mixin, ExecutorTest, unittest.TestCase):
             next(results)
 
 
-class QuorateAsCompletedTest(Mixin, AsCompletedTests, unittest.TestCase):
+class QuorateAsCompletedTest(Mixin, AsCompletedTests, unittest.TestCase):  # type: ignore[misc]
     pass
 
 
-class QuorateWaitTest(Mixin, WaitTests, unittest.TestCase):
+class QuorateWaitTest(Mixin, WaitTests, unittest.TestCase):  # type: ignore[misc]
     pass
 
 
-class QuorateShutdownTest(Mixin, ShutdownTest, unittest.TestCase):
+class QuorateShutdownTest(Mixin, ShutdownTest, unittest.TestCase):  # type: ignore[misc]
     def test_cancel_futures(self) -> None:
         submit, sent = self.executor.submit, []
 
