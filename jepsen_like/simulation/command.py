@@ -17,7 +17,7 @@ import msgspec
 
 from jepsen_like.errors import UsageError
 from jepsen_like.simulation import plan as plans
-from jepsen_like.simulation.outcome import Outcome
+from jepsen_like.simulation.outcome import Outcome, add_up_all
 from jepsen_like.simulation.plan import Plan
 from jepsen_like.simulation.pool import limited, results
 from jepsen_like.simulation.shrink import shrink
@@ -244,6 +244,7 @@ def summarize(outcomes: Iterable[Outcome], wall_s: float) -> dict[str, Any]:
         "faults_median": _median(outcome.fault_count for outcome in all_of_them),
         "skipped_faults": sum(outcome.skipped for outcome in all_of_them),
         "notes": dict(sorted(notes.items())),
+        "checked": add_up_all(all_of_them),
         "wall_s": round(wall_s, 2),
         "seconds_per_seed": round(cpu_s / max(len(all_of_them), 1), 3),
         "virtual_seconds_per_wall_second": round(virtual_s / max(wall_s, 1e-9), 1),

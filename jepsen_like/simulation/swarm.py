@@ -21,7 +21,7 @@ from jepsen_like.simulation.load import Load
 from jepsen_like.simulation.loop import StuckError
 from jepsen_like.simulation.membership import Keeper
 from jepsen_like.simulation.news import NodeNews
-from jepsen_like.simulation.outcome import Outcome
+from jepsen_like.simulation.outcome import Outcome, counts_in
 from jepsen_like.simulation.plan import Plan, draw, replace_settings, stream
 from jepsen_like.simulation.stage import Stage
 from jepsen_like.workloads import WORKLOADS
@@ -94,6 +94,7 @@ class Run:
         self.news = NodeNews(self.stage, self.keeper, self.load)
         self.settled_s = 0.0
         self.verdicts: dict[str, str] = {}
+        self.checked: dict[str, dict[str, int]] = {}
         self.stage.watch(self._look)
 
     def _client_random(self, number: int) -> Random:
@@ -234,6 +235,7 @@ class Run:
         for name, history in self.load.histories.items():
             verdict = self.load.workloads[name].check(history)
             self.verdicts[name] = str(verdict.valid)
+            self.checked[name] = counts_in(verdict.facts)
             if verdict.valid is False:
                 self._violate(f"history-{name}", "; ".join(verdict.problems[:3]))
 
@@ -259,6 +261,7 @@ class Run:
             skipped=self.nemesis.skipped,
             settled_s=round(self.settled_s, 6),
             verdicts=self.verdicts,
+            checked=self.checked,
             notes=self.stage.notes(),
         )
 

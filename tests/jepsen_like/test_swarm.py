@@ -14,7 +14,7 @@ from jepsen_like.cli import main
 from jepsen_like.errors import UsageError
 from jepsen_like.simulation import plan as plans
 from jepsen_like.simulation.command import summarize
-from jepsen_like.simulation.outcome import Outcome
+from jepsen_like.simulation.outcome import Outcome, counts_in
 from jepsen_like.simulation.plan import (
     CONVERGERS,
     CONVERGING,
@@ -178,7 +178,15 @@ def _hang(seed: int) -> Outcome:
 
 
 def _quick(seed: int) -> Outcome:
-    return Outcome(seed=seed, ok=seed, faults={"reset": 1}, virtual_s=2.0)
+    checked = {"set": counts_in({"lost": 1, "part": {"wait_max": seed, "lost": 1}, "fine": True})}
+    return Outcome(
+        seed=seed,
+        ok=seed,
+        faults={"reset": 1},
+        virtual_s=2.0,
+        verdicts={"set": "True"},
+        checked=checked,
+    )
 
 
 def test_a_run_that_never_ends_is_a_violation() -> None:
@@ -195,6 +203,7 @@ def test_seeds_on_several_processes() -> None:
     assert summary["faults"] == {"reset": 7}
     assert summary["virtual_seconds_per_wall_second"] == 2.0
     assert summary["violations"] == 0
+    assert summary["checked"] == {"set": {"seeds": 7, "lost": 14, "wait_max": 7}}
 
 
 def test_no_seed_begins_after_the_budget() -> None:
