@@ -15,6 +15,7 @@ import asyncio
 import atexit
 import contextlib
 import logging
+import os
 import threading
 import time
 import weakref
@@ -587,3 +588,5 @@ def _leave_all() -> None:
 
 # Before the handles are closed, which were imported first; what comes last is called first.
 getattr(threading, "_register_atexit", atexit.register)(_leave_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_open_executors.clear)  # they are the parent's
