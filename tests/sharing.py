@@ -4,6 +4,9 @@ Searches draw other examples in each process, so that three runs with a third of
 all. A simulated cluster does the same under every Python, so that each takes other seeds. Together
 they try everything; alone, a run of the quick tests tries its own part.
 
+Tests marked ``shared`` take long, and see little of the Python that they run under: each of them is
+one run's. Whoever names a test, by its id or ``-k``, has it all the same.
+
 ``QUORATE_PARTS`` is the number of runs, 3 if it is not set, and ``QUORATE_PART``, from 0, is this
 one, by the minor version of Python if it is not set. ``QUORATE_PARTS=1`` does all of it here, as
 ``python -m tools.check --deep`` does.
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import os
 import sys
+import zlib
 from collections.abc import Iterable
 from typing import Final, TypeVar
 
@@ -38,3 +42,8 @@ def under_other_hashes(**more: str) -> dict[str, str]:
 def turn(cases: Iterable[T]) -> list[T]:
     """Those of *cases*, which do the same under every Python, that are to be tried here."""
     return list(cases)[PART::PARTS]
+
+
+def is_mine(name: str) -> bool:
+    """Whether the test of that *name*, which one run has, is this one's."""
+    return zlib.crc32(name.encode()) % PARTS == PART

@@ -98,6 +98,7 @@ false
 
 
 @pytest.mark.docs
+@pytest.mark.shared
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name
 )

@@ -10,6 +10,8 @@ import pytest
 import quorate
 from bench import locking, workloads
 
+pytestmark = pytest.mark.shared
+
 
 async def test_pairs_hand_overs_and_leases_are_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -30,6 +30,8 @@ from quorate.crdt.kinds import (
 )
 from tests.crdt.support import pair, sync
 
+pytestmark = pytest.mark.shared
+
 NUMBER_BYTES = 40  # by which the counters in contexts and cells may get longer
 
 

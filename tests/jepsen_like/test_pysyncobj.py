@@ -19,6 +19,8 @@ from jepsen_like.cli import main
 from jepsen_like.systems.pysyncobj.watch import Entry, Photo, Watch, photo
 from tests.sharing import under_other_hashes
 
+pytestmark = pytest.mark.shared
+
 needs_pysyncobj = pytest.mark.skipif(
     importlib.util.find_spec("pysyncobj") is None,
     reason="PySyncObj is not installed: pip install 'quorate[bench]'",

@@ -28,6 +28,8 @@ from jepsen_like.systems.pysyncobj.processes import (
 )
 from jepsen_like.workloads.registry import make
 
+pytestmark = pytest.mark.shared
+
 needs_pysyncobj = pytest.mark.skipif(
     importlib.util.find_spec("pysyncobj") is None,
     reason="PySyncObj is not installed: pip install 'quorate[bench]'",

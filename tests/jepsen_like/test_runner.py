@@ -21,6 +21,8 @@ from jepsen_like.systems.base import OutcomeError, Versioned
 from jepsen_like.systems.registry import system_class
 from jepsen_like.systems.system import System
 
+pytestmark = pytest.mark.shared
+
 QUICK = Settings(seconds=0.6, workers=4, rate=400.0, interval_s=0.2, timeout_s=0.5)
 
 

@@ -25,6 +25,7 @@ from quorate.errors import (
     UnconfirmedError,
 )
 from quorate.replication.acknowledging import CONFIRM_S
+from tests import sharing
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 HEARTBEAT_S = 0.05
@@ -562,7 +563,7 @@ async def _torment(cluster: SimulatedCluster, random: Random, seconds: float) ->
         await asyncio.sleep(random.random())
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", sharing.turn(range(6)))
 def test_sessions_keep_their_four_guarantees_across_handles(seed: int) -> None:
     """Read your writes, monotonic reads, monotonic writes, writes follow reads."""
     random = Random(seed)
@@ -588,7 +589,7 @@ def test_sessions_keep_their_four_guarantees_across_handles(seed: int) -> None:
         assert cluster.problems == []
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", sharing.turn(range(6)))
 def test_quorum_reads_at_any_node_stay_linearizable(seed: int) -> None:
     """A counter that one client raises: no read may see less than was acknowledged before it began,
     or than another read had seen by then."""

@@ -22,6 +22,8 @@ from quorate.errors import FencedError
 from quorate.server.cli import main
 from quorate.server.local_cluster import LocalCluster
 
+pytestmark = pytest.mark.shared
+
 WAIT_S = 20.0
 
 

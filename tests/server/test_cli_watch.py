@@ -15,6 +15,8 @@ import pytest
 from quorate.server.cli import main
 from quorate.server.local_cluster import LocalCluster
 
+pytestmark = pytest.mark.shared
+
 WRITES = (
     ["put", "a/1", "x"],
     ["put", "a/2", "é"],

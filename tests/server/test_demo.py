@@ -46,6 +46,7 @@ def test_nothing_is_lost_to_a_killed_leader(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.shared
 def test_a_person_gets_a_sentence_and_no_nodes_stay(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("a\nb\nc\n")
@@ -57,6 +58,7 @@ def test_a_person_gets_a_sentence_and_no_nodes_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.shared
 def test_a_signal_ends_the_demo_and_its_nodes(tmp_path: Path) -> None:
     process = demo("--json", TMPDIR=str(tmp_path))
     while not (made := list(tmp_path.glob("quorate-*/node-1.log"))):
@@ -70,6 +72,7 @@ def test_a_signal_ends_the_demo_and_its_nodes(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.shared
 async def test_a_lost_key_is_found_and_the_evidence_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from quorate.client.database import Database, connect
 from quorate.server import certificates
 from quorate.server.local_cluster import LocalCluster, LocalNode, free_ports
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.shared]
 
 
 async def quorate(*arguments: str) -> tuple[int, Any]:
