@@ -70,7 +70,7 @@ MUTANTS = (
     Mutant(
         name="parts-not-waited-for",
         bug="a join does not wait for what was added before it",
-        source="Celery: a chord whose header grows while it runs",
+        source="our own: a join that is counted when it is submitted",
         rewrites=one(f"{_FLOWS}._link_before", "waits=live.waits + len(nodes)", "waits=live.waits"),
         profile=FLOWING,
     ),
@@ -164,7 +164,7 @@ MUTANTS = (
     Mutant(
         name="ticks-drift",
         bug="the next tick is counted from when the last one fired, not from when it was due",
-        source="APScheduler, Celery beat: intervals that drift",
+        source="our own: intervals that drift",
         rewrites=one(
             f"{_TICKS}.expire",
             "next_ms = last_ms + record.every_ms",
