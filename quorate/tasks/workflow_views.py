@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quorate.base.limits import RANGE_BYTES_MAX
 from quorate.base.results import Failure
 from quorate.base.task_specs import DEAD
 from quorate.base.workflow_commands import (
@@ -57,10 +58,14 @@ def nodes(tables: TaskTables, query: ListNodes) -> NodeList | Failure:
     start = node_key(query.workflow, query.after) + (b"\0" if query.after else b"")
     end = id_key(query.workflow + 1)
     rows = list(tables.nodes.range(start, end, limit=query.limit + 1))
-    shown = tuple(
-        _node(tables, row[8:].decode(), found.number) for row, found in rows[: query.limit]
-    )
-    return NodeList(shown, len(rows) > query.limit)
+    shown: list[NodeInfo] = []
+    size = 0
+    for row, found in rows[: query.limit]:
+        shown.append(_node(tables, row[8:].decode(), found.number))
+        size += len(shown[-1].result)
+        if size > RANGE_BYTES_MAX:  # of results; names and errors are short
+            break
+    return NodeList(tuple(shown), len(rows) > len(shown))
 
 
 def _node(tables: TaskTables, name: str, task: int) -> NodeInfo:

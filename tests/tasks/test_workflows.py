@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from quorate.base.limits import MIB, REPLY_BYTES_MAX
 from quorate.base.results import Failure
 from quorate.base.task_commands import Attend, Cancel, Requeue
 from quorate.base.task_queries import WatchWorker
@@ -350,3 +351,15 @@ def test_results_of_nodes_are_kept_as_long_as_the_workflow() -> None:
     assert flow.nodes()["a"].result == b"x"
     flow.node.restart()
     assert flow.info().state == WF_RUNNING
+
+
+def test_a_page_of_nodes_ends_before_its_results_outgrow_a_reply() -> None:
+    flow = Flow(*(Node(name, Task("f")) for name in "abcdefghi"))
+    for each in flow.nodes().values():
+        assert flow.node.done(flow.worker, each.task, each.attempt, b"x" * MIB).stale == ()
+    first = flow.node.ask(ListNodes(flow.id))
+    assert first.more
+    assert sum(len(each.result) for each in first.nodes) < REPLY_BYTES_MAX - MIB
+    second = flow.node.ask(ListNodes(flow.id, first.nodes[-1].name))
+    assert "".join(each.name for each in (*first.nodes, *second.nodes)) == "abcdefghi"
+    assert not second.more
