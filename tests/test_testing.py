@@ -323,6 +323,8 @@ def test_what_cannot_be_is_refused() -> None:
         running.run_for(-1, asyncio.Event().wait)
 
     async def story(world: World) -> None:
+        with pytest.raises(InvalidArgumentError, match="a state is one of"):
+            world.enqueued(state="lost")  # type: ignore[arg-type]
         with pytest.raises(InvalidArgumentError, match="does not go back"):
             await world.advance(seconds=-1)
         with pytest.raises(ClosedError, match="entered once"):
@@ -368,7 +370,10 @@ def test_a_task_that_fails_for_good_is_in_the_dead_letter_queue() -> None:
     async def story(world: World) -> None:
         async with world.worker(app):
             result = await bad.submit()
-            await world.run_until_idle()
+            await world.advance(minutes=59)
+            assert [each.attempt for each in world.enqueued()] == [1]
+            await world.advance(minutes=1)
+            assert world.enqueued() == []  # what is due by then is done by then
             with pytest.raises(TaskFailedError, match="always"):
                 await result
         (dead,) = world.enqueued(state="dead")

@@ -240,7 +240,7 @@ class Tasks:
         """``async for info in db.tasks.list("dead", "mail")``: tasks by id, of one *state* (None:
         all that have not ended), of one *queue* ("": of all), with an id above *after*. Each *page*
         is as of one moment."""
-        number = 0 if state is None else STATE_NAMES.index(_check_state(state))
+        number = 0 if state is None else STATE_NAMES.index(check_state(state))
         while True:
             found = await self.ask(ListTasks(number, queue, after, page), timeout)
             for info in found.tasks:
@@ -334,7 +334,7 @@ class Tasks:
 
         It goes by pages of up to 1,000; if it fails midway, what was forgotten is.
         """
-        _check_state(state)
+        check_state(state)
         count = after = 0
         while True:
             command = Purge(state, queue, round(older * 1000), TASK_BATCH_MAX, after)
@@ -434,7 +434,12 @@ def _check_id(task: int) -> int:
     raise InvalidArgumentError(f"a task's id is a number from 1, not {task!r}")
 
 
-def _check_state(state: str) -> str:
+def check_state(state: str) -> str:
+    """*state* if it is the name of one.
+
+    Raises:
+        InvalidArgumentError: it is not.
+    """
     if state in STATE_NAMES[1:]:
         return state
     raise InvalidArgumentError(f"a state is one of {', '.join(STATE_NAMES[1:])}, not {state!r}")

@@ -37,7 +37,7 @@ OVERDUE_S_MAX: Final = 60.0
 #: Nothing but upkeep for so long: longer than any lease lives that is not renewed.
 BARREN_S_MAX: Final = 25 * 3600.0
 #: Nothing but chores for so long.
-CHORES_S_MAX: Final = 60.0
+CHORES_S_MAX: Final = 10.0
 #: For cleaning up after a run that was given up, in real seconds.
 CLEAN_UP_S: Final = 5.0
 THREADS_DEFAULT: Final = 32

@@ -13,7 +13,7 @@ import msgspec
 
 from quorate.base.invariants import must
 from quorate.base.lease_commands import LEASE_MACHINE
-from quorate.base.limits import SESSION_TTL_MS_MAX
+from quorate.base.limits import LEASE_TTL_MS_MAX, SESSION_TTL_MS_MAX
 from quorate.base.session_commands import SESSION_MACHINE
 from quorate.base.task_queries import ListTasks, System, SystemInfo, TaskInfo, TaskList
 from quorate.base.task_specs import NORMAL, SCHEDULED, STATE_NAMES, Options
@@ -22,7 +22,7 @@ from quorate.client.settings import TIMEOUT_S_MAX
 from quorate.client.task_app import App
 from quorate.client.task_payloads import unpack_arguments
 from quorate.client.task_worker import Worker
-from quorate.client.tasks import State
+from quorate.client.tasks import State, check_state
 from quorate.errors import (
     ClosedError,
     InvalidArgumentError,
@@ -45,7 +45,7 @@ T = TypeVar("T")
 START_DEFAULT: Final = datetime(2030, 1, 1, tzinfo=UTC)
 #: A worker of the world has a lease of so many seconds: one of ten seconds would be renewed 26,000
 #: times in a day, which takes seconds.
-WORKER_TTL_S_DEFAULT: Final = 3600.0
+WORKER_TTL_S_DEFAULT: Final = LEASE_TTL_MS_MAX / 1000
 #: Longer than this no task is waited for.
 IDLE_WITHIN_DEFAULT: Final = timedelta(days=366)
 #: What is due now is done when the node has looked for it, which it does every few milliseconds.
@@ -193,7 +193,7 @@ class World:
 
     def worker(self, app: App, **settings: Any) -> Worker:  # noqa: ANN401  those of a Worker
         """A worker with a handle of its own, not started yet: ``async with world.worker(app):``.
-        *settings*: as for ``Worker``; its ``ttl`` is an hour if nothing else is said, so that the
+        *settings*: as for ``Worker``; its ``ttl`` is a day if nothing else is said, so that the
         clock need not stop for each renewal. An *app* that no handle of this world is used with is
         used with ``db``."""
         settings.setdefault("ttl", WORKER_TTL_S_DEFAULT)
@@ -342,7 +342,7 @@ class World:
     ) -> list[EnqueuedTask]:
         """Tasks in the order in which they were enqueued: those that have not ended, or those in
         *state*; of one *queue*, of one *function*, "": of all."""
-        number = 0 if state is None else STATE_NAMES.index(state)
+        number = 0 if state is None else STATE_NAMES.index(check_state(state))
         found: list[EnqueuedTask] = []
         after = 0
         while True:
