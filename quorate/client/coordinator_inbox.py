@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -53,9 +52,10 @@ class Inbox:
         self._watches = watches
         self._followed: dict[int, Subscription] = {}
         self._known: dict[int, TaskAssignment] = {}  # by task: the latest attempt
-        self._fresh: deque[tuple[int, int]] = deque()  # not told yet: task, attempt
+        self._fresh: dict[int, int] = {}  # not told yet, the oldest first: attempt by task
         self._changed = asyncio.Event()
         self.on_stop: list[OnStop] = []
+        self.on_gone: Callable[[int], object] = _ignore
 
     # --- workers --------------------------------------------------------------------------------
 
@@ -66,7 +66,7 @@ class Inbox:
             lambda: WatchWorker(worker),
             _ignore,
             lambda _index, events: self._on_events(worker, events),
-            lambda _error: self.leave(worker),
+            lambda _error: self._gone(worker),
         )
 
     def leave(self, worker: int) -> None:
@@ -76,6 +76,10 @@ class Inbox:
             subscription.close()
         for given in [each for each in self._known.values() if each.worker_id == worker]:
             self._stop(given, "moved")
+
+    def _gone(self, worker: int) -> None:
+        self.leave(worker)
+        self.on_gone(worker)
 
     def close(self) -> None:
         """No more news."""
@@ -102,12 +106,8 @@ class Inbox:
 
     def take(self) -> TaskAssignment | None:
         """The same, if there is one now."""
-        while self._fresh:
-            task, attempt = self._fresh.popleft()
-            given = self._known.get(task)
-            if given is not None and given.attempt == attempt:
-                return given
-        return None
+        task = next(iter(self._fresh), None)
+        return None if task is None else self.find(task, self._fresh.pop(task))
 
     def known(self, task: int) -> TaskAssignment:
         """The present attempt at *task*, as far as it was heard here.
@@ -132,8 +132,9 @@ class Inbox:
             return before
         given = made(worker, raw)
         self._known[raw.task] = given
+        self._fresh.pop(raw.task, None)
         if not told:
-            self._fresh.append((raw.task, raw.attempt))
+            self._fresh[raw.task] = raw.attempt
             self._changed.set()
         return given
 
@@ -149,6 +150,7 @@ class Inbox:
         present = self._known.get(given.task_id)
         if present is not None and present.attempt == given.attempt:
             del self._known[given.task_id]
+            self._fresh.pop(given.task_id, None)
             self._changed.set()
 
     @property
@@ -209,5 +211,5 @@ def made(worker: int, raw: Assignment) -> TaskAssignment:
     )
 
 
-def _ignore(_index: int) -> None:
-    """The first event is all that the worker has."""
+def _ignore(_number: int) -> None:
+    """Nobody asks; and the first event of a watch is all that the worker has."""

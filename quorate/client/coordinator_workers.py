@@ -47,6 +47,7 @@ class WorkerManager:
         self._db = db
         self._config = config
         self._inbox = inbox
+        inbox.on_gone = self._forget
         self._leases: dict[int, int] = {}
         self._reserved: dict[int, int] = {}
         self._max_load: dict[int, int] = {}

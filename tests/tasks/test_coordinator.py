@@ -8,10 +8,14 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import quorate
-from quorate import App, Database, Worker
+from quorate import App, Database, Worker, testing
+from quorate.base.task_commands import Assignment
+from quorate.base.task_queries import Assigned, Stop
+from quorate.client.coordinator_inbox import Inbox
 from quorate.coordinator import (
     Coordinator,
     CoordinatorConfig,
@@ -185,13 +189,16 @@ async def test_batches_are_whole_and_dequeued_by_one_each(db: Database) -> None:
     urgent = await it.submit_task({"type": "f", "priority": "urgent"})
     assert [row.id for row in await queue.peek(2)] == [urgent, tasks[0]]
     assert len(await queue.get_pending()) == 13
+    other = await it.submit_task({"type": "f", "priority": "urgent", "queue": "b"})
+    pending = [row.task_id for row in await it.views.v_pending_tasks(3)]
+    assert pending == [urgent, other, tasks[0]]
     taken = await asyncio.gather(*(queue.dequeue() for _ in range(14)))
     assert sorted(each.task_id for each in taken if each) == [*tasks, urgent]
     assert [each for each in taken if each is None] == [None]
     stats = await queue.get_stats()
     assert (stats.pending, stats.running) == (0, 13)
     assert not await it.shutdown(timeout=0)
-    assert (await db.tasks.system()).ready == 13  # not one is lost
+    assert (await db.tasks.system()).ready == 14  # not one is lost
 
 
 async def test_steps_that_are_none_are_refused(db: Database) -> None:
@@ -207,7 +214,7 @@ async def test_steps_that_are_none_are_refused(db: Database) -> None:
     await queue.update_status(task, "pending")
     assert (await queue.get(task)).worker_id in (id_, other)  # and at once with one again
     assert (await queue.update_status(task, "running")).status == "running"
-    with pytest.raises(TaskStateError):
+    with pytest.raises(TaskStateError, match="is running, and may become"):
         await queue.update_status(task, "running")
     assert (await queue.update_status(task, "failed", error="Bad: it")).status == "dead"
     assert (await queue.update_status(task, "pending")).status == "assigned"
@@ -250,6 +257,7 @@ async def test_tasks_are_moved_cancelled_and_told_so(db: Database) -> None:
     with pytest.raises(TaskCancelledError):
         await distributor.get_result(free, timeout=5)
     assert not await distributor.cancel_task(free)
+    assert [row.failed for row in await it.tables.worker_metrics()] == [0, 0]
     await it.shutdown()
 
 
@@ -502,3 +510,115 @@ async def test_a_coordinator_of_its_own(tmp_path: Path) -> None:
     async with quorate.open(tmp_path / "data") as db:
         assert [info.task async for info in db.tasks.list("done")] == tasks
         assert {info.worker async for info in db.tasks.list("done")} == {id_}
+
+
+class Looking(Coordinator):
+    """*looks*: at which times, in seconds, it looked at what."""
+
+    looks: list[tuple[str, int]]
+
+    async def _look_at_workers(self) -> None:
+        self.looks.append(("workers", round(asyncio.get_running_loop().time() - self.began)))
+        await super()._look_at_workers()
+
+    async def _look_at_times(self) -> None:
+        self.looks.append(("times", round(asyncio.get_running_loop().time() - self.began)))
+        await super()._look_at_times()
+
+    began: float
+
+
+def test_the_times_of_the_guide(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "quorate.client.coordinator")
+
+    async def story(world: testing.World) -> None:
+        it = Looking(world.db)
+        it.looks, it.began = [], asyncio.get_running_loop().time()
+        await it.start()
+        manager, distributor = it.get_worker_manager(), it.get_distributor()
+        dies = await worker(it, "dies", load=3)
+        task = await it.submit_task({"type": "f"})
+        given = await distributor.assign_next(timeout=5)
+        assert given is not None
+        await distributor.start_task(given)
+        await world.advance(seconds=55)
+        assert await it.views.v_stale_workers() == []
+        assert caplog.text == ""
+        async with Worker(world.db, App("idle"), name="idle", queues=["none"]):
+            await world.advance(seconds=34.9)
+            first, second = await manager.get_active()
+            assert (first.id, first.stale, second.name, second.stale) == (dies, True, "idle", False)
+            assert second.silence_ms < 10_000  # it says nothing, but its lease is renewed
+        assert "was silent for" not in caplog.text  # at the look at 60 s they were not yet
+        await world.advance(seconds=1)
+        assert await manager.get_active() == []
+        assert (await it.get_queue().get(task)).status == "pending"
+        await world.advance(seconds=10)
+        assert [at for what, at in it.looks if what == "workers"] == [30, 60, 90]
+        assert [at for what, at in it.looks if what == "times"] == [*range(10, 101, 10)]
+        slow = await worker(it, "slow")
+        for _ in range(4):  # it lives, and what it runs is not in time
+            given = await distributor.assign_next(timeout=70)
+            assert given is not None
+            await distributor.start_task(given)
+            for _ in range(5):
+                await world.advance(seconds=60)
+                await manager.heartbeat({"worker_id": slow})
+        with pytest.raises(TaskTimeoutError):
+            await distributor.get_result(task)
+        await it.shutdown()
+
+    testing.cluster().run(story)
+
+
+# --- what is heard of workers ---------------------------------------------------------------------
+
+
+class Told:
+    """A cluster that tells one worker what the test says."""
+
+    def __init__(self) -> None:
+        self.stops: list[tuple[int, int, str]] = []
+        self.inbox = Inbox(lambda: self)  # type: ignore[arg-type, return-value]
+        self.inbox.on_stop.append(
+            lambda given, why: self.stops.append((given.task_id, given.attempt, why))
+        )
+        self.inbox.follow(1)
+
+    def open(self, *callbacks: Any) -> Told:
+        self.on_events, self.on_failed = callbacks[3], callbacks[4]
+        return self
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def tell(self, *events: Assigned | Stop) -> None:
+        self.on_events(1, msgspec.Raw(msgspec.msgpack.encode(events)))
+
+    def taken(self) -> list[tuple[int, int]]:
+        found = iter(self.inbox.take, None)
+        return [(given.task_id, given.attempt) for given in found if given is not None]
+
+
+def attempt(task: int, number: int = 1) -> Assignment:
+    return Assignment(task, number, False, "f", b"", "q", b"", 0, 0, 0, 0, 0, "")
+
+
+async def test_what_a_worker_has_is_told_once_and_forgotten_when_it_is_gone() -> None:
+    told = Told()
+    told.tell(Assigned((attempt(1), attempt(2), attempt(3))))
+    told.tell(Assigned((attempt(1), attempt(2), attempt(3)), whole=True))
+    assert told.taken() == [(1, 1), (2, 1), (3, 1)]
+    told.tell(Stop(1, 1, "cancelled"), Stop(2, 1, "stolen"), Stop(9, 1, "moved"))
+    assert told.inbox.known(1).attempt == 1  # it is still to say how that ended
+    with pytest.raises(TaskStateError):
+        told.inbox.known(2)
+    told.tell(Assigned((attempt(3, 2), attempt(4)), whole=True))  # after a connection was lost
+    assert told.stops == [(1, 1, "cancelled"), (2, 1, "stolen"), (1, 1, "moved"), (3, 1, "moved")]
+    told.tell(Assigned((attempt(5),)), Stop(5, 1, "moved"))  # before anybody asked for it
+    assert told.taken() == [(3, 2), (4, 1)]
+    gone: list[int] = []
+    told.inbox.on_gone = gone.append
+    told.on_failed(WorkerNotFoundError("gone"))
+    assert (gone, told.stops[-2:]) == ([1], [(3, 2, "moved"), (4, 1, "moved")])
+    assert told.inbox.running == 0
