@@ -145,7 +145,8 @@ class Crew:
 
     def diaries(self) -> Diaries:
         """Of all workers that ever were."""
-        lines = [line for number in self._workers for line in read_diary(self._diary(number))]
+        paths = sorted(self._directory.glob("*.diary"))
+        lines = [line for path in paths for line in read_diary(path)]
         lines.sort(key=lambda line: int(line[0]))
         acts, taken, stale = [], 0, 0
         for _, *line in lines:

@@ -70,7 +70,7 @@ class QueueWorkload:
         self._known: deque[int] = deque(maxlen=KNOWN_MAX)
 
     def staff(self, crew: Crew) -> None:
-        """Its workers, but for the one that clears up at the end, are processes of *crew*."""
+        """Its workers are processes of *crew*."""
         self._staff.crew = crew
         self._tasks_max = TASKS_MAX_REAL
 

@@ -32,6 +32,7 @@ class Staff:
         self._acts: list[list[Any]] = []
         self._workers: list[Worker] = []
         self._drains = 0
+        self._has_last = False
 
     async def hire(self, ours: QuorateClient, asked: dict[str, Any]) -> tuple[bool, Any]:
         """A worker with those options in this client's process, if it has none."""
@@ -90,31 +91,43 @@ class Staff:
         self._drains += 1
         database = ours.another(f"{self._name}-drain-{self._drains}")
         await outcome_of(prepare(database), reads=True)
+        if self.crew is not None:
+            if not self._has_last:
+                await self.crew.hire(options)
+                self._has_last = True
+            return await outcome_of(_until_drained(database, left), reads=True)
         worker = Worker(
             database, self._app(self._acts.append), error_pause=ERROR_PAUSE_S, **options
         )
-        now_s = asyncio.get_running_loop().time
-        begun_s = now_s()
         try:
             await worker.start()
-            while (count := await left(database)) and now_s() <= begun_s + DRAIN_S:  # noqa: ASYNC110  it asks
-                await asyncio.sleep(POLL_S)
+            drained = await _until_drained(database, left)
             await worker.drain()
         except QuorateError as error:
             with contextlib.suppress(QuorateError):
                 await worker.drain(0.0)
             raise OutcomeError(f"{error.code}: {error}", definite=True) from error
         self._workers.append(worker)
-        return {"left": count, "seconds": round(now_s() - begun_s, 3)}
+        return drained
 
     async def told(self) -> dict[str, Any]:
         """What all code did, and what workers were told of it. Processes are ended first."""
         counts = [worker.counts for worker in self._workers]
         done, stale = sum(each.done for each in counts), sum(each.stale for each in counts)
-        acts = self._acts
-        if self.crew is not None:
-            await self.crew.end()
-            diaries = self.crew.diaries()
-            acts = [*diaries.acts, *acts]
-            done, stale = done + diaries.taken, stale + diaries.stale
-        return {"acts": acts, "done": done, "stale": stale}
+        if self.crew is None:
+            return {"acts": self._acts, "done": done, "stale": stale}
+        await self.crew.end()
+        diaries = self.crew.diaries()
+        return {"acts": diaries.acts, "done": diaries.taken, "stale": diaries.stale}
+
+
+async def _until_drained(
+    database: Database, left: Callable[[Database], Awaitable[int]]
+) -> dict[str, Any]:
+    now_s = asyncio.get_running_loop().time
+    begun_s = now_s()
+    while True:
+        count = await left(database)
+        if not count or now_s() > begun_s + DRAIN_S:
+            return {"left": count, "seconds": round(now_s() - begun_s, 3)}
+        await asyncio.sleep(POLL_S)

@@ -85,7 +85,7 @@ class WorkflowWorkload:
         self._asked: dict[str, dict[str, Any]] = {}
 
     def staff(self, crew: Crew) -> None:
-        """Its workers, but for the one that clears up at the end, are processes of *crew*."""
+        """Its workers are processes of *crew*."""
         self._staff.crew = crew
         self._flows_max = FLOWS_MAX_REAL
 

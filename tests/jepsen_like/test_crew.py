@@ -39,6 +39,17 @@ def test_diaries_of_a_crew_are_one_story(tmp_path: Path) -> None:
     assert not crew.full
     assert not crew.dismiss()
     assert crew.diaries() == ([], 0, 0)
+    first, second = (Diary(str(tmp_path / "workers-queue" / f"worker-{n}.diary")) for n in (1, 2))
+    second.tell(["hired", 8])
+    second.tell(["begin", 1, 1, 8, 5])
+    first.tell(["begin", 2, 1, 7, 6])
+    second.tell(["end", 1, 1, 8, "ok"])
+    for each in (first, second):
+        each.tell(["taken", 2])
+        each.tell(["stale", 1])
+        each.close()
+    acts = [["begin", 1, 1, 8, 5], ["begin", 2, 1, 7, 6], ["end", 1, 1, 8, "ok"]]
+    assert crew.diaries() == (acts, 4, 2)
 
 
 def test_who_has_workers(tmp_path: Path) -> None:
