@@ -78,7 +78,8 @@ class Requeue(
     msgspec.Struct, frozen=True, array_like=True, tag=3, forbid_unknown_fields=True, gc=False
 ):
     """Take dead tasks out of the dead-letter queue: they are ready again, errors and crashes count
-    from 0, attempts go on. Result: ``Changed``."""
+    from 0, attempts go on. Not those whose queue is full, whose unique key another has, or which
+    belong to a workflow. Result: ``Changed``."""
 
     tasks: TaskIds
 

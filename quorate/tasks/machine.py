@@ -23,7 +23,7 @@ import msgspec
 
 from quorate.base.fencing import Fence
 from quorate.base.group_commands import GroupQuery, JoinGroup, LeaveGroup, WatchGroup
-from quorate.base.limits import TASK_LINES_MAX, TASK_QUEUES_MAX, TASKS_MAX
+from quorate.base.limits import TASK_LINES_MAX, TASK_QUEUES_MAX, TASK_UNIQUE_MAX, TASKS_MAX
 from quorate.base.results import Failure
 from quorate.base.schedule_commands import (
     Fire,
@@ -341,12 +341,16 @@ class TaskMachine(Machine):
         if len(ledger.tables.live) + len(tasks) > TASKS_MAX:
             return Failure(QueueFullError.code, f"there are {TASKS_MAX} tasks in all queues")
         added: dict[str, int] = {}
+        uniques = len(ledger.tables.unique)
         for spec in tasks:
             options = spec.options
             known = options is not None and self._life.unique.holder(spec, now_ms)
             added[spec.queue] = added.get(spec.queue, 0) + (not known)
             if options is None:
                 continue
+            uniques += options.unique is not None and not known
+            if uniques > TASK_UNIQUE_MAX:
+                return Failure(QueueFullError.code, f"{TASK_UNIQUE_MAX} unique keys are held")
             if options.beside and self._life.name_beside(options.beside) == "":
                 text = f"task {options.beside}, beside which it is to run, is not known"
                 return Failure(TaskNotFoundError.code, text)
@@ -392,6 +396,8 @@ class TaskMachine(Machine):
                 continue  # a node of a workflow has ended for good
             unique = None if spec.options is None else spec.options.unique
             if unique is not None and life.unique.holder(spec, context.time_ms) not in (0, task):
+                continue
+            if self.ledger.is_full(spec.queue):
                 continue
             life.revive(task, spec, dead, context)
             changed.append(task)

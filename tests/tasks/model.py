@@ -726,6 +726,9 @@ class Model:
             item = self.items.get(task)
             if item is None or item.state != DEAD or self._holder(item.spec) not in (0, task):
                 continue
+            depth = self.rule(item.spec.queue).depth_max
+            if depth and sum(each.spec.queue == item.spec.queue for each in self.live()) >= depth:
+                continue
             changed.append(task)
             self._take(item)
             item.errors = item.crashes = 0

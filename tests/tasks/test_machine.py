@@ -48,6 +48,7 @@ from quorate.base.task_specs import (
     Unique,
 )
 from quorate.errors import InvalidArgumentError
+from quorate.tasks import machine
 from tests.tasks.support import WALL_AHEAD_MS, TaskNode
 
 
@@ -252,6 +253,28 @@ def test_a_dead_task_is_requeued_with_a_clean_record_and_a_higher_attempt(node: 
     assert node.assigned() == [(worker, task, 2)]
     assert node.info(task).errors == 0
     assert node.one(Requeue((task,))).tasks == ()
+
+
+def test_a_full_queue_takes_no_dead_task_back(node: TaskNode) -> None:
+    worker = node.worker()
+    task = node.put(queue="small")
+    node.fail(worker, task, 1, final=True)
+    node.one(Configure("small", depth_max=2, paused=True))
+    other, _ = node.put(queue="small"), node.put(queue="small")
+    assert node.one(Requeue((task,))).tasks == ()
+    node.one(Cancel((other,)))
+    assert node.one(Requeue((task,))).tasks == (task,)
+
+
+def test_unique_keys_have_a_bound(node: TaskNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "TASK_UNIQUE_MAX", 2)
+    for key in (b"a", b"b", b"a"):
+        node.put(unique=Unique(key, FOR_A_TIME, 1_000))
+    result = node.one(Enqueue((Task("f", options=Options(unique=Unique(b"c"))),)))
+    assert (result.code, node.system().ready) == ("queue-full", 2)
+    node.wait(1_000)
+    node.put(unique=Unique(b"c"))
+    assert node.system().ready == 3
 
 
 def test_an_attempt_that_takes_too_long_is_over_and_its_worker_is_told(node: TaskNode) -> None:
