@@ -216,6 +216,35 @@ MUTANTS = (
         ("model", "handing_out"),
     ),
     Mutant(
+        "who had a task that is given to another does not hear of it",
+        DISPATCHING,
+        '            tell_stop(context, live.worker, task, live.attempt, "moved")\n'
+        "            self._life.give_back",
+        "            self._life.give_back",
+        ("assigning",),
+    ),
+    Mutant(
+        "what was given to a worker by name is stolen from it",
+        DISPATCHING,
+        "live.reason in _FIRM or not",
+        "not",
+        ("assigning",),
+    ),
+    Mutant(
+        "whoever asks gets a task, whatever the limits are",
+        DISPATCHING,
+        'trouble = "" if live.worker else self._barred(spec, context.time_ms)',
+        'trouble = ""',
+        ("assigning",),
+    ),
+    Mutant(
+        "what is moved counts against the rate once more",
+        STEPS,
+        "(REASON_STOLEN, REASON_MOVED)",
+        "(REASON_STOLEN,)",
+        ("assigning",),
+    ),
+    Mutant(
         "who waits to run beside another one runs anywhere",
         LIFE,
         "            self.unblock_beside(task, worker.record.name, context)\n",
