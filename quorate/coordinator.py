@@ -21,6 +21,7 @@ from quorate.client.coordinator_config import (
     WorkflowTask,
 )
 from quorate.client.coordinator_distributor import TaskDistributor
+from quorate.client.coordinator_events import CoordinatorEvent
 from quorate.client.coordinator_inbox import TaskAssignment
 from quorate.client.coordinator_queue import LEGAL, QueueStats, TaskQueue
 from quorate.client.coordinator_state import DistributedState, StateRow
@@ -47,6 +48,7 @@ __all__ = [
     "CoordinationError",
     "Coordinator",
     "CoordinatorConfig",
+    "CoordinatorEvent",
     "DistributedState",
     "LoadBalancerConfig",
     "NoAvailableWorkerError",

@@ -31,6 +31,7 @@ from quorate.client.coordinator_config import (
     pack_payload,
 )
 from quorate.client.coordinator_distributor import TaskDistributor
+from quorate.client.coordinator_events import CoordinatorEvents
 from quorate.client.coordinator_inbox import Inbox, OnStop
 from quorate.client.coordinator_queue import TaskQueue
 from quorate.client.coordinator_rows import DeadLetterRow, HealthRow, PerformanceRow
@@ -313,6 +314,11 @@ class Coordinator:
             percent_complete=100 * ended / total if total else 0.0,
             eta_ms=eta_ms(left, at_once, ran_ms, health.completed_tasks),
         )
+
+    def events(self) -> CoordinatorEvents:
+        """``async with coordinator.events() as events: async for event in events``: what happens,
+        as it happens."""
+        return CoordinatorEvents(self.db.tasks)
 
     # --- looking --------------------------------------------------------------------------------
 

@@ -622,3 +622,45 @@ async def test_what_a_worker_has_is_told_once_and_forgotten_when_it_is_gone() ->
     told.on_failed(WorkerNotFoundError("gone"))
     assert (gone, told.stops[-2:]) == ([1], [(3, 2, "moved"), (4, 1, "moved")])
     assert told.inbox.running == 0
+
+
+async def test_each_event_is_told_once_under_its_name(db: Database) -> None:
+    it = await made(db)
+    async with it.events() as events:
+        distributor = it.get_distributor()
+        id_ = await worker(it)
+        policy = {"max_retries": 1, "base_delay_ms": 0}
+        good = await it.submit_task({"type": "f"})
+        bad = await it.submit_task({"type": "f", "retry_policy": policy})
+        run = await it.submit_workflow({"id": "w", "tasks": [{"id": "a", "type": "f"}]})
+        for _ in range(4):
+            given = await distributor.assign_next(timeout=5)
+            assert given is not None
+            await distributor.start_task(given)
+            await distributor.complete_task(given, given.task_id != bad, error="Bad: it")
+        await run.wait(timeout=5)
+        await it.get_worker_manager().unregister(id_)
+        told = []
+        async with asyncio.timeout(5):
+            async for event in events:
+                told.append(event)
+                if event.name == "worker:offline":
+                    break
+    of_task = {
+        task: [(each.name, each.attempt) for each in told
+               if each.name.startswith("task") and each.id == task]
+        for task in (good, bad)
+    }  # fmt: skip
+    assert of_task[good] == [
+        ("task:enqueued", 0), ("task:assigned", 1), ("task:started", 1), ("task:completed", 1),
+    ]  # fmt: skip
+    once = [("task:assigned", 1), ("task:started", 1), ("task:failed", 1)]
+    again = [(name, 2) for name, _ in once]
+    assert of_task[bad] == [("task:enqueued", 0), *once, *again]
+    assert [each.final for each in told if each.name == "task:failed"] == [False, True]
+    others = [each.name for each in told if not each.name.startswith("task")]
+    assert others == [
+        "worker:registered", "workflow:started", "workflow:completed", "worker:offline",
+    ]  # fmt: skip
+    assert events.gaps == 0
+    await it.shutdown()
