@@ -29,6 +29,7 @@ def check_part(
     yield from _check_priorities(part, asked_of, rules)
     yield from _check_limits(part, asked_of, rules)
     yield from _check_begun(part, asked_of, loads)
+    yield from _check_pauses(part, asked_of)
 
 
 def check_attempts(part: Sequence[Sequence[Any]]) -> Iterator[str]:
@@ -191,3 +192,22 @@ def _check_begun(
                 if other < task and others is not None and _line(others) == _line(asked):
                     yield f"worker {worker} began task {task} before task {other}, which it had"
         here.pop(task, None)
+
+
+def _check_pauses(part: Sequence[Sequence[Any]], asked_of: AskedOf) -> Iterator[str]:
+    """Nothing is handed out before its delay is over, nor before the pause after a failure: twice
+    as long after each, as far as those are known."""
+    not_before_ms: dict[int, int] = {}
+    failures: dict[int, int] = {}
+    for what, task, _attempt, _worker, _queue, at_ms, _kind in part:
+        asked = asked_of(task) or {}
+        if what == "scheduled" and task not in failures and "delay" in asked:
+            not_before_ms[task] = at_ms + round(asked["delay"] * 1000)
+        elif what in ("failed", "timeout"):
+            failures[task] = failures.get(task, 0) + 1
+            pause_ms = round(asked.get("backoff", 0.0) * 1000) * 2 ** (failures[task] - 1)
+            not_before_ms[task] = at_ms + pause_ms
+        elif what in _HANDED:
+            limit_ms = not_before_ms.pop(task, at_ms)
+            if at_ms < limit_ms:
+                yield f"task {task} is {what} {limit_ms - at_ms} ms too early"

@@ -162,6 +162,15 @@ MUTANTS = (
         profile=WORKING,
     ),
     Mutant(
+        name="no-pause-after-failures",
+        bug="what failed is tried again after half of the pause",
+        source="our own: half of it, as where jitter goes the wrong way",
+        rewrites=one(
+            "quorate.tasks.retrying:delay_ms", "return int(delay)", "return int(delay / 2)"
+        ),
+        profile=WORKING,
+    ),
+    Mutant(
         name="ended-attempt-runs-again",
         bug="a worker that is told again what it has begins what it has just ended",
         source="our own: the answer is on its way when the watch begins anew",

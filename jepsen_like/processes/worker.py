@@ -79,34 +79,22 @@ def read_diary(path: Path) -> list[list[Any]]:
 class DiaryCounts(Counts):
     """Of a worker, who writes down at once what it was told was taken, and what was not."""
 
-    __slots__ = ("_diary", "_done", "_stale")
+    __slots__ = ("_diary",)
 
     def __init__(self, diary: Diary) -> None:
         self._diary = diary
-        self._done = self._stale = 0
         super().__init__()
 
-    @property
-    def done(self) -> int:  # type: ignore[override]
-        """Completions that were taken."""
-        return self._done
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401  of any attribute
+        if name in _WRITTEN:
+            more = value - getattr(self, name, 0)
+            if more:
+                self._diary.tell([_WRITTEN[name], more])
+        super().__setattr__(name, value)
 
-    @done.setter
-    def done(self, count: int) -> None:
-        if count > self._done:
-            self._diary.tell(["taken", count - self._done])
-        self._done = count
 
-    @property
-    def stale(self) -> int:  # type: ignore[override]
-        """Answers that came too late."""
-        return self._stale
-
-    @stale.setter
-    def stale(self, count: int) -> None:
-        if count > self._stale:
-            self._diary.tell(["stale", count - self._stale])
-        self._stale = count
+#: Counts that are written down, and the line that tells of one more.
+_WRITTEN: Final = {"done": "taken", "stale": "stale"}
 
 
 async def work(settings: Settings) -> None:

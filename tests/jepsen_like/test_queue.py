@@ -147,6 +147,11 @@ def drift(story: Story) -> None:
     story.queue["done"] = 1
 
 
+def hurry(story: Story) -> None:
+    story.asked[0]["backoff"] = 0.3
+    story.told[3:] = [["failed", 1, 1, 7], ["started", 1, 2, 7], ["done", 1, 2, 7]]
+
+
 def refuse(story: Story) -> None:
     story.tasks[0] |= {"state": "dead", "by": None, "kind": "Failed", "errors": 1}
 
@@ -168,6 +173,7 @@ def refuse(story: Story) -> None:
         (change, "was dead by attempt 1, and then"),
         (hold_unique, "which task 1 held until 5"),
         (drift, "1 ended"),
+        (hurry, "task 1 is started 300 ms too early"),
         (refuse, "dead after 1 errors"),
     ],
 )
