@@ -146,23 +146,29 @@ class Coordinator:
     async def shutdown(self, timeout: float = SHUTDOWN_TIMEOUT_S_DEFAULT) -> bool:
         """Take no more tasks, wait up to *timeout* seconds for those that this coordinator's
         workers run, and go: what they have then is ready for others, and nothing is lost. False:
-        not all had ended."""
+        not all had ended.
+
+        Raises:
+            QuorateError: the cluster could not be told; what it does not hear, it notices.
+        """
         if self._closed:
             return True
         self._closed = True
         await self.stop()
-        await self._workers.drain_all()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._inbox.quiet()
-        ended = not self._inbox.running
-        await self._workers.release_all()
-        await self._queue.close()
-        self._inbox.close()
-        if self._lease:
-            await self.db.revoke_lease(self._lease)
-        if self._owns_db:
-            await self.db.close()
+        try:
+            await self._workers.drain_all()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._inbox.quiet()
+            ended = not self._inbox.running
+            await self._workers.release_all()
+            await self._queue.close()
+            if self._lease:
+                await self.db.revoke_lease(self._lease)
+        finally:  # if nobody answers, leases end by themselves
+            self._inbox.close()
+            if self._owns_db:
+                await self.db.close()
         return ended
 
     async def __aenter__(self) -> Self:

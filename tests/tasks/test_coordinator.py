@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -664,3 +665,17 @@ async def test_each_event_is_told_once_under_its_name(db: Database) -> None:
     ]  # fmt: skip
     assert events.gaps == 0
     await it.shutdown()
+
+
+async def test_a_coordinator_whose_cluster_is_gone_ends_all_the_same(tmp_path: Path) -> None:
+    it = await create_default_coordinator(tmp_path, QUICK).start()
+    await worker(it)
+    assert await it.get_queue().dequeue() is None
+    await it.db.close()
+    with pytest.raises(ClosedError):
+        await it.get_queue().dequeue()
+    with contextlib.suppress(ClosedError):
+        await it.shutdown()
+    assert await it.shutdown()  # it was
+    with pytest.raises(ClosedError):
+        await it.start()
