@@ -105,6 +105,7 @@ TASK_ERROR_MAX: Final = 4_000  # characters of an error that is kept
 TASK_RESULTS_KEPT_MAX: Final = 200_000  # tasks that ended and are still known, the oldest go first
 TASK_DEAD_MAX: Final = 100_000  # in the dead-letter queue; the oldest go first
 TASK_ASSIGNED_BYTES_MAX: Final = 2 * MIB  # payloads that one command or entry hands to one worker
+WORKER_HELD_BYTES_MAX: Final = 8 * MIB  # of all that one worker has; the last one may go past it
 WORKERS_MAX: Final = 10_000  # registered and not gone
 WORKERS_GONE_MAX: Final = 1_000  # remembered after they have gone, the oldest go first
 WORKER_LOAD_MAX: Final = 10_000  # tasks that one worker runs at once

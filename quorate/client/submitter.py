@@ -150,7 +150,7 @@ class Submitter:
             return all(batch.bundle is None or batch.bundle.over for batch in batches)
         return (
             self.session.id == 0
-            and any(batches)
+            and len(batches) > 0
             and all(batch.bundle is not None and batch.bundle.over for batch in batches)
         )
 
@@ -162,7 +162,7 @@ class Submitter:
         if first is None or first.bundle is not None or first.to_send:
             return False
         doublings = min(first.sent_count - 1, PATIENCE_DOUBLINGS_MAX)
-        return self._now() - first.sent_at > patience_s * 2**doublings
+        return self._now() - first.sent_at > patience_s * (1 << doublings)
 
     @property
     def waiting(self) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from quorate.base.chance import Chance
+from quorate.base.limits import WORKER_HELD_BYTES_MAX
 from quorate.base.task_specs import NO_NEEDS, Needs
 from quorate.tasks.records import SettingsRecord, WorkerRecord
 
@@ -20,13 +21,17 @@ FAILURES_IN_ROW_MAX = 3
 
 
 class Worker:
-    """One that is there. *held*: tasks that it has; *stored*: those of them it has not begun."""
+    """One that is there. *held*: tasks that it has, and bytes of each; *stored*: those of them it
+    has not begun."""
 
-    __slots__ = ("capabilities", "capacity", "held", "id", "open", "queues", "record", "stored")
+    __slots__ = (
+        "capabilities", "capacity", "held", "held_bytes", "id", "open", "queues", "record", "stored"
+    )  # fmt: skip
 
     def __init__(self, id_: int, record: WorkerRecord) -> None:
         self.id = id_
-        self.held: dict[int, None] = {}
+        self.held: dict[int, int] = {}
+        self.held_bytes = 0
         self.stored: dict[int, None] = {}
         self.record: WorkerRecord
         self.capacity: int  # tasks that it takes
@@ -44,7 +49,12 @@ class Worker:
     @property
     def free(self) -> int:
         """Tasks that it takes now, without asking for them."""
-        return max(self.open - len(self.held), 0)
+        return max(self.open - len(self.held), 0) if self.has_room else 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it takes any. All that it has is one answer when its link breaks."""
+        return self.open > len(self.held) and self.held_bytes < WORKER_HELD_BYTES_MAX
 
     @property
     def running(self) -> int:
@@ -108,16 +118,17 @@ class Crew:
             del self.by_lease[record.lease]
 
     def _note_free(self, worker: Worker) -> None:
-        if worker.open > len(worker.held):
+        if worker.has_room:
             self.free[worker.id] = worker
         else:
             self.free.pop(worker.id, None)
 
-    def hold(self, id_: int, task: int, *, stored: bool) -> None:
-        """A worker has a task."""
+    def hold(self, id_: int, task: int, size: int, *, stored: bool) -> None:
+        """A worker has a task, of *size* bytes."""
         worker = self.workers.get(id_)
         if worker is not None:
-            worker.held[task] = None
+            worker.held[task] = size
+            worker.held_bytes += size
             if stored:
                 worker.stored[task] = None
                 self.stored += 1
@@ -127,7 +138,7 @@ class Crew:
         """It has it no more."""
         worker = self.workers.get(id_)
         if worker is not None and task in worker.held:
-            del worker.held[task]
+            worker.held_bytes -= worker.held.pop(task)
             if task in worker.stored:
                 del worker.stored[task]
                 self.stored -= 1
@@ -169,7 +180,7 @@ class Pool:
         return chance().choice(workers)
 
     def _fits(self, worker: Worker) -> bool:
-        return worker.open > len(worker.held) and worker.fullness <= self._load_max
+        return worker.has_room and worker.fullness <= self._load_max
 
     def _open(self) -> list[Worker]:
         """By id."""
@@ -188,7 +199,7 @@ class Pool:
         while heap:
             worker = self._workers[heap[0][-1]]
             rank = self._rank(worker)
-            if worker.open <= len(worker.held) or rank[-2] > self._load_max:
+            if not worker.has_room or rank[-2] > self._load_max:
                 heapq.heappop(heap)
             elif rank == heap[0] or len(heap) == 1:
                 return worker

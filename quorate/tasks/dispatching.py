@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 from typing import Final
 
-from quorate.base.limits import TASK_ASSIGNED_BYTES_MAX
+from quorate.base.limits import TASK_ASSIGNED_BYTES_MAX, WORKER_HELD_BYTES_MAX
 from quorate.base.results import Failure
 from quorate.base.task_commands import (
     REASON_ASSIGNED,
@@ -196,7 +196,7 @@ class Dispatcher:
         found: list[Assignment] = []
         size = 0
         while heads and len(found) < count and size < TASK_ASSIGNED_BYTES_MAX:
-            if self._at_cap():
+            if self._at_cap() or worker.held_bytes >= WORKER_HELD_BYTES_MAX:
                 break
             _, task, number, queue, line, key = heapq.heappop(heads)
             if queue.rules is not NO_RULES and not queue.open_at(context.time_ms):
@@ -283,7 +283,7 @@ class Dispatcher:
         thieves = sorted(crew.free.values(), key=lambda each: (each.fullness, each.id))
         for thief in thieves:
             while thief.running < thief.record.load and not thief.stored:
-                if thief.fullness > load_max:
+                if thief.fullness > load_max or not thief.has_room:
                     break
                 if not self._steal_one(thief, handed, context):
                     break

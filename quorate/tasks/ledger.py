@@ -291,7 +291,7 @@ class Ledger:
             self.held += 1
             queue.running += 1
             key.running += 1
-            self.crew.hold(after.worker, task, stored=state == ASSIGNED)
+            self.crew.hold(after.worker, task, after.size, stored=state == ASSIGNED)
         if after.due_ms:
             self.deadlines.add(after.due_ms, task)
 
@@ -429,7 +429,7 @@ class Ledger:
                 if queue.live or queue.rules != NO_RULES
             },
             "workers": {
-                id_: (worker.record, sorted(worker.held), sorted(worker.stored))
+                id_: (worker.record, sorted(worker.held.items()), sorted(worker.stored))
                 for id_, worker in sorted(self.crew.workers.items())
             },
             "free": sorted(self.crew.free),

@@ -45,7 +45,7 @@ from quorate.tasks.records import (
 )
 from quorate.tasks.retrying import delay_ms, may_retry
 from quorate.tasks.steps import UNCOUNTED, beat_ms, held, limit_ms, not_before_ms, waiting
-from quorate.tasks.telling import TaskEvents, shown_assignment, tell_stop, tell_worker
+from quorate.tasks.telling import TaskEvents, shown_assignment, size_of, tell_stop, tell_worker
 from quorate.tasks.unique import UniqueKeys
 
 _STATE_EVENTS: Final = {SCHEDULED: "scheduled", BLOCKED: "blocked", READY: "enqueued"}
@@ -206,6 +206,11 @@ class Life:
         now_ms = context.time_ms
         state = RUNNING if running else ASSIGNED
         due_ms = limit_ms(options, now_ms) if running else live.due_ms
+        given = self.with_inputs(
+            shown_assignment(
+                task, spec, attempt, due_ms, live.errors, live.crashes, reason, running=running
+            )
+        )
         after = LiveRecord(
             state,
             live.enqueued_ms,
@@ -221,6 +226,7 @@ class Life:
             False,  # noqa: FBT003  positional: 0.4 us less
             live.pin,
             reason,
+            size_of(given),
         )
         ledger.move(task, spec, live, after)
         ledger.give_turn(queue, spec.key, context)
@@ -233,10 +239,7 @@ class Life:
             self._count_begun(task, spec)
         what = "started" if running else "assigned"
         self.tell(what, task, spec, state, attempt, worker.id, context)
-        assignment = shown_assignment(
-            task, spec, attempt, due_ms, live.errors, live.crashes, reason, running=running
-        )
-        return self.with_inputs(assignment)
+        return given
 
     def with_inputs(self, assignment: Assignment) -> Assignment:
         """With its place in a workflow, if it has one, and what came before it."""

@@ -23,7 +23,7 @@ class LiveRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     it, 0 for nobody. *since_ms*: it came to this state. *due_ms*: something is to happen then; 0:
     nothing. *after_ms*: not before. *waits*: for so many other tasks. *begun*: an attempt has run.
     *stopping*: its worker was told to stop. *pin*: the name of the one worker that may run it.
-    *reason*: why its worker got it.
+    *reason*: why its worker got it. *size*: bytes that were handed to it: arguments, and inputs.
     """
 
     state: int
@@ -40,6 +40,7 @@ class LiveRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     stopping: bool = False
     pin: str = ""
     reason: str = ""
+    size: int = 0
 
 
 class TrialRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -32,7 +32,7 @@ from quorate.base.task_specs import (
     Unique,
 )
 from quorate.errors import InvalidArgumentError
-from quorate.tasks import dispatching, ledger, life, machine, telling
+from quorate.tasks import crew, dispatching, ledger, life, machine, telling
 from tests.tasks.support import TaskNode
 
 
@@ -124,6 +124,37 @@ def test_a_worker_hears_of_much_in_several_events(
     node.enqueue(*[Task("f", b"x" * size) for size in sizes])
     assert [each.task for each in node.claim(worker, 9)] == [5, 6]
     assert [each.task for each in node.claim(worker, 9)] == [7, 8]
+
+
+@pytest.mark.parametrize("strategy", ["least-loaded", "round-robin", "random", "weighted"])
+def test_a_worker_has_no_more_bytes_than_it_can_be_told_at_once(
+    strategy: str, node: TaskNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that it has is one answer when its link breaks."""
+    for module in (crew, dispatching):
+        monkeypatch.setattr(module, "WORKER_HELD_BYTES_MAX", 100)
+    node.one(Settle(strategy=strategy))
+    worker = node.worker(load=9)
+    tasks = node.enqueue(*[Task("f", b"x" * size) for size in (60, 39, 1, 200, 5)])
+    assert [task for _, task, _ in node.assigned()] == list(tasks[:3])
+    assert node.claim(worker, 9) == []
+    node.done(worker, tasks[2], 1)
+    assert [task for _, task, _ in node.assigned()] == [tasks[3]]  # one may go past it
+    node.done(worker, tasks[3], 1)
+    assert [task for _, task, _ in node.assigned()] == [tasks[4]]
+
+
+def test_who_has_bytes_enough_steals_nothing(
+    node: TaskNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "WORKER_HELD_BYTES_MAX", 100)
+    thief = node.worker("b", load=2)
+    (large,) = node.enqueue(Task("f", b"x" * 100))
+    node.worker("a", load=1, prefetch=2)
+    _, second = node.enqueue(*[Task("f", b"x" * 60)] * 2)
+    assert thief not in {worker for worker, _, _ in node.assigned()}
+    node.done(thief, large, 1)
+    assert [each[:2] for each in node.assigned()] == [(thief, second)]
 
 
 def test_beside_another_task_there_are_no_names_of_workers() -> None:
