@@ -255,7 +255,7 @@ class _Run:
         self.acts: list[list[Any]] = acts[-1]["acts"]
         self.told: list[list[list[Any]]] = told[-1]
         #: Tasks that are of no workflow.
-        self.others = frozenset(each["task"] for each in (ticked[-1] if ticked else ()))
+        self.others = {each["task"] for each in (ticked[-1] if ticked else ())}
         nodes = [node for each in self._found for node in each["nodes"]]
         self.facts = {
             "flows": len(self._found),
@@ -268,6 +268,7 @@ class _Run:
             "duplicated_completions": 0,
             "stale": acts[-1]["stale"],
         }
+        self._forget()
         for each in self._answers("drain"):
             if each["left"]:
                 self._add(f"{each['left']} have not ended {each['seconds']} s after healing")
@@ -278,6 +279,21 @@ class _Run:
             for each in self._by_f.get(f, ())
             if each.outcome == "ok" and each.completed is not None
         ]
+
+    def _forget(self) -> None:
+        """Workflows that are not kept are gone at the end, and nobody can say what they came to."""
+        #: Their plans; their ids, as far as anybody was told.
+        self._brief: set[int] = set()
+        self._brief_ids: set[int] = set()
+        for each in self._by_f.get("submit", ()):
+            if "keep" in each.invoked.value:
+                self._brief.add(each.invoked.value["flow"])
+                if each.outcome == "ok" and each.completed is not None:
+                    self._brief_ids.add(each.completed.value["workflow"])
+        self.facts["flows_forgotten"] = len(self._brief_ids)
+        for what, task, _attempt, _worker, value, *_ in self.acts:
+            if what == "begin" and value.partition("/")[0] in map(str, self._brief):
+                self.others.add(task)
 
     def check_submitted(self) -> None:
         """What was acknowledged is there, what was refused or never asked for is not."""
@@ -290,6 +306,8 @@ class _Run:
                 self.facts["unexpected"] += 1
                 said = "nobody asked for" if asked is None else "was refused"
                 self._add(f"workflow {found['workflow']} is of plan {flow}, which {said}")
+            elif flow in self._brief:
+                self._add(f"workflow {found['workflow']}, of plan {flow}, is not forgotten")
             elif flow in seen:
                 self.facts["unexpected"] += 1
                 ids = [seen[flow], found["workflow"]]
@@ -298,7 +316,7 @@ class _Run:
                 seen[flow] = found["workflow"]
                 self.flows[found["workflow"]] = Flow(asked.invoked.value, found)
         for flow, asked in plans.items():
-            if asked.outcome != "ok" or asked.completed is None:
+            if asked.outcome != "ok" or asked.completed is None or flow in self._brief:
                 continue
             workflow = asked.completed.value["workflow"]
             if seen.get(flow) != workflow:
@@ -316,7 +334,8 @@ class _Run:
                     flow.cancelled = True
                     flow.asked_to_undo = each.invoked.value["undo"]
         for each in self._by_f.get("wait", ()):
-            if each.outcome == "ok" and each.completed is not None:
+            brief = each.invoked.value["workflow"] in self._brief_ids
+            if each.outcome == "ok" and each.completed is not None and not brief:
                 flow = self.flows.get(each.invoked.value["workflow"])
                 state = "unknown" if flow is None else flow.state
                 if each.completed.value != state:

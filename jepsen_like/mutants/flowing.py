@@ -142,6 +142,17 @@ MUTANTS = (
         profile=FLOWING,
     ),
     Mutant(
+        name="never-forgotten",
+        bug="the nodes of a workflow that is not kept any more go, and the workflow stays",
+        source="our own: what is swept is not what is listed",
+        rewrites=one(
+            "quorate.tasks.workflow_sweeps:Sweeper._go_on",
+            "if sweep.what == FORGET_NODES:",
+            "if not sweep.what:",
+        ),
+        profile=FLOWING,
+    ),
+    Mutant(
         name="every-missed-tick-comes",
         bug="ticks that were missed are all made up for, whatever the schedule says",
         source="APScheduler: coalescing; Quartz: misfire instructions",

@@ -3,7 +3,8 @@
 A *plan* is JSON: "flow" (its number), "fail_fast", "at_once", and "nodes", each with its "name",
 its "kind" ("run", "sleep", "signal"), "after" ([name, "blocking", "optional" or "weak"] of each
 that it waits for), and what its attempts come to ("course"). "undo": the course of a compensation;
-"spawn": nodes that it adds when it runs, {"parts": plans of nodes, "before": [names]}.
+"spawn": nodes that it adds when it runs, {"parts": plans of nodes, "before": [names]}. "keep": it
+is forgotten so many seconds after its end.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ COUNTS: Final = (1, 2, 3, 4, 5, 7)
 KINDS: Final = ("blocking", "blocking", "blocking", "optional", "weak")
 #: Of attempts at a compensation: it fails for good, sometimes.
 UNDO_COURSES: Final = ([["ok", 0.0]], [["ok", 0.05]], [["fail", 0.0], ["ok", 0.0]], [["spoil", 0]])
+
+#: Of workflows that are forgotten within a run, and of all others.
+KEEP_S: Final = 0.5
+KEEP_LONG_S: Final = 3600.0
 
 Plan = dict[str, Any]
 
@@ -52,12 +57,13 @@ def draw_plan(random: Random, flow: int, wrong: float) -> Plan:
         elif random.random() < 0.2:
             node["expires"] = random.choice((0.5, 2.0))
     _draw_spawns(random, nodes, wrong)
-    return {
+    plan = {
         "flow": flow,
         "fail_fast": random.random() < 0.5,
         "at_once": random.choice((None, None, 1, 2)),
         "nodes": nodes,
     }
+    return plan | {"keep": KEEP_S} if random.random() < 0.15 else plan
 
 
 def _work(random: Random, wrong: float) -> Plan:
@@ -101,7 +107,12 @@ def _draw_spawns(random: Random, nodes: list[Plan], wrong: float) -> None:
 
 def workflow_of(plan: Plan) -> Workflow:
     """For ``db.workflows.submit``."""
-    flow = Workflow(str(plan["flow"]), fail_fast=plan["fail_fast"], at_once=plan["at_once"])
+    flow = Workflow(
+        str(plan["flow"]),
+        fail_fast=plan["fail_fast"],
+        at_once=plan["at_once"],
+        keep=plan.get("keep", KEEP_LONG_S),
+    )
     add_nodes(flow, plan["flow"], plan["nodes"])
     return flow
 

@@ -265,6 +265,10 @@ def forget(story: Story) -> None:
     story.looks[1]["name"] = "t"
 
 
+def not_forgotten(story: Story) -> None:
+    story.plan["keep"] = 0.5
+
+
 @pytest.mark.parametrize(
     ("twist", "text"),
     [
@@ -299,6 +303,7 @@ def forget(story: Story) -> None:
         (fire_at_once, "fired more than once in one step"),
         (overlap, "and task 21 ended at 215"),
         (stand_still, "['s'] do not tick"),
+        (not_forgotten, "of plan 1, is not forgotten"),
         (forget, "'s' was acknowledged, and is lost"),
     ],
 )
