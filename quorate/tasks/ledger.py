@@ -84,6 +84,9 @@ class Ledger:
         self._workers_set: list[tuple[int, WorkerRecord | None]] = []
         self._ruled: list[str] = []
         self._taken: list[tuple[Deadlines[Any], Any]] = []  # what was due, and its id
+        self._overdue: set[int | bytes] = (
+            set()
+        )  # tasks of these: they stand in ``deadlines`` no more
         self._totals: dict[str, list[int]] = {}
         self.fading = Deadlines(self._fades_at)  # rates: when nothing of them is used up
         self._turns = 0  # given in the entry at hand
@@ -171,6 +174,7 @@ class Ledger:
         self._workers_set.clear()
         self._ruled.clear()
         self._taken.clear()
+        self._overdue.clear()
         self._totals.clear()
         self._last_task_before = self.last_task
 
@@ -229,6 +233,8 @@ class Ledger:
         """As ``deadlines.due``, of any of the machine's; what is taken back is due again."""
         for item in deadlines.due(now_ms):
             self._taken.append((deadlines, item))
+            if deadlines is self.deadlines:
+                self._overdue.add(item)
             yield item
 
     # --- tasks ----------------------------------------------------------------------------------
@@ -292,8 +298,12 @@ class Ledger:
             queue.running += 1
             key.running += 1
             self.crew.hold(after.worker, task, after.size, stored=state == ASSIGNED)
-        if after.due_ms:
+        # One that is put off stands there already, as ``Deadlines`` would have it: with a heartbeat
+        # every second, each of them would leave a place of its own otherwise.
+        stands = before is not None and 0 < before.due_ms <= after.due_ms
+        if after.due_ms and not (stands and task not in self._overdue):
             self.deadlines.add(after.due_ms, task)
+            self._overdue.discard(task)
 
     def _came(self, queue: Queue, name: bytes) -> Key:
         key = queue.keys.get(name)

@@ -302,6 +302,21 @@ def test_an_attempt_that_must_report_and_does_not_is_over(node: TaskNode) -> Non
     assert node.state(task) == SCHEDULED
 
 
+def test_a_heartbeat_leaves_nothing_behind(node: TaskNode) -> None:
+    worker = node.worker(load=2)
+    task, other = node.put(heartbeat_ms=500, timeout_ms=0), node.put(heartbeat_ms=700)
+    for _ in range(50):
+        node.time_ms += 400
+        node.one(Report(worker, (Held(task, 1), Held(other, 1))))
+    deadlines = node.tasks.ledger.deadlines
+    assert len(deadlines._heap) == 2
+    node.restart()
+    node.wait(499)
+    assert (node.state(task), node.state(other)) == (RUNNING, RUNNING)
+    node.wait(201)
+    assert (node.state(task), node.state(other)) == (SCHEDULED, SCHEDULED)
+
+
 def test_a_task_that_does_not_begin_in_time_is_dead(node: TaskNode) -> None:
     task, delayed = node.put(expires_ms=1_000), node.put(expires_ms=1_000, delay_ms=900)
     node.wait(999)
