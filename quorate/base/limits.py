@@ -100,6 +100,7 @@ TASK_QUEUES_MAX: Final = 10_000
 TASK_LINES_MAX: Final = 1_000  # of one queue: kinds of demands on a worker, times priorities
 TASK_CAPABILITIES_MAX: Final = 64  # of one worker, or asked for by one task
 TASK_EXCLUDED_MAX: Final = 64  # workers that one task must not run on
+TASK_HEADER_MAX: Final = 8_192  # characters of one text that travels with a task
 TASK_UNIQUE_MAX: Final = 2_000_000  # unique keys that tasks hold, also for a time after their end
 TASK_ERROR_MAX: Final = 4_000  # characters of an error that is kept
 TASK_RESULTS_KEPT_MAX: Final = 200_000  # tasks that ended and are still known, the oldest go first

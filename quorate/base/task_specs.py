@@ -17,6 +17,7 @@ import msgspec
 from quorate.base.limits import (
     TASK_CAPABILITIES_MAX,
     TASK_EXCLUDED_MAX,
+    TASK_HEADER_MAX,
     TASK_KEY_BYTES_MAX,
     TASK_NAME_MAX,
     VALUE_BYTES_MAX,
@@ -74,6 +75,7 @@ KEEP_MS_DEFAULT: Final = 3_600_000  #: so long a task is known after its end
 TaskId = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 TaskIdOrNone = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=TASK_NAME_MAX)]
+HeaderText = Annotated[str, msgspec.Meta(max_length=TASK_HEADER_MAX)]
 NameOrNone = Annotated[str, msgspec.Meta(max_length=TASK_NAME_MAX)]
 Payload = Annotated[bytes, msgspec.Meta(max_length=VALUE_BYTES_MAX)]
 TaskKey = Annotated[bytes, msgspec.Meta(max_length=TASK_KEY_BYTES_MAX)]
@@ -173,7 +175,7 @@ class Options(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     needs: Needs | None = None
     prefers: NameOrNone = ""
     beside: TaskIdOrNone = 0
-    headers: Annotated[tuple[tuple[Name, str], ...], msgspec.Meta(max_length=64)] = ()
+    headers: Annotated[tuple[tuple[Name, HeaderText], ...], msgspec.Meta(max_length=64)] = ()
 
     def __post_init__(self) -> None:
         if self.beside:

@@ -116,9 +116,11 @@ def tell_stop(context: Context, worker: int, task: int, attempt: int, why: str) 
 
 def size_of(task: Assignment) -> int:
     """Of what a worker is told, the bytes that are a client's to choose."""
-    size = len(task.payload)
+    size = len(task.payload) + len(task.key) + len(task.function) + len(task.queue)
+    for name, text in task.headers:
+        size += len(name) + len(text)
     for each in task.inputs:
-        size += len(each.result or b"")
+        size += len(each.node) + len(each.result or b"")
     return size
 
 

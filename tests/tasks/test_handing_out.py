@@ -113,8 +113,8 @@ def test_no_more_are_begun_at_once_than_the_rate_says_however_it_divides(node: T
 def test_a_worker_hears_of_much_in_several_events(
     node: TaskNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(telling, "TASK_ASSIGNED_BYTES_MAX", 100)
-    monkeypatch.setattr(dispatching, "TASK_ASSIGNED_BYTES_MAX", 100)
+    monkeypatch.setattr(telling, "TASK_ASSIGNED_BYTES_MAX", 116)
+    monkeypatch.setattr(dispatching, "TASK_ASSIGNED_BYTES_MAX", 116)
     worker = node.worker(load=4)
     sizes = (60, 40, 1, 200)
     node.enqueue(*[Task("f", b"x" * size) for size in sizes])
@@ -132,7 +132,7 @@ def test_a_worker_has_no_more_bytes_than_it_can_be_told_at_once(
 ) -> None:
     """All that it has is one answer when its link breaks."""
     for module in (crew, dispatching):
-        monkeypatch.setattr(module, "WORKER_HELD_BYTES_MAX", 100)
+        monkeypatch.setattr(module, "WORKER_HELD_BYTES_MAX", 124)  # names are 8 of each
     node.one(Settle(strategy=strategy))
     worker = node.worker(load=9)
     tasks = node.enqueue(*[Task("f", b"x" * size) for size in (60, 39, 1, 200, 5)])
