@@ -1,7 +1,7 @@
 """Where the systems that this one descends from fell short of their own text: one test for each.
 
-Numbers are those of the list in the requirements. 19 to 22 are about message brokers, executors
-over them and the figures of their simulations, of which this room has none.
+They are numbered as in the list that was made of them. 19 to 22 are about message brokers,
+executors over them and the figures of their simulations, of which this room has none.
 """
 
 from __future__ import annotations
