@@ -173,8 +173,8 @@ class Ledger:
         self._moves.clear()
         self._workers_set.clear()
         self._ruled.clear()
-        self._taken.clear()
         self._overdue.clear()
+        self._taken.clear()
         self._totals.clear()
         self._last_task_before = self.last_task
 

@@ -107,8 +107,7 @@ class Life:
         ledger = self._ledger
         task = ledger.draw()
         now_ms = context.time_ms
-        after_ms = not_before_ms(spec, context)
-        waits, pin = 0, ""
+        after_ms, waits, pin = not_before_ms(spec, context), 0, ""
         options = spec.options
         if options is not None:
             if options.unique is not None:

@@ -53,6 +53,13 @@ MUTANTS = (
         ("model",),
     ),
     Mutant(
+        "what was due, and is put off, is not due again",
+        LEDGER,
+        "stands and task not in self._overdue",
+        "stands",
+        ("machine",),
+    ),
+    Mutant(
         "nobody looks for work when a task has moved",
         LEDGER,
         "        self.changed = True\n        if before is None:\n",
