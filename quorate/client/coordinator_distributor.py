@@ -10,9 +10,7 @@ from typing import Any
 
 from quorate.base.limits import TASK_ERROR_MAX, TASK_NAME_MAX
 from quorate.base.task_commands import (
-    Assign,
     Begin,
-    Claimed,
     Complete,
     Done,
     Fail,
@@ -29,7 +27,6 @@ from quorate.client.coordinator_tables import Views, read_result
 from quorate.client.database import Database
 from quorate.client.task_app import failure_of
 from quorate.client.task_payloads import pack_result
-from quorate.client.workflows import checked
 from quorate.errors import TaskPendingError, TaskStateError
 
 #: (worker, task, attempt)
@@ -63,8 +60,7 @@ class TaskDistributor:
             TaskStateError: the task waits for something else, or has ended.
             TaskNotFoundError, WorkerNotFoundError: there is no such one.
         """
-        claimed: Claimed = await self._db.tasks.run(checked(lambda: Assign(task_id, worker_id)))
-        (raw,) = claimed.tasks
+        raw = await self._db.tasks.assign(task_id, worker_id)
         if not worker_id:
             worker_id = (await self._db.tasks.info(task_id)).worker
         return made(worker_id, raw)

@@ -15,8 +15,11 @@ from typing import Any, Final, Literal, Protocol, Unpack
 
 from quorate.base.limits import TASK_BATCH_MAX
 from quorate.base.task_commands import (
+    Assign,
+    Assignment,
     Cancel,
     Changed,
+    Claimed,
     Configure,
     Enqueue,
     Enqueued,
@@ -321,6 +324,23 @@ class Tasks:
         changed: Changed = await self.run(Requeue(tuple(map(_check_id, tasks))), timeout)
         return changed.tasks
 
+    async def assign(
+        self, task: int, worker: int = 0, *, timeout: float | None = None
+    ) -> Assignment:
+        """Give a task to *worker*, or (0) to any but the one that has it: out of its turn, but
+        within what it needs, what the worker takes and the limits of all and of its queue. Whoever
+        had it has it no more, and nothing is held against it.
+
+        Raises:
+            NoAvailableWorkerError: the worker has not what the task needs, or no room; or a limit
+                stands in the way. Nothing has changed.
+            TaskStateError: it waits for something else, is to stop, has ended, or is that worker's.
+            TaskNotFoundError, WorkerNotFoundError: there is no such one.
+        """
+        command = Assign(_check_id(task), _check_id(worker, "worker") if worker else 0)
+        claimed: Claimed = await self.run(command, timeout)
+        return claimed.tasks[0]
+
     async def purge(
         self,
         state: Literal["done", "cancelled", "dead", "ready", "scheduled"],
@@ -427,11 +447,11 @@ class Tasks:
         return self._plans.ask(codec, query, wait_s)
 
 
-def _check_id(task: int) -> int:
+def _check_id(task: int, what: str = "task") -> int:
     given: object = task
     if isinstance(given, int) and not isinstance(given, bool) and 0 < given < 2**63:
         return task
-    raise InvalidArgumentError(f"a task's id is a number from 1, not {task!r}")
+    raise InvalidArgumentError(f"a {what}'s id is a number from 1, not {task!r}")
 
 
 def check_state(state: str) -> str:

@@ -18,8 +18,10 @@ from quorate.client.task_payloads import unpack_arguments
 from quorate.client.tasks import State
 from quorate.errors import (
     InvalidArgumentError,
+    NoAvailableWorkerError,
     TaskNotFoundError,
     TaskPayloadError,
+    TaskStateError,
 )
 from quorate.server.cli_common import (
     Exit,
@@ -320,6 +322,28 @@ async def cancel(
     return _changed(target, tasks, changed, "cancelled")
 
 
+async def assign(
+    target: Target,
+    task: Annotated[int, typer.Argument(min=1, max=2**63 - 1)],
+    *,
+    worker: Annotated[
+        int, typer.Option("--worker", "-w", min=0, help="To this one; none: any other.")
+    ] = 0,
+) -> Exit:
+    """Give TASK to a worker out of its turn, or take it from the one that has it and give it to
+    another; exit status 4 if no worker may have it, or it is in no state to be given."""
+    async with opened(target) as db:
+        try:
+            given = await db.tasks.assign(task, worker)
+            taker = (await db.tasks.info(task)).worker
+        except (NoAvailableWorkerError, TaskStateError, TaskNotFoundError) as error:
+            emit({"worker": None}) if target.json else sys.stderr.write(f"quorate: {error}\n")
+            return Exit.NO
+    shown_as = {"task": task, "worker": taker or None, "attempt": given.attempt}
+    emit(shown_as) if target.json else say(f"worker {taker}, attempt {given.attempt}")
+    return Exit.OK
+
+
 async def requeue(
     target: Target,
     tasks: TasksArgument,
@@ -366,6 +390,7 @@ app.command("show")(client_command(show))
 app.command("stats")(client_command(stats))
 app.command("top")(client_command(top))
 app.command("dead")(client_command(dead))
+app.command("assign")(client_command(assign))
 app.command("requeue")(client_command(requeue))
 app.command("cancel")(client_command(cancel))
 app.command("pause")(client_command(pause))

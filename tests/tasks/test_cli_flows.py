@@ -161,3 +161,26 @@ def test_tables_and_views_are_printed(endpoint: str, run: Run) -> None:
     assert run("tasks", "workers").status == 0
     wrong = run("tasks", "view", "secrets")
     assert (wrong.status, wrong.err.count("\n")) == (2, 1)
+
+
+@pytest.mark.processes
+def test_a_task_is_given_to_a_worker_by_hand(endpoint: str, run: Run) -> None:
+    async def prepare() -> tuple[int, list[int]]:
+        async with connect(endpoint) as db:
+            it = await Coordinator(db).start()
+            manager = it.get_worker_manager()
+            queues = ("byhand",)
+            workers = [
+                await manager.register({"name": name, "queues": queues}) for name in ("a", "b")
+            ]
+            return await it.submit_task({"type": "f", "queue": "byhand"}), workers
+
+    task, (first, second) = asyncio.run(prepare())
+    given = run("tasks", "assign", str(task), "--json").rows
+    assert given == [{"task": task, "worker": second, "attempt": 2}]
+    said = run("tasks", "assign", str(task), "-w", str(first)).out
+    assert said == f"worker {first}, attempt 3\n"
+    again = run("tasks", "assign", str(task), "-w", str(first))
+    assert (again.status, again.err.count("\n")) == (4, 1)
+    assert run("tasks", "assign", "999999").status == 4
+    assert run("tasks", "assign", str(task), "-w", "999999").status == 1
