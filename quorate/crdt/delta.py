@@ -240,7 +240,7 @@ SPLIT_BYTES_MIN: Final = 4 * RUN_BYTES  # what stands around the elements, and t
 def part_bytes(path: Path, part: Part) -> int:
     """No less than what an element takes in a message."""
     leaf, gone = part
-    size = 16 + sum(len(segment) + 5 for segment in path) + DOT_BYTES * (len(leaf) + len(gone))
+    size = 16 + sum(map(len, path)) + 5 * len(path) + DOT_BYTES * (len(leaf) + len(gone))
     for _actor, _counter, payload in leaf:
         size += 6 + (len(payload) if isinstance(payload, bytes) else 9 * len(payload))
     return size

@@ -412,7 +412,9 @@ def _size_of(delta: Delta) -> int:
     Raises:
         LimitExceededError: more than one operation may.
     """
-    size = sum(part_bytes(path, part) for path, part in delta.elements.items())
+    size = 0
+    for path, part in delta.elements.items():
+        size += part_bytes(path, part)
     if size > RECORD_BYTES_MAX // 2:
         raise LimitExceededError(
             f"the operation changes {size} bytes at once, at most {RECORD_BYTES_MAX // 2}: change "
