@@ -156,8 +156,9 @@ class TaskQueue:
     async def get_pending(self, limit: int = ROWS_DEFAULT) -> list[TaskRow]:
         """Tasks that no worker has yet, by id."""
         found: list[TaskRow] = []
-        for state in ("ready", "scheduled", "blocked"):
-            found += await self._listed(state, limit)  # type: ignore[arg-type]
+        states: tuple[State, ...] = ("ready", "scheduled", "blocked")
+        for state in states:
+            found += await self._listed(state, limit)
         return sorted(found, key=lambda row: row.id)[:limit]
 
     async def get_running(self, limit: int = ROWS_DEFAULT) -> list[TaskRow]:

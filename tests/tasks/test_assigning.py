@@ -10,9 +10,9 @@ import pytest
 from quorate.base.results import Failure
 from quorate.base.task_commands import Assign, Cancel, Claimed, Configure, Settle
 from quorate.base.task_queries import ChooseWorker, WorkerList
-from quorate.base.task_specs import ASSIGNED, DEAD, READY, RUNNING, SCHEDULED, Needs, Retry
+from quorate.base.task_specs import ASSIGNED, DEAD, READY, RUNNING, SCHEDULED, Needs, Retry, Task
 from quorate.base.workflow_commands import BLOCKING, OPTIONAL, WEAK, After, ListNodes, Node, Submit
-from tests.tasks.support import Task, TaskNode
+from tests.tasks.support import TaskNode
 
 
 def code(result: Any) -> str:
