@@ -71,6 +71,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         self._chores: list[asyncio.TimerHandle] = []
         self._idle: list[asyncio.Future[None]] = []
         self._passing: list[asyncio.Future[None]] = []
+        self._stops = self._renewals = 0
         self._held = 0  # threads that work
         self._pokes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._selector = _Selector(self)
@@ -144,7 +145,11 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         """In place of waiting for the network: called once in each turn of the loop."""
         left_s = self._give_up_at_s - time.monotonic()
         if left_s <= 0:
-            raise StuckError(f"the test was not over after {self.patience:g} s of real time")
+            raise StuckError(
+                f"the test was not over after {self.patience:g} s of real time, {self._now_s:g} s "
+                f"of its own; the clock stopped {self._stops} times on its way, {self._renewals} "
+                "of them to renew leases and the like: the longer these live, the fewer they are"
+            )
         if timeout == 0:
             return
         if self._held:
@@ -191,6 +196,8 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
             raise StuckError("the test waits for ever: nothing is left that could happen")
         self._now_s = next_s = max(now_s, min(stops))
         upkeep = next_s == timer_s and isinstance(handle, UpkeepHandle) and next_s != due_s
+        self._stops += 1
+        self._renewals += upkeep
         if not upkeep:
             chores, self._chores = self._chores, []
             for each in chores:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -159,7 +160,8 @@ class World:
         loop = self._running_loop()
         platform = MemoryPlatform(loop, self._memory, self._wall_ms, self._random)
         config = NodeConfig(node_id=1, data=_DATA, listen="")
-        node = Node(config, self._machines, platform=platform)
+        machines = [copy.deepcopy(each) for each in self._machines]  # as another process has them
+        node = Node(config, machines, platform=platform)
         await node.start()
         self._node = node
 
@@ -413,7 +415,7 @@ def cluster(
 
     Args:
         start: the time of day at which it begins; with a time zone.
-        machines: of your own, as for ``quorate.open``.
+        machines: of your own, as for ``quorate.open``; each start of the node has copies of them.
         seed: of chance in the node and in handles: equal runs of equal code are equal.
 
     Raises:
