@@ -143,9 +143,9 @@ async def test_several_processes_under_one(
     ("script", "again", "status", "times"),
     [
         ("exit 0", False, 0, 2),  # both have no more to do
-        ("exit 2", False, 2, 2),  # it will never do: the other one is told to end
-        ("kill -9 $$", False, 137, 6),
-        ("kill -TERM $PPID; read line", True, 0, 2),
+        ("exit 2", False, 2, 1),  # it will never do: the other one is told to end
+        ("kill -9 $$", False, 137, 5),
+        ("kill -TERM $PPID; read line", True, 0, 1),
         ("trap 'exit 3' TERM; kill -TERM $PPID; read line", True, 3, 1),
     ],
 )
