@@ -193,7 +193,7 @@ async def cancel(
     """Cancel all of WORKFLOW that has not ended. Exit status 4 if it has ended, or is ending, or is
     not known."""
     async with opened(target) as db:
-        run = db.workflows.run(workflow)
+        run, done = db.workflows.run(workflow), False
         try:
             done = await run.cancel(undo=undo)
             if wait and done:
