@@ -8,7 +8,9 @@ import socket
 import subprocess
 import threading
 import time
+import tomllib
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +24,7 @@ from quorate.errors import (
     TaskFailedError,
     VirtualTimeError,
 )
-from quorate.testing import World, running
+from quorate.testing import World, plugin, running
 
 pytest_plugins = ("pytester",)
 
@@ -416,6 +418,12 @@ def test_equal_runs_are_equal() -> None:
         return list(times)
 
     assert told(story) == told(story) != told(story, seed=1)
+
+
+def test_the_plugin_is_found_under_the_name_of_its_module() -> None:
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8"))
+    plugins = project["project"]["entry-points"]["pytest11"]
+    assert plugins == {plugin.__name__: plugin.__name__}
 
 
 def test_the_plugin_has_a_world_for_plain_tests_and_for_coroutines(
