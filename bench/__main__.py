@@ -60,6 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     converging.add_argument("--pairs", type=int, default=1_000_000, help="of an add and a removal")
 
     queued = command("tasks", "queues of tasks, and a worker process that runs them")
+    queued.add_argument("--peers", type=_names, default=["rabbitmq", "dramatiq", "celery"])
     queued.add_argument("--rounds", type=int, default=3)
     queued.add_argument("--seconds", type=float, default=3.0, help="of each run, after warm-up")
     return parser
@@ -104,7 +105,12 @@ def run(options: argparse.Namespace) -> dict[str, object]:
     if options.command == "tasks":
         from bench.tasks import tasks
 
-        return tasks(rounds=options.rounds, seconds=options.seconds, parent=options.directory)
+        return tasks(
+            peers=options.peers,
+            rounds=options.rounds,
+            seconds=options.seconds,
+            parent=options.directory,
+        )
     if options.command == "crdt":
         from bench.crdt import crdt
 

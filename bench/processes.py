@@ -100,6 +100,15 @@ def kill(process: subprocess.Popen[Any]) -> None:
     _forget(process)
 
 
+def kill_group(process: subprocess.Popen[Any]) -> None:
+    """SIGKILL one process with those that it started and that did not leave its group: what runs
+    behind a script, or under a master. Idempotent."""
+    if process.returncode is None:  # not reaped yet, so its number is nobody else's
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    kill(process)
+
+
 def stop(process: subprocess.Popen[Any]) -> int:
     """SIGTERM, and SIGKILL if that does not end it in time; returns the exit status."""
     if process.poll() is None:

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,17 +20,24 @@ import msgspec
 
 from bench import access, processes, report
 from bench.cluster import QuorateCluster
-from bench.measure import MS, Sample, figures, fsync_latencies_s, machine, median, versions
+from bench.measure import MS, Sample, fsync_latencies_s, machine, median, versions
 from bench.processes import BenchError, scratch_directory
 from bench.report import Bar
+from bench.systems.celery_system import CelerySystem
+from bench.systems.dramatiq_system import DramatiqSystem
 from bench.systems.quorate_system import QuorateSystem
+from bench.systems.rabbitmq import RabbitmqSystem
+from bench.systems.task_peer import PAYLOAD, TaskPeer, TaskRow, rate_row, row_of
 from bench.task_app import app, nothing, since
+from bench.task_protocol import BATCH as PROTOCOL_BATCH
+from bench.task_protocol import BATCHES, protocol_lives
 from bench.workloads import Window
 from quorate.client.database import Database, connect
 
 ENQUEUES_MIN: Final = 15_000.0
 BATCHED_MIN: Final = 40_000.0
 LIVES_MIN: Final = 8_000.0
+PROTOCOL_LIVES_MIN: Final = 25_000.0
 START_MS_MAX: Final = 5.0
 ENQUEUE_PUTS_MAX: Final = 1.5
 
@@ -38,18 +45,32 @@ OUTSTANDING: Final = 100
 BATCH: Final = 100
 #: Tasks that are not done yet, in a run of lives.
 LIVES_OUTSTANDING: Final = (100, 500)
-PAYLOAD: Final = b"x" * 100
 WAIT_S: Final = 60.0
 
 
-class TaskRow(msgspec.Struct, frozen=True):
-    """One way of using tasks. *outstanding*: calls under way, or tasks that are not done."""
+PEERS: dict[str, Callable[[], TaskPeer]] = {
+    "rabbitmq": RabbitmqSystem,
+    "dramatiq": DramatiqSystem,
+    "celery": CelerySystem,
+}
+#: Rows of a peer, and that of quorate which does the same or more.
+AGAINST: Final = {
+    "rabbitmq": {
+        "enqueue": ("enqueue", OUTSTANDING),
+        "life, not awaited": ("life, not awaited", OUTSTANDING),
+    },
+    "dramatiq": {
+        "enqueue": ("enqueue", OUTSTANDING),
+        "run by a worker": ("life, not awaited", OUTSTANDING),
+    },
+    "celery": {
+        "enqueue": ("enqueue", OUTSTANDING),
+        "run by a worker": ("life, not awaited", OUTSTANDING),
+    },
+}
 
-    what: str
-    outstanding: int
-    tasks_per_s: float
-    p50_ms: float
-    p99_ms: float
+#: (system, what, outstanding)
+Key = tuple[str, str, int]
 
 
 # --- what is measured -----------------------------------------------------------------------------
@@ -167,25 +188,23 @@ async def _round(endpoints: str, seconds: float) -> list[TaskRow]:
     async with connect(endpoints, timeout=30) as db:
         app.use(db)
         rows = [
-            _row("put", 1, await puts(db, seconds)),
-            _row("enqueue", 1, await enqueues(db, seconds, 1)),
-            _row("enqueue", OUTSTANDING, await enqueues(db, seconds, OUTSTANDING)),
-            _row(f"enqueue {BATCH} at once", 8, await batches(db, seconds, 8)),
+            row_of("put", 1, await puts(db, seconds)),
+            row_of("enqueue", 1, await enqueues(db, seconds, 1)),
+            row_of("enqueue", OUTSTANDING, await enqueues(db, seconds, OUTSTANDING)),
+            row_of(f"enqueue {BATCH} at once", 8, await batches(db, seconds, 8)),
         ]
         await _clear(db)
-        rows.append(_row("start", 1, await starts()))
+        rows.append(row_of("start", 1, await starts()))
         for many in LIVES_OUTSTANDING:
             sample = await lives(db, seconds, many)
-            rows.append(_row("life, awaited", many, sample))
+            rows.append(row_of("life, awaited", many, sample))
         streamed = await streamed_lives(db, seconds, OUTSTANDING)
-        rows.append(_row("life, not awaited", OUTSTANDING, streamed))
+        rows.append(row_of("life, not awaited", OUTSTANDING, streamed))
+        await _clear(db)
+        per_s = await protocol_lives(db, seconds)
+        rows.append(rate_row("protocol-lives", BATCHES * PROTOCOL_BATCH, per_s))
         await _clear(db)
     return rows
-
-
-def _row(what: str, outstanding: int, sample: Sample) -> TaskRow:
-    found = figures(sample)
-    return TaskRow(what, outstanding, found.ops_per_s, found.p50_ms, found.p99_ms)
 
 
 def _start_worker(directory: Path, endpoints: str) -> None:
@@ -200,55 +219,120 @@ async def _wait_worker(endpoints: str) -> None:
             await asyncio.sleep(0.05)
 
 
-def tasks(*, rounds: int = 3, seconds: float = 3.0, parent: Path | None = None) -> dict[str, Any]:
+def choose_peers(names: Sequence[str]) -> tuple[list[TaskPeer], dict[str, str]]:
+    """(those that can run, why the others cannot).
+
+    Raises:
+        BenchError: a name is unknown.
+    """
+    able: list[TaskPeer] = []
+    absent: dict[str, str] = {}
+    for name in names:
+        if name not in PEERS:
+            raise BenchError(f"unknown peer {name!r}; there are {', '.join(PEERS)}")
+        peer = PEERS[name]()
+        reason = peer.missing()
+        if reason is None:
+            able.append(peer)
+        else:
+            absent[name] = reason
+    return able, absent
+
+
+def tasks(
+    *,
+    peers: Sequence[str] = (),
+    rounds: int = 3,
+    seconds: float = 3.0,
+    parent: Path | None = None,
+) -> dict[str, Any]:
     """Measure and print; returns the report."""
     if reason := QuorateSystem().missing():
         raise BenchError(reason)
-    found: dict[tuple[str, int], list[TaskRow]] = {}
+    able, absent = choose_peers(peers)
+    for name, reason in absent.items():
+        print(f"left out: {name}: {reason}")
+    found: dict[Key, list[TaskRow]] = {}
     with scratch_directory(parent) as directory, contextlib.ExitStack() as stack:
         facts: dict[str, object] = {
             "machine": machine(directory),
-            "versions": versions("quorate", "msgspec", "lmdb", "uvloop"),
+            "versions": {
+                **versions("quorate", "msgspec", "lmdb", "uvloop"),
+                **{peer.name: peer.version() for peer in able},
+            },
             "fsync_4kib_ms": {"p50": median(fsync_latencies_s(directory)) * MS},
             "rounds": {"count": rounds, "seconds": seconds},
         }
+        promises = {"quorate": "three nodes: durable and replicated"}
+        promises |= {peer.name: peer.promises for peer in able}
+        facts["promises"] = promises
         print(report.facts_text(facts), flush=True)
         cluster = stack.enter_context(QuorateCluster(directory))
         endpoints = ",".join(cluster.endpoints)
         _start_worker(directory, endpoints)
         access.run(_wait_worker(endpoints))
+        for peer in able:
+            stack.callback(peer.stop)
+            peer.start(directory)
         for number in range(rounds):
-            for row in access.run(_round(endpoints, seconds)):
-                found.setdefault((row.what, row.outstanding), []).append(row)
+            rows = access.run(_round(endpoints, seconds))
+            for peer in able:
+                rows += peer.round(seconds)
+            for row in rows:
+                found.setdefault((row.system, row.what, row.outstanding), []).append(row)
             print(f"round {number + 1} of {rounds} done, load {os.getloadavg()[0]:.1f}", flush=True)
-    rows = {key: _middle(each) for key, each in found.items()}
+    return finish(facts, {key: _middle(each) for key, each in found.items()}, absent)
+
+
+def finish(
+    facts: dict[str, object], rows: dict[Key, TaskRow], absent: dict[str, str]
+) -> dict[str, Any]:
+    """Print the tables and make the report."""
     bars = _bars(rows)
-    headings = ("what", "outstanding", "tasks/s", "p50 ms", "p99 ms")
-    lines = [msgspec.structs.astuple(row) for row in rows.values()]
+    headings = ("system", "what", "outstanding", "tasks/s", "p50 ms", "p99 ms")
+    lines = [(row.system, *msgspec.structs.astuple(row)[:-1]) for row in rows.values()]
     print("", report.table(headings, lines), "", report.bars_table(bars), sep="\n")
+    ratios = _ratios(rows)
+    if ratios:
+        shown = [(each["name"], each["ratio"]) for each in ratios]
+        print("", report.table(("quorate by", "ratio"), shown), sep="\n")
     plain = json.loads(msgspec.json.encode(list(rows.values())))
-    return {**facts, "rows": plain, "bars": [bar.to_json() for bar in bars]}
+    told = [bar.to_json() for bar in bars]
+    return {**facts, "rows": plain, "bars": told, "ratios": ratios, "left_out": absent}
+
+
+def _ratios(rows: dict[Key, TaskRow]) -> list[dict[str, Any]]:
+    """Quorate's row by the peer's, wherever both were measured."""
+    found = []
+    for (system, what, _), row in rows.items():
+        ours = rows.get(("quorate", *AGAINST.get(system, {}).get(what, ("", 0))))
+        if ours is not None:
+            name = f"{ours.what}, {ours.outstanding} outstanding / {system}: {what}"
+            found.append({"name": name, "ratio": ours.tasks_per_s / row.tasks_per_s})
+    return found
 
 
 def _middle(rounds: Sequence[TaskRow]) -> TaskRow:
-    return TaskRow(
-        rounds[0].what,
-        rounds[0].outstanding,
-        median([row.tasks_per_s for row in rounds]),
-        median([row.p50_ms for row in rounds]),
-        median([row.p99_ms for row in rounds]),
+    return msgspec.structs.replace(
+        rounds[0],
+        tasks_per_s=median([row.tasks_per_s for row in rounds]),
+        p50_ms=median([row.p50_ms for row in rounds]),
+        p99_ms=median([row.p99_ms for row in rounds]),
     )
 
 
-def _bars(rows: dict[tuple[str, int], TaskRow]) -> list[Bar]:
-    alone = rows["enqueue", 1].p50_ms / rows["put", 1].p50_ms
-    most = max(row.tasks_per_s for row in rows.values() if row.what.startswith("life"))
-    batched = rows[f"enqueue {BATCH} at once", 8].tasks_per_s
-    singles = rows["enqueue", OUTSTANDING].tasks_per_s
+def _bars(rows: dict[Key, TaskRow]) -> list[Bar]:
+    ours = {(what, many): row for (system, what, many), row in rows.items() if system == "quorate"}
+    alone = ours["enqueue", 1].p50_ms / ours["put", 1].p50_ms
+    most = max(row.tasks_per_s for row in ours.values() if row.what.startswith("life"))
+    batched = ours[f"enqueue {BATCH} at once", 8].tasks_per_s
+    singles = ours["enqueue", OUTSTANDING].tasks_per_s
+    bare = ours["protocol-lives", BATCHES * PROTOCOL_BATCH].tasks_per_s
     return [
         Bar("enqueue p50 / put p50, one client", alone, ENQUEUE_PUTS_MAX, most=True),
         Bar(f"enqueues/s, {OUTSTANDING} outstanding", singles, ENQUEUES_MIN),
         Bar(f"tasks/s in batches of {BATCH}", batched, BATCHED_MIN),
         Bar("lives/s through one worker", most, LIVES_MIN),
-        Bar("enqueue to start p50, ms", rows["start", 1].p50_ms, START_MS_MAX, most=True),
+        Bar(f"lives/s by commands of {PROTOCOL_BATCH}", bare, PROTOCOL_LIVES_MIN),
+        Bar("enqueue to start p50, ms", ours["start", 1].p50_ms, START_MS_MAX, most=True),
     ]
