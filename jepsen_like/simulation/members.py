@@ -90,6 +90,10 @@ class SimulatedPlatform(Platform):
         del path
         return self._disk.free_bytes()
 
+    def resident_bytes(self) -> int:
+        """See ``Platform``: of the machine that this runs on, nothing may show."""
+        return 0
+
     def new_incarnation(self) -> str:
         """See ``Platform``."""
         return f"{self.random.getrandbits(128):032x}"

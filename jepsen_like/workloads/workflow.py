@@ -40,7 +40,7 @@ from quorate.base.schedule_commands import ScheduleInfo
 from quorate.base.task_specs import STATE_NAMES
 from quorate.base.workflow_commands import SIGNAL, WORKFLOW_STATE_NAMES, NodeInfo, WorkflowInfo
 from quorate.client.database import Database
-from quorate.client.task_payloads import pack_result, unpack_result
+from quorate.client.task_payloads import unpack_result
 from quorate.client.workflows import ENDS
 from quorate.errors import QuorateError, TaskPendingError
 
@@ -270,8 +270,8 @@ class WorkflowWorkload:
 async def _tell(database: Database, f: str, value: dict[str, Any]) -> tuple[bool, Any]:
     run = database.workflows.run(value["workflow"])
     if f == "signal":
-        payload = pack_result([value["payload"]], "a signal")
-        return True, {"new": await outcome_of(run.signal(value["node"], payload))}
+        said = [value["payload"]]
+        return True, {"new": await outcome_of(run.signal(value["node"], said))}
     if f == "cancel":
         return True, {"new": await outcome_of(run.cancel(undo=value["undo"]))}
     try:
@@ -315,7 +315,7 @@ async def _signal_all(database: Database) -> None:
         run = database.workflows.run(info.workflow)
         for name, node in (await outcome_of(run.nodes(), reads=True)).items():
             if node.kind == SIGNAL:
-                await outcome_of(run.signal(name, pack_result([0], "a signal")))
+                await outcome_of(run.signal(name, [0]))
 
 
 async def _flows(database: Database) -> list[dict[str, Any]]:

@@ -45,9 +45,9 @@ from quorate.base.workflow_commands import (
     WorkflowInfo,
     WorkflowQuery,
 )
-from quorate.client.operations import Bytes, as_bytes
+from quorate.client.operations import Bytes
 from quorate.client.settings import check_timeout
-from quorate.client.task_payloads import pack_arguments
+from quorate.client.task_payloads import pack_arguments, pack_result
 from quorate.client.task_settings import TaskSettings, duration_ms, make_task
 from quorate.client.tasks import Tasks
 from quorate.errors import (
@@ -195,10 +195,15 @@ class Run:
             last = page.nodes[-1].name
 
     async def signal(
-        self, node: str, payload: Bytes = b"", *, timeout: float | None = None
+        self, node: str, value: object = None, *, timeout: float | None = None
     ) -> bool:
-        """Say what *node* waits for; False: it has been said before."""
-        given = as_bytes(payload, "payload")
+        """Say what *node* waits for; False: it has been said before. *value*: anything that a task
+        may return. It is the result of the node, and an input of those that wait for it.
+
+        Raises:
+            TaskPayloadError: it cannot be packed, or is too long.
+        """
+        given = pack_result(value, f"the signal {node!r}")
         command = checked(lambda: Signal(self.id, node, given))
         return bool((await self._tasks.run(command, timeout)).new)
 

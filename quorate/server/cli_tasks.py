@@ -70,7 +70,7 @@ async def put(
     unique: Annotated[str, typer.Option("--unique", help="Only one at a time with this.")] = "",
 ) -> Exit:
     """Enqueue FUNCTION(ARGUMENT...) and print the task's id."""
-    given = [_value(each) for each in arguments or ()]
+    given = [given_value(each) for each in arguments or ()]
     level: Any = int(priority) if priority.isdigit() else priority
     settings: dict[str, Any] = {"queue": queue, "priority": level, "delay": delay}
     if at:
@@ -92,7 +92,8 @@ def _moment(text: str) -> datetime:
         raise InvalidArgumentError(f"--at is a time in ISO 8601: {error}") from None
 
 
-def _value(text: str) -> object:
+def given_value(text: str) -> object:
+    """What somebody has typed as JSON; what is no JSON is a text."""
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:

@@ -30,8 +30,8 @@ from quorate.server.cli_common import (
     opened,
     say,
     shown,
-    to_bytes,
 )
+from quorate.server.cli_tasks import given_value
 from quorate.server.cli_views import columns
 
 app = typer.Typer(no_args_is_help=True, help="Look at workflows, follow, cancel and signal them.")
@@ -214,13 +214,15 @@ async def signal(
     target: Target,
     workflow: WorkflowArgument,
     node: Annotated[str, typer.Argument(help="The node that waits for it.")],
-    payload: Annotated[str, typer.Argument(help="What is said.")] = "",
+    value: Annotated[
+        str, typer.Argument(help="What is said, as JSON; what is no JSON is a text.")
+    ] = "null",
 ) -> Exit:
     """Say what NODE of WORKFLOW waits for. Exit status 4 if it has been said before, or the
     workflow has ended or is not known."""
     async with opened(target) as db:
         try:
-            new = await db.workflows.run(workflow).signal(node, to_bytes(payload))
+            new = await db.workflows.run(workflow).signal(node, given_value(value))
         except WorkflowNotFoundError as error:
             emit({"signalled": False}) if target.json else sys.stderr.write(f"quorate: {error}\n")
             return Exit.NO

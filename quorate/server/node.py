@@ -95,8 +95,8 @@ class Node:
         platform: Platform | None = None,
     ) -> None:
         self.config = config
-        self._platform = platform or Platform()
-        self._clock, self._random = self._platform.clock, self._platform.random
+        self.platform = platform or Platform()
+        self._clock, self._random = self.platform.clock, self.platform.random
         self._cluster_machine = ClusterMachine()
         self.kv_machine = KvMachine()
         self.lives_machine = LivesMachine()
@@ -238,20 +238,20 @@ class Node:
         config = self.config
         loop = asyncio.get_running_loop()
         inside, outside = server_context(config), peer_context(config)
-        files = self._platform.files
+        files = self.platform.files
         directory = await loop.run_in_executor(None, DataDirectory, config.data, files)
         self._closers.append(directory.close)
         joined = ""
         if config.join and directory.identity() is None:
             joined = await find_cluster(config.join, config.cluster, outside)
-        gate = Gate(open_identity(directory, config, joined, self._platform))
+        gate = Gate(open_identity(directory, config, joined, self.platform))
         self._listener = listener = Listener(gate, self._routes(), inside)
         await self._bind(listener)
         disk = await open_disk(
             directory,
             gate.identity,
             config,
-            self._platform,
+            self.platform,
             self.machines,
             self._founders(gate.identity),
             self._closers,
@@ -297,7 +297,7 @@ class Node:
     ) -> _Parts:
         """Everything that stands around the replica."""
         config = self.config
-        platform = self._platform
+        platform = self.platform
         disk_guard = DiskGuard(
             lambda: platform.free_bytes(config.data),
             config.disk_reserve_mib,

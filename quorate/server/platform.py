@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import uuid
 from random import Random
 
@@ -59,6 +60,14 @@ class Platform:
         """
         room = os.statvfs(path)
         return room.f_bavail * room.f_frsize
+
+    def resident_bytes(self) -> int:
+        """Memory of this process that is in RAM now (Linux), or at most was (elsewhere)."""
+        try:
+            with open("/proc/self/statm", "rb") as file:  # noqa: PTH123  half the time of a Path
+                return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except OSError:
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def new_incarnation(self) -> str:
         """An id, 32 hex digits, that no data directory ever had."""

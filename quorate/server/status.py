@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import resource
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -57,14 +55,5 @@ def node_status(node: Node) -> dict[str, Any]:
         "crdt": parts.converging.describe(),
         "cluster_time_ms": machines.time_ms,
         "uptime_s": round(node.uptime_s, 3),
-        "resident_bytes": resident_bytes(),
+        "resident_bytes": node.platform.resident_bytes(),
     }
-
-
-def resident_bytes() -> int:
-    """Memory of this process that is in RAM now (Linux), or at most was (elsewhere)."""
-    try:
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123  half the time of a Path
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -73,6 +73,10 @@ class MemoryPlatform(Platform):
         del path
         return FREE_BYTES
 
+    def resident_bytes(self) -> int:
+        """See ``Platform``: of the machine that this runs on, nothing may show."""
+        return 0
+
     def new_incarnation(self) -> str:
         """See ``Platform``."""
         return f"{self.random.getrandbits(128):032x}"

@@ -14,7 +14,7 @@ from quorate.base.fencing import Fence
 from quorate.base.task_commands import Register
 from quorate.base.task_specs import DEAD, DONE
 from quorate.base.workflow_commands import WORKFLOW_STATE_NAMES
-from quorate.client.task_payloads import unpack_arguments
+from quorate.client.task_payloads import unpack_arguments, unpack_result
 from quorate.client.together import Attempt
 from quorate.errors import (
     InvalidArgumentError,
@@ -39,6 +39,10 @@ def app() -> App:
     async def add(value: int) -> int:
         inputs = app.context().assignment.inputs
         return value + sum(each.result[0] for each in inputs if each.result)
+
+    @app.task(name="hear")
+    async def hear() -> str:
+        return f"said by {app.context().inputs['go']['by']}"
 
     @app.task(name="break", retries=0)
     async def broken() -> None:
@@ -95,13 +99,15 @@ async def test_signals_sleeps_cancelling_and_waiting(db: Database, app: App) -> 
     flow.signal("go", timeout=60)
     flow.sleep("nap", 0.05, after=["go"])
     flow.add("a", "add", args=(1,), after=["nap"], key="tenant", priority="high")
+    flow.add("heard", "hear", after=["go"])
     run = await db.workflows.submit(flow)
     with pytest.raises(TaskPendingError, match=f"workflow {run.id} had not ended"):
         await run.wait(timeout=0.05)
-    assert await run.signal("go", b"now")
-    assert not await run.signal("go", b"again")
+    assert await run.signal("go", {"by": "Ada"})
+    assert not await run.signal("go", "again")
     async with Worker(db, app):
         assert name_of((await run.wait(timeout=10)).state) == "done"
+    assert unpack_result((await run.nodes())["heard"].result) == "said by Ada"
     assert not await run.cancel()
     other = await db.workflows.submit(flow)
     assert await db.workflows.run(other.id).cancel(undo=True)
