@@ -145,6 +145,7 @@ class Tasks(_Twin[tasks.Tasks]):
     workers = _blocking(tasks.Tasks.workers)
     holdings = _blocking(tasks.Tasks.holdings)
     system = _blocking(tasks.Tasks.system)
+    assign = _blocking(tasks.Tasks.assign)
     cancel = _blocking(tasks.Tasks.cancel)
     requeue = _blocking(tasks.Tasks.requeue)
     purge = _blocking(tasks.Tasks.purge)
