@@ -45,7 +45,7 @@ from quorate.errors import (
 )
 from quorate.replication.converging.committing import Arrived, Commit
 from quorate.replication.converging.view import ELEMENTS
-from quorate.replication.transport import CrdtKnown
+from quorate.replication.transport import CrdtKnown, CrdtRecord
 from tests.converging.tiers import World
 
 SET, COUNTER, BOUNDED = KindTag.OR_SET, KindTag.PN_COUNTER, KindTag.BOUNDED_COUNTER
@@ -113,6 +113,21 @@ def test_a_node_cut_off_takes_writes_and_all_are_there_after_healing() -> None:
         await world.converged()
         assert await three.value("s", SET) == [["x", "of one", "of two"], b""]
         assert await three.value("c", COUNTER) == 3
+
+    World().run(story)
+
+
+def test_nodes_that_lack_each_others_writes_are_behind_each_other() -> None:
+    async def story(world: World) -> None:
+        one, two, _three = world.nodes.values()
+        await one.write("s", SET, Add("a"))
+        await world.converged()
+        world.lets_through = lambda _from, _to, frame: not isinstance(frame, CrdtRecord)
+        await asyncio.gather(one.write("s", SET, Add(1)), two.write("s", SET, Add(2)))
+        await asyncio.sleep(2)
+        for node, other in ((one, "2"), (two, "1")):
+            assert node.tier is not None
+            assert node.tier.describe()["peers_behind"][other] == 1
 
     World().run(story)
 

@@ -363,7 +363,7 @@ class Converging:
         stable: Mapping[int, int] = engine.lives.stable()
         behind = {
             str(node): sum(
-                sequence - disseminating.known(node).get(actor, 0)
+                max(0, sequence - disseminating.known(node).get(actor, 0))
                 for actor, sequence in engine.frontier.items()
             )
             for node in disseminating.connected()
