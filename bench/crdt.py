@@ -349,9 +349,10 @@ def crdt(
         print(report.facts_text(facts), flush=True)
         (directory / "three").mkdir()
         asyncio.run(_three_nodes(directory / "three", found))
-        (directory / "one").mkdir()
+        for name in ("one", "small"):
+            (directory / name).mkdir()
         with QuorateCluster(directory / "one", 1) as cluster:
-            with QuorateCluster(directory / "fresh", 1) as fresh:
+            with QuorateCluster(directory / "small", 1) as fresh:
                 asyncio.run(_one_node(cluster.nodes[1], fresh.nodes[1], found, elements))
             asyncio.run(_sync(cluster, found, elements))
         asyncio.run(_churn(directory, found, pairs))
