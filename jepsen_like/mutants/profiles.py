@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from jepsen_like.simulation.plan import Fault, Plan, draw_fault, draw_plain, stream
 
@@ -23,15 +24,16 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     settings: Mapping[str, Any] = {}
     mix: Mapping[str, float] = {}
     rate: float = 2.0
+    ends_in: Mapping[str, str] = {}
 
     def plan(self, seed: int) -> Plan:
         """The plan of *seed* in this profile."""
         plan = draw_plain(seed)
         if self.settings:
-            settings = msgspec.structs.replace(plan.settings, **self.settings)
-            plan = msgspec.structs.replace(plan, settings=settings)
+            settings = replace(plan.settings, **self.settings)
+            plan = replace(plan, settings=settings)
         if self.mix:
-            plan = msgspec.structs.replace(plan, faults=self._faults(plan), kinds=tuple(self.mix))
+            plan = replace(plan, faults=self._faults(plan), kinds=tuple(self.mix))
         return plan
 
     def _faults(self, plan: Plan) -> tuple[Fault, ...]:
@@ -41,7 +43,13 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         faults = []
         while at_s < plan.settings.seconds:
             kind = random.choices(names, weights)[0]
-            faults.append(draw_fault(random, round(at_s, 4), kind, plan.settings))
+            fault = draw_fault(random, round(at_s, 4), kind, plan.settings)
+            if kind in self.ends_in:
+                seconds = plan.settings.election_timeout_ms / 1000 * random.uniform(1.0, 2.0)
+                faults.append(replace(fault, seconds=round(seconds, 4)))
+                at_s += seconds
+                fault = draw_fault(random, round(at_s, 4), self.ends_in[kind], plan.settings)
+            faults.append(fault)
             at_s += random.expovariate(self.rate)
         return tuple(faults)
 
@@ -240,12 +248,19 @@ LONG_TAILS: Final = Profile(
     mix={"isolate-leader": 3.0, "crash-leader": 2.0, "delay": 2.0, "pause-leader": 2.0},
     rate=4.0,
 )
-#: The power fails for all while a leader is cut off with entries of its own.
+#: The power fails for all when a leader was cut off with entries of its own, and another has a few.
 POWER_CUTS: Final = Profile(
     name="power-cuts",
-    settings={**LONG_TAILS.settings, "voters": 3, "network_delay_ms": 5.0},
-    mix={"isolate-leader": 3.0, "crash-all": 3.0},
-    rate=4.0,
+    settings={
+        **LONG_TAILS.settings,
+        "voters": 3,
+        "network_delay_ms": 5.0,
+        "clients": 16,
+        "operations_max": 1200,
+    },
+    mix={"isolate-leader": 1.0},
+    ends_in={"isolate-leader": "crash-all"},
+    rate=1.5,
 )
 STALLED_DISKS: Final = Profile(
     name="stalled-disks",
