@@ -33,8 +33,13 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
             settings = replace(plan.settings, **self.settings)
             plan = replace(plan, settings=settings)
         if self.mix:
-            plan = replace(plan, faults=self._faults(plan), kinds=tuple(self.mix))
+            plan = replace(plan, faults=self._faults(plan), kinds=self.kinds)
         return plan
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of faults that *mix* can bring."""
+        return (*self.mix, *self.ends_in.values())
 
     def _faults(self, plan: Plan) -> tuple[Fault, ...]:
         random = stream(plan.seed, f"profile-{self.name}")

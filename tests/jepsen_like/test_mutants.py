@@ -56,7 +56,7 @@ def test_a_profile_has_one_meaning() -> None:
         for name, value in mutant.profile.settings.items():
             assert getattr(plan.settings, name) == value
         if mutant.profile.mix:
-            assert {fault.kind for fault in plan.faults} <= set(mutant.profile.mix)
+            assert {fault.kind for fault in plan.faults} <= set(mutant.profile.kinds)
     assert SWARM.plan(5) == draw_plain(5)
 
 
