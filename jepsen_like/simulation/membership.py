@@ -80,7 +80,9 @@ class Keeper:
             return False
         node = voters[who % len(voters)]
         async with self._busy, self._atlas.changing:
-            return self._atlas.whole and await self._call(lambda each: each.demote(node))
+            done = self._atlas.whole and await self._call(lambda each: each.demote(node))
+            self._stage.owe_all()
+            return done
 
     async def remove(self, who: int) -> bool:
         """A member is removed; its process ends a while later. Two voters stay."""
@@ -98,6 +100,7 @@ class Keeper:
             return False
         self._retired[node] = None
         self._atlas.replaced(node)
+        self._stage.owe_all()
         await asyncio.sleep(RETRY_S)
         self._stage.retire(node)
         return True

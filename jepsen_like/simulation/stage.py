@@ -385,35 +385,55 @@ class Stage:
         )
 
     def alike_without(self, number: int) -> bool:
-        """Whether all members but *number* run, and hold the same converging data."""
+        """Whether all members but *number* run, and hold the same converging data: what a quorum
+        acknowledged with it, and if it is the only voter, all that it has."""
         leader = self.leader()
         if leader is None:
             return False
-        members = self.node(leader).replica.core.state.membership.members()
-        others = [int(each) for each in members if each != number]
-        return all(map(self.runs, others)) and self._alike(others) and self._recovered(others)
+        membership = self.node(leader).replica.core.state.membership
+        others = [int(each) for each in membership.members() if each != number]
+        if not others or not all(map(self.runs, others)):
+            return False
+        if list(map(int, membership.voters)) == [number]:
+            own = self._engine(number).frontier
+            if not all(self._engine(each).covers(own) for each in others):
+                return False
+        return self._alike(others) and self._recovered(others)
+
+    def _engine(self, number: int) -> engine.Engine:
+        return self.node(number).parts.converging.engine
 
     def owe(self, number: int) -> None:
         """The node, which runs, is about to lose its converging data: what others have of it is to
         be there again before another may lose its own."""
-        lost = self.node(number).parts.converging.engine.frontier
+        lost = self._engine(number).frontier
         others = [each for each in self.nodes() if each != number and self.runs(each)]
-        there = [self.node(each).parts.converging.engine.frontier for each in others]
+        there = [self._engine(each).frontier for each in others]
         owed = self._owed.setdefault(number, {})
         for actor, sequence in lost.items():
             known = max((frontier.get(actor, 0) for frontier in there), default=0)
             owed[actor] = max(owed.get(actor, 0), min(sequence, known))
 
+    def owe_all(self) -> None:
+        """A voter has left: what a quorum with it acknowledged may be on one of the others alone.
+        All that they have is to be on each before one of them may lose its own."""
+        running = [each for each in self.nodes() if self.runs(each)]
+        for each in running:
+            owed = self._owed.setdefault(each, {})
+            for other in running:
+                for actor, sequence in self._engine(other).frontier.items():
+                    owed[actor] = max(owed.get(actor, 0), sequence)
+
     def _recovered(self, numbers: list[int]) -> bool:
         """Whether all have again what they once lost."""
         return all(
-            self.node(each).parts.converging.engine.covers(self._owed.get(each, {}))
+            self._engine(each).covers(self._owed.get(each, {}))
             for each in numbers
         )
 
     def _alike(self, numbers: list[int]) -> bool:
         """The same records, and folded as far: nobody is in the middle of gathering counters."""
-        tiers = [self.node(each).parts.converging.engine for each in numbers]
+        tiers = [self._engine(each) for each in numbers]
         first = tiers[0]
         return is_whole(first.stage) and all(
             tier.frontier == first.frontier and tier.stage == first.stage for tier in tiers
