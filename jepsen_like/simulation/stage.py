@@ -426,10 +426,7 @@ class Stage:
 
     def _recovered(self, numbers: list[int]) -> bool:
         """Whether all have again what they once lost."""
-        return all(
-            self._engine(each).covers(self._owed.get(each, {}))
-            for each in numbers
-        )
+        return all(self._engine(each).covers(self._owed.get(each, {})) for each in numbers)
 
     def _alike(self, numbers: list[int]) -> bool:
         """The same records, and folded as far: nobody is in the middle of gathering counters."""

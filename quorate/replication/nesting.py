@@ -76,6 +76,8 @@ def _is_bounded(found: inspect.Type, around: tuple[object, ...]) -> bool:
         return all(_is_bounded(each, around) for each in found.types)
     if isinstance(found, inspect.VarTupleType | inspect.ListType):
         return _is_bounded(found.item_type, around)
+    if isinstance(found, inspect.TupleType):
+        return all(_is_bounded(each, around) for each in found.item_types)
     if isinstance(found, inspect.StructType):
         if found.cls in around or not found.forbid_unknown_fields:
             return False

@@ -132,7 +132,8 @@ class Crew:
             if stored:
                 worker.stored[task] = None
                 self.stored += 1
-            self._note_free(worker)
+            if not worker.has_room:
+                self.free.pop(id_, None)
 
     def let_go(self, id_: int, task: int) -> None:
         """It has it no more."""
@@ -142,7 +143,8 @@ class Crew:
             if task in worker.stored:
                 del worker.stored[task]
                 self.stored -= 1
-            self._note_free(worker)
+            if id_ not in self.free:
+                self._note_free(worker)
 
 
 class Pool:
@@ -198,10 +200,12 @@ class Pool:
         heap = self._heap
         while heap:
             worker = self._workers[heap[0][-1]]
+            if len(heap) == 1:
+                return worker if self._fits(worker) else None
             rank = self._rank(worker)
             if not worker.has_room or rank[-2] > self._load_max:
                 heapq.heappop(heap)
-            elif rank == heap[0] or len(heap) == 1:
+            elif rank == heap[0]:
                 return worker
             else:
                 heapq.heapreplace(heap, rank)

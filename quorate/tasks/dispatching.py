@@ -35,7 +35,7 @@ from quorate.tasks.life import Life
 from quorate.tasks.lines import Line
 from quorate.tasks.queues import NEVER_MS, NO_RULES, Queue
 from quorate.tasks.records import LAST_CHOSEN, LiveRecord, id_key, needs_of
-from quorate.tasks.telling import in_parts, size_of, tell_assigned, tell_stop
+from quorate.tasks.telling import Given, tell_handed, tell_stop
 
 #: A line's next task: (priority from the top, id, a number of its own, queue, line, key).
 _Head = tuple[int, int, int, Queue, Line, bytes]
@@ -66,7 +66,7 @@ class Dispatcher:
         self._looked = True
         if not ledger.changed and context.time_ms < self._wake_ms:
             return
-        handed: dict[int, list[Assignment]] = {}
+        handed: dict[int, list[Given]] = {}
         self._wake_ms = 0  # should this break off
         wake_ms = NEVER_MS
         while True:
@@ -78,9 +78,8 @@ class Dispatcher:
             if not ledger.changed:
                 break
         self._wake_ms = wake_ms
-        for worker in sorted(handed):
-            for part in in_parts(handed[worker]):
-                tell_assigned(context, worker, part)
+        if handed:
+            tell_handed(context, handed, self._life.shown)
 
     def wake_ms(self) -> int | None:
         """When time alone makes something eligible."""
@@ -88,11 +87,12 @@ class Dispatcher:
             return 0 if self._ledger.ready else None  # at once: then it is known
         return None if self._wake_ms in (0, NEVER_MS) else self._wake_ms
 
-    def _round(self, handed: dict[int, list[Assignment]], context: Context) -> int:
+    def _round(self, handed: dict[int, list[Given]], context: Context) -> int:
         """Once through all lines; the time at which more may become eligible by itself."""
         heads = self._heads(context.time_ms)
-        pools: dict[tuple[str, int], Pool] = {}
+        pools: dict[int, Pool] = {}
         ledger = self._ledger
+        affinity = ledger.settings.affinity
         in_turn = ledger.settings.strategy == "round-robin"
         while heads and ledger.crew.free and not self._at_cap():
             _, task, number, queue, line, key = heapq.heappop(heads)
@@ -102,11 +102,10 @@ class Dispatcher:
                 self._push_head(heads, number, queue, line)  # another line had its key's turn
                 continue
             spec, live = self._records(task)
-            pool = pools.get((queue.name, number))
+            pool = pools.get(number)
             if pool is None:
-                pool = pools[queue.name, number] = self._pool(queue, line)
-            options = spec.options
-            prefers = "" if options is None or not ledger.settings.affinity else options.prefers
+                pool = pools[number] = self._pool(queue, line)
+            prefers = spec.options.prefers if affinity and spec.options is not None else ""
             last = ledger.number(LAST_CHOSEN) if in_turn else 0
             worker = pool.choose(prefers, last, context.random)
             if worker is None:
@@ -129,7 +128,9 @@ class Dispatcher:
         return heads
 
     def _push_head(self, heads: list[_Head], number: int, queue: Queue, line: Line) -> None:
-        found = line.head(queue.allowed) if line.count else None
+        if not line.count:
+            return
+        found = line.head(queue.allowed) if queue.keyed else line.only_head()
         if found is not None:
             task, key = found
             priority = line.priority
@@ -174,13 +175,13 @@ class Dispatcher:
         live: LiveRecord,
         worker: Worker,
         reason: str,
-        handed: dict[int, list[Assignment]],
+        handed: dict[int, list[Given]],
         context: Context,
     ) -> None:
         # Not past what it has in store: it is about to begin that, or would run more than it takes.
         running = not worker.stored and worker.running < worker.record.load
-        assignment = self._life.assign(task, spec, live, worker, reason, context, running=running)
-        handed.setdefault(worker.id, []).append(assignment)
+        given = self._life.assign(task, spec, live, worker, reason, context, running=running)
+        handed.setdefault(worker.id, []).append(given)
 
     # --- claiming -------------------------------------------------------------------------------
 
@@ -205,11 +206,11 @@ class Dispatcher:
                 self._push_head(heads, number, queue, line)
                 continue
             spec, live = self._records(task)
-            assignment = self._life.assign(
+            given = self._life.assign(
                 task, spec, live, worker, REASON_CLAIMED, context, running=True
             )
-            size += size_of(assignment)
-            found.append(assignment)
+            size += given[-1].size
+            found.append(self._life.shown(given))
             self._push_head(heads, number, queue, line)
         return found
 
@@ -236,8 +237,8 @@ class Dispatcher:
             spec, live = self._records(task)
         running = not worker.stored and worker.running < worker.record.load
         given = self._life.assign(task, spec, live, worker, reason, context, running=running)
-        tell_assigned(context, worker.id, (given,))
-        return given
+        tell_handed(context, {worker.id: (given,)}, self._life.shown)
+        return self._life.shown(given)
 
     def _barred(self, spec: Task, now_ms: int) -> str:
         """Which limit keeps a ready task from being handed out, whoever asks; "": none."""
@@ -275,7 +276,7 @@ class Dispatcher:
 
     # --- stealing -------------------------------------------------------------------------------
 
-    def _steal(self, handed: dict[int, list[Assignment]], context: Context) -> None:
+    def _steal(self, handed: dict[int, list[Given]], context: Context) -> None:
         """Workers that have room to begin something take what others have in store, one by one
         from whoever has most, until stores and loads differ by no more than one."""
         crew = self._ledger.crew
@@ -288,9 +289,7 @@ class Dispatcher:
                 if not self._steal_one(thief, handed, context):
                     break
 
-    def _steal_one(
-        self, thief: Worker, handed: dict[int, list[Assignment]], context: Context
-    ) -> bool:
+    def _steal_one(self, thief: Worker, handed: dict[int, list[Given]], context: Context) -> bool:
         crew, ledger = self._ledger.crew, self._ledger
         victims = sorted(
             (each for each in crew.workers.values() if each.stored and each is not thief),
@@ -313,10 +312,10 @@ class Dispatcher:
         return False
 
 
-def _take_out(handed: list[Assignment], task: int) -> bool:
+def _take_out(handed: list[Given], task: int) -> bool:
     """Whether a worker was given *task* in this very entry, and so has not heard of it."""
-    for at, each in enumerate(handed):
-        if each.task == task:
+    for at, (each, _, _) in enumerate(handed):
+        if each == task:
             del handed[at]
             return True
     return False

@@ -231,11 +231,17 @@ class Ledger:
 
     def due(self, deadlines: Deadlines[Item], now_ms: int) -> Iterator[Item]:
         """As ``deadlines.due``, of any of the machine's; what is taken back is due again."""
-        for item in deadlines.due(now_ms):
+        while (item := self.take(deadlines, now_ms)) is not None:
+            yield item
+
+    def take(self, deadlines: Deadlines[Item], now_ms: int) -> Item | None:
+        """As ``deadlines.take``, likewise."""
+        item = deadlines.take(now_ms)
+        if item is not None:
             self._taken.append((deadlines, item))
             if deadlines is self.deadlines:
                 self._overdue.add(item)
-            yield item
+        return item
 
     # --- tasks ----------------------------------------------------------------------------------
 
@@ -265,7 +271,7 @@ class Ledger:
     def _derive(
         self, task: int, spec: Task, before: LiveRecord | None, after: LiveRecord | None
     ) -> None:
-        queue = self.queue(spec.queue)
+        queue = self.queues.get(spec.queue) or self.queue(spec.queue)
         self.changed = True
         if before is None:
             key = self._came(queue, spec.key)
@@ -276,7 +282,7 @@ class Ledger:
             if state == READY:
                 self.ready -= 1
                 queue.ready -= 1
-                queue.leave(queue.line(spec, before), spec.key)
+                queue.leave(queue.line(spec, before), task, spec.key)
             elif state in _HELD:
                 self.held -= 1
                 queue.running -= 1
@@ -321,7 +327,7 @@ class Ledger:
             queue.named -= bool(name)
 
     def _turn_of(self, queue: str, name: bytes) -> int:
-        if not len(self.tables.turns):
+        if not self.tables.turns.size():
             return 0
         turn = self.tables.turns.get(scoped(queue, name))
         return 0 if turn is None else turn.turn
@@ -344,12 +350,14 @@ class Ledger:
 
     def drop_turn(self, queue: Queue, name: bytes) -> None:
         """Nothing of *name* is left."""
-        if len(self.tables.turns):
+        if self.tables.turns.size():
             self.tables.turns.delete(scoped(queue.name, name))
 
     def use_rate(self, queue: Queue, name: bytes) -> None:
         """One task of *name* is begun, at ``queue.now_ms``."""
         rules = queue.rules
+        if not (rules.rate or rules.key_rate):
+            return
         for key, rate in ((None, rules.rate), (name, rules.key_rate)):
             if rate:
                 full_at_us = queue.used_at_us(key, rate)

@@ -45,7 +45,14 @@ from quorate.tasks.records import (
 )
 from quorate.tasks.retrying import delay_ms, may_retry
 from quorate.tasks.steps import UNCOUNTED, beat_ms, held, limit_ms, not_before_ms, waiting
-from quorate.tasks.telling import TaskEvents, shown_assignment, size_of, tell_stop, tell_worker
+from quorate.tasks.telling import (
+    Given,
+    TaskEvents,
+    shown_assignment,
+    size_of,
+    tell_stop,
+    tell_worker,
+)
 from quorate.tasks.unique import UniqueKeys
 
 _STATE_EVENTS: Final = {SCHEDULED: "scheduled", BLOCKED: "blocked", READY: "enqueued"}
@@ -195,7 +202,7 @@ class Life:
         context: Context,
         *,
         running: bool,
-    ) -> Assignment:
+    ) -> Given:
         """*worker* gets a ready task. *running*: and begins it."""
         ledger = self._ledger
         queue = ledger.queue(spec.queue)
@@ -205,11 +212,7 @@ class Life:
         now_ms = context.time_ms
         state = RUNNING if running else ASSIGNED
         due_ms = limit_ms(options, now_ms) if running else live.due_ms
-        given = self.with_inputs(
-            shown_assignment(
-                task, spec, attempt, due_ms, live.errors, live.crashes, reason, running=running
-            )
-        )
+        kindred = ledger.tables.kin.size()
         after = LiveRecord(
             state,
             live.enqueued_ms,
@@ -225,29 +228,25 @@ class Life:
             False,  # noqa: FBT003  positional: 0.4 us less
             live.pin,
             reason,
-            size_of(given),
+            size_of(spec, self._kinship.inputs(task)[-1]) if kindred else size_of(spec),
         )
         ledger.move(task, spec, live, after)
         ledger.give_turn(queue, spec.key, context)
         if reason not in UNCOUNTED:  # it was counted when it was handed out first
             ledger.use_rate(queue, spec.key)
-        if len(ledger.tables.beside):
+        if ledger.tables.beside.size():
             self.unblock_beside(task, worker.record.name, context)
         self._count_waited(spec, live, context)
         if running:
             self._count_begun(task, spec)
         what = "started" if running else "assigned"
         self.tell(what, task, spec, state, attempt, worker.id, context)
-        return given
+        return task, spec, after
 
-    def with_inputs(self, assignment: Assignment) -> Assignment:
-        """With its place in a workflow, if it has one, and what came before it."""
-        if not len(self._ledger.tables.kin):
-            return assignment
-        workflow, node, inputs = self._kinship.inputs(assignment.task)
-        if not workflow:
-            return assignment
-        return msgspec.structs.replace(assignment, workflow=workflow, node=node, inputs=inputs)
+    def shown(self, given: Given) -> Assignment:
+        """What the worker of a task is told, with its place in a workflow, if it has one, and what
+        came before it."""
+        return shown_assignment(given, *self._kinship.inputs(given[0]))
 
     def take_back(self, worker: int, task: int, attempt: int, context: Context) -> None:
         """Tell a worker that what it had in store is not its own any more."""
@@ -428,7 +427,7 @@ class Life:
         begun_ms = live.since_ms if live.state == RUNNING else 0
         self._leave(task, spec, live, context)
         ledger.tables.specs.delete(key)
-        of_workflow = bool(len(ledger.tables.kin)) and key in ledger.tables.kin
+        of_workflow = bool(ledger.tables.kin.size()) and key in ledger.tables.kin
         # What nodes came to is kept as long as their workflow is.
         keep_ms = NEVER_MS if of_workflow else now_ms + options_of(spec).keep_ms
         ended = EndedRecord(
@@ -448,7 +447,7 @@ class Life:
         ledger.tables.ended.put(key, ended)
         if not of_workflow:
             ledger.forgetting.add(keep_ms, task)
-            if len(ledger.tables.ended) > TASK_RESULTS_KEPT_MAX + len(ledger.tables.kin):
+            if ledger.tables.ended.size() > TASK_RESULTS_KEPT_MAX + ledger.tables.kin.size():
                 self.forget_first()
         if state == DONE:
             ledger.count(spec.queue, "done")
@@ -487,7 +486,7 @@ class Life:
             trial.error,
         )
         ledger.tables.dead.put(key, record)
-        if len(ledger.tables.dead) > TASK_DEAD_MAX:
+        if ledger.tables.dead.size() > TASK_DEAD_MAX:
             oldest, _ = next(ledger.tables.dead.range(limit=1))
             ledger.tables.dead.delete(oldest)
             ledger.tables.specs.delete(oldest)
@@ -503,7 +502,7 @@ class Life:
             trial.kind,
             trial.error,
         )
-        if len(ledger.tables.kin) and key in ledger.tables.kin:
+        if ledger.tables.kin.size() and key in ledger.tables.kin:
             self._kinship.ended(task, DEAD, context, blocked=live.state == BLOCKED)
 
     def _leave(self, task: int, spec: Task, live: LiveRecord, context: Context) -> None:
@@ -511,13 +510,13 @@ class Life:
         ledger = self._ledger
         ledger.move(task, spec, live, None)
         self._drop_progress(task)
-        if len(ledger.tables.trials):
+        if ledger.tables.trials.size():
             ledger.tables.trials.delete(id_key(task))
         if spec.options is not None:
             self.unique.free(spec, task, started=False)
             if spec.options.beside and live.state == BLOCKED:
                 ledger.tables.beside.delete(pair_key(spec.options.beside, task))
-        if len(ledger.tables.beside):
+        if ledger.tables.beside.size():
             self.unblock_beside(task, "", context)
         queue = ledger.queue(spec.queue)
         if spec.key not in queue.keys:
@@ -541,14 +540,14 @@ class Life:
 
     def forget_first(self) -> None:
         """The task that ended, and would be forgotten first."""
-        for task in self._ledger.due(self._ledger.forgetting, NEVER_MS):
+        task = self._ledger.take(self._ledger.forgetting, NEVER_MS)
+        if task is not None:
             self._ledger.tables.ended.delete(id_key(task))
-            return
 
     # --- small things ---------------------------------------------------------------------------
 
     def _drop_progress(self, task: int) -> None:
-        if len(self._ledger.tables.progress):
+        if self._ledger.tables.progress.size():
             self._ledger.tables.progress.delete(id_key(task))
 
     def _state(self, task: int) -> int:

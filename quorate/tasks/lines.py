@@ -54,6 +54,12 @@ class Ready:
         else:
             heapq.heappush(self._back, task)
 
+    def skip(self, task: int) -> None:
+        """*task* leaves: if it is the first of the list, nobody need look at it again."""
+        at = self._at
+        if at < len(self._list) and self._list[at] == task:
+            self._at = at + 1
+
     def size(self) -> int:
         """Of all, with those that have left."""
         return len(self._list) - self._at + len(self._back or ())
@@ -135,13 +141,14 @@ class Line:
             counts[key] = count + 1
             self._ready[key].add(task)
 
-    def remove(self, key: bytes) -> None:
-        """A task of *key* is not ready any more."""
+    def remove(self, task: int, key: bytes) -> None:
+        """*task*, of *key*, is not ready any more."""
         self.count -= 1
         left = self.counts[key] - 1
         if left:
             self.counts[key] = left
             ready = self._ready[key]
+            ready.skip(task)
             if ready.size() > 2 * left + STALE_MAX:
                 ready.set(list(self._standing(ready, key)))
         else:
@@ -181,6 +188,10 @@ class Line:
                 continue
             return self._ready[key].first(self._stands, self, key), key
         return None
+
+    def only_head(self) -> tuple[int, bytes]:
+        """As ``head``, if all tasks have the empty key, which nothing limits; there is one."""
+        return self._ready[b""].first(self._stands, self, b""), b""
 
     def first(self, count: int) -> list[int]:
         """The lowest *count* ready tasks, by id. Looks at the heads of all keys."""

@@ -87,9 +87,9 @@ class Queue:
     def _new_line(self, needs: Needs, priority: int) -> Line:
         return Line(self.name, needs, priority, self._turn_of, self._stands)
 
-    def leave(self, line: Line, key: bytes) -> None:
-        """A task is not ready any more."""
-        line.remove(key)
+    def leave(self, line: Line, task: int, key: bytes) -> None:
+        """*task* is not ready any more."""
+        line.remove(task, key)
         if not line.count and line.needs is not NO_NEEDS:
             del self.lines[line.needs, line.priority]
 

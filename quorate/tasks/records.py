@@ -6,7 +6,9 @@ small, which is replaced with every step. What a task comes to in the end is a t
 
 from __future__ import annotations
 
-from typing import TypeVar
+import struct
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -332,9 +334,8 @@ class TaskTables:
         self.numbers: Table[NumberRecord] = plain("numbers", NumberRecord)
 
 
-def id_key(number: int) -> bytes:
-    """Key of a task or worker."""
-    return number.to_bytes(8, "big")
+#: Key of a task or worker: ``number.to_bytes(8, "big")`` in half the time, ten times in each life.
+id_key: Final[Callable[[int], bytes]] = struct.Struct(">Q").pack
 
 
 def id_of(key: bytes) -> int:

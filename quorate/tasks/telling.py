@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from quorate.base.limits import TASK_ASSIGNED_BYTES_MAX
-from quorate.base.task_commands import Assignment
+from quorate.base.task_commands import Assignment, Input
 from quorate.base.task_queries import Assigned, Stop, TaskEvent, WorkerEvent
-from quorate.base.task_specs import TASK_MACHINE, Task
+from quorate.base.task_specs import RUNNING, TASK_MACHINE, Task
 from quorate.base.workflow_commands import WorkflowEvent
 from quorate.replication.machine import Context
-from quorate.tasks.records import WorkflowRecord, options_of
+from quorate.tasks.records import LiveRecord, WorkflowRecord, options_of
 
 ALL_QUEUES = b"q"
 WORKERS = b"q"  # no queue has an empty name
@@ -114,60 +114,83 @@ def tell_stop(context: Context, worker: int, task: int, attempt: int, why: str) 
         context.effects.append((TASK_MACHINE, worker_topic(worker), Stop(task, attempt, why)))
 
 
-def size_of(task: Assignment) -> int:
-    """Of what a worker is told, the bytes that are a client's to choose."""
-    size = len(task.payload) + len(task.key) + len(task.function) + len(task.queue)
-    for name, text in task.headers:
-        size += len(name) + len(text)
-    for each in task.inputs:
+def size_of(spec: Task, inputs: Sequence[Input] = ()) -> int:
+    """Of what a worker is told of a task, the bytes that are a client's to choose."""
+    size = len(spec.payload) + len(spec.key) + len(spec.function) + len(spec.queue)
+    if spec.options is not None:
+        for name, text in spec.options.headers:
+            size += len(name) + len(text)
+    for each in inputs:
         size += len(each.node) + len(each.result or b"")
     return size
 
 
-def in_parts(tasks: Sequence[Assignment]) -> Iterator[Sequence[Assignment]]:
+#: Id, description and record of a task that a worker has.
+Given = tuple[int, Task, LiveRecord]
+
+
+def _in_parts(tasks: Sequence[Given]) -> Iterator[Sequence[Given]]:
     """*tasks*, so many at once as one event may hold; of one that is larger, alone."""
     start = size = 0
-    for at, each in enumerate(tasks):
-        more = size_of(each)
-        size += more
+    for at, (_, _, live) in enumerate(tasks):
+        size += live.size
         if at > start and size > TASK_ASSIGNED_BYTES_MAX:
             yield tasks[start:at]
-            start, size = at, more
+            start, size = at, live.size
     if tasks:
         yield tasks[start:]
 
 
-def tell_assigned(context: Context, worker: int, tasks: Sequence[Assignment]) -> None:
-    """The worker that got them."""
-    context.effects.append((TASK_MACHINE, worker_topic(worker), Assigned(tuple(tasks))))
+class Handed:
+    """What workers got, each for whoever watches the worker; *show* makes what that one is told of
+    a task, when somebody looks: that is 1 us each, and of the nodes one has the worker."""
+
+    __slots__ = ("_handed", "_show")
+
+    #: With what the keys of these events begin.
+    topics: Final = (b"w",)
+
+    def __init__(
+        self, handed: Mapping[int, Sequence[Given]], show: Callable[[Given], Assignment]
+    ) -> None:
+        self._handed = handed
+        self._show = show
+
+    def __iter__(self) -> Iterator[tuple[tuple[bytes, ...], Assigned]]:
+        for worker in sorted(self._handed):
+            for part in _in_parts(self._handed[worker]):
+                yield (worker_topic(worker),), Assigned(tuple(map(self._show, part)))
+
+
+def tell_handed(
+    context: Context, handed: Mapping[int, Sequence[Given]], show: Callable[[Given], Assignment]
+) -> None:
+    """The workers that got them."""
+    context.effects.append((TASK_MACHINE, None, Handed(handed, show)))
 
 
 def shown_assignment(
-    task: int,
-    spec: Task,
-    attempt: int,
-    due_ms: int,
-    errors: int,
-    crashes: int,
-    reason: str,
-    *,
-    running: bool,
+    given: Given, workflow: int, node: str, inputs: tuple[Input, ...]
 ) -> Assignment:
-    """What a worker must know of a task."""
+    """What a worker must know of a task. *workflow*, *node*, *inputs*: see ``Kinship``."""
+    task, spec, live = given
     options = options_of(spec)
     return Assignment(
         task,
-        attempt,
-        running,
+        live.attempt,
+        live.state == RUNNING,
         spec.function,
         spec.payload,
         spec.queue,
         spec.key,
-        due_ms,
+        live.due_ms,
         options.timeout_ms,
         options.heartbeat_ms,
-        errors,
-        crashes,
-        reason,
+        live.errors,
+        live.crashes,
+        live.reason,
         options.headers,
+        workflow,
+        node,
+        inputs,
     )

@@ -68,7 +68,6 @@ from quorate.tasks.records import (
 from quorate.tasks.telling import (
     ALL_QUEUES,
     queue_topic,
-    shown_assignment,
     task_topic,
     whole,
     worker_topic,
@@ -318,17 +317,7 @@ class Views:
                 continue
             if live.stopping:
                 stopping.append(task)
-            assignment = shown_assignment(
-                task,
-                spec,
-                live.attempt,
-                live.due_ms,
-                live.errors,
-                live.crashes,
-                live.reason,
-                running=live.state == RUNNING,
-            )
-            tasks.append(self._life.with_inputs(assignment))
+            tasks.append(self._life.shown((task, spec, live)))
         return WorkerHoldings(tuple(tasks), tuple(stopping))
 
     # --- everything -----------------------------------------------------------------------------

@@ -203,8 +203,8 @@ MUTANTS = (
     Mutant(
         "a renewed session ends late",
         "quorate/replication/deadlines.py",
-        "heapq.heapreplace(heap, (deadline_ms, item))",
-        "heapq.heapreplace(heap, (deadline_ms + 1, item))",
+        "                self.add(deadline_ms, item)",
+        "                self.add(deadline_ms + 1, item)",
         ("sessions", "leases"),
     ),
     Mutant(

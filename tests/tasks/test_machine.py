@@ -309,7 +309,7 @@ def test_a_heartbeat_leaves_nothing_behind(node: TaskNode) -> None:
         node.time_ms += 400
         node.one(Report(worker, (Held(task, 1), Held(other, 1))))
     deadlines = node.tasks.ledger.deadlines
-    assert len(deadlines._heap) == 2
+    assert len(deadlines) == 2
     node.restart()
     node.wait(499)
     assert (node.state(task), node.state(other)) == (RUNNING, RUNNING)
