@@ -42,7 +42,11 @@ class Atlas:
     @property
     def whole(self) -> bool:
         """No member is lost: one that is not may be taken away."""
-        return all(node in self._replaced for node in self._lost)
+        return not any(map(self.missing, self._lost))
+
+    def missing(self, node: int) -> bool:
+        """Whether the disk of *node*, which was not replaced, was tampered with."""
+        return node in self._lost and node not in self._replaced
 
     @property
     def lost_nodes(self) -> list[int]:
@@ -59,7 +63,7 @@ class Atlas:
         if membership.joint or any(each in self._lost for each in membership.members()):
             return False
         if not membership.is_voter(node):  # type: ignore[arg-type]
-            return node in membership.learners and self._stage.alike_without(node)
+            return node in membership.learners and self._stage.can_spare(node)
         others = [each for each in membership.voters if each != node]
         for each in others:
             disk = self._invariants.disks.get(each)
@@ -73,7 +77,7 @@ class Atlas:
                 return False
         last, term = int(state.log.last_index), int(state.log.last_term)
         holders = [each for each in others if self._invariants.disks[each].holds(last, term)]
-        if not self._stage.alike_without(node):
+        if not self._stage.can_spare(node):
             return False
         return majority(membership.voters, others) and quorum(membership, holders)
 

@@ -111,7 +111,7 @@ class ConvergingFaults:
         return True
 
     def _may_lose(self, node: int) -> bool:
-        return not self._atlas.changing.locked() and self._stage.alike_without(node)
+        return not self._atlas.changing.locked() and self._stage.can_spare(node)
 
     async def _return(self, fault: Fault) -> bool:
         """A node that was removed starts again, with all that it had. Nobody is to take it in."""

@@ -50,19 +50,26 @@ class Keeper:
     async def add(self, *, promote: bool) -> bool:
         """A new node joins as a learner, and may become a voter."""
         async with self._busy:
-            return await self._add(promote=promote) is not None
+            node = await self._add()
+            if node is not None and promote:
+                async with self._atlas.changing:
+                    await self._promote(node)
+            return node is not None
 
-    async def _add(self, *, promote: bool) -> int | None:
+    async def _add(self) -> int | None:
         if len(self._stage.nodes()) >= MEMBERS_MAX:
             return None
         node = await self._stage.add()
         address = self._stage.address(node)
-        if not await self._call(lambda each: each.add_member(node, address)):
-            # Nobody knows: it may have become a member. If not, it waits at the door, harmless.
-            return node
-        if promote:
-            await self._call(lambda each: each.promote(node))
+        # If nobody answers, it may have become a member; or it waits at the door, harmless.
+        await self._call(lambda each: each.add_member(node, address))
         return node
+
+    async def _promote(self, node: int) -> bool:
+        """One whose disk was tampered with would not come back, and be missed at once."""
+        if self._atlas.missing(node):
+            return False
+        return await self._call(lambda each: each.promote(node))
 
     async def promote(self, who: int) -> bool:
         """A learner becomes a voter."""
@@ -70,8 +77,8 @@ class Keeper:
         if not learners:
             return False
         node = learners[who % len(learners)]
-        async with self._busy:
-            return await self._call(lambda each: each.promote(node))
+        async with self._busy, self._atlas.changing:
+            return await self._promote(node)
 
     async def demote(self, who: int) -> bool:
         """A voter becomes a learner."""
@@ -81,7 +88,7 @@ class Keeper:
         node = voters[who % len(voters)]
         async with self._busy, self._atlas.changing:
             done = self._atlas.whole and await self._call(lambda each: each.demote(node))
-            self._stage.owe_all()
+            self._stage.share()
             return done
 
     async def remove(self, who: int) -> bool:
@@ -100,7 +107,7 @@ class Keeper:
             return False
         self._retired[node] = None
         self._atlas.replaced(node)
-        self._stage.owe_all()
+        self._stage.share()
         await asyncio.sleep(RETRY_S)
         self._stage.retire(node)
         return True
@@ -116,7 +123,10 @@ class Keeper:
                 await asyncio.sleep(RETRY_S)
             else:
                 return False
-            return await self._add(promote=True) is not None
+            other = await self._add()
+            if other is not None:
+                await self._promote(other)
+            return other is not None
 
     async def transfer(self, who: int) -> bool:
         """Another node leads: a certain one, or the best."""

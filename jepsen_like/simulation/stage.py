@@ -65,6 +65,7 @@ class Stage:
         self._sick: dict[int, None] = {}  # nodes whose disks were ever made to fail
         self._retired: dict[int, None] = {}
         self._owed: dict[int, dict[int, int]] = {}
+        self._shared: dict[int, int] = {}
         self.disks_lost: list[int] = []  #: nodes whose disk, or part of it, was lost or set back
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._usual_disk = _disk_settings(plan.settings)
@@ -385,20 +386,31 @@ class Stage:
         )
 
     def alike_without(self, number: int) -> bool:
-        """Whether all members but *number* run, and hold the same converging data: what a quorum
-        acknowledged with it, and if it is the only voter, all that it has."""
+        """Whether all members but *number* run, and hold the same converging data."""
         leader = self.leader()
         if leader is None:
             return False
-        membership = self.node(leader).replica.core.state.membership
-        others = [int(each) for each in membership.members() if each != number]
-        if not others or not all(map(self.runs, others)):
+        members = self.node(leader).replica.core.state.membership.members()
+        others = [int(each) for each in members if each != number]
+        return (
+            bool(others)
+            and all(map(self.runs, others))
+            and self._alike(others)
+            and self._recovered(others)
+        )
+
+    def can_spare(self, number: int) -> bool:
+        """Whether the converging data of a member may be lost: the others are alike, and have what
+        was acknowledged by a quorum with it, or by it alone."""
+        leader = self.leader()
+        if leader is None or not self.alike_without(number):
             return False
+        membership = self.node(leader).replica.core.state.membership
+        owed = dict(self._shared)
         if list(map(int, membership.voters)) == [number]:
-            own = self._engine(number).frontier
-            if not all(self._engine(each).covers(own) for each in others):
-                return False
-        return self._alike(others) and self._recovered(others)
+            owed |= self._engine(number).frontier
+        others = [int(each) for each in membership.members() if each != number]
+        return all(self._engine(each).covers(owed) for each in others)
 
     def _engine(self, number: int) -> engine.Engine:
         return self.node(number).parts.converging.engine
@@ -414,15 +426,17 @@ class Stage:
             known = max((frontier.get(actor, 0) for frontier in there), default=0)
             owed[actor] = max(owed.get(actor, 0), min(sequence, known))
 
-    def owe_all(self) -> None:
+    def share(self) -> None:
         """A voter has left: what a quorum with it acknowledged may be on one of the others alone.
-        All that they have is to be on each before one of them may lose its own."""
-        running = [each for each in self.nodes() if self.runs(each)]
-        for each in running:
-            owed = self._owed.setdefault(each, {})
-            for other in running:
-                for actor, sequence in self._engine(other).frontier.items():
-                    owed[actor] = max(owed.get(actor, 0), sequence)
+        What they have is to be on each before one of them may lose its own."""
+        leader = self.leader()
+        if leader is None:
+            return
+        members = map(int, self.node(leader).replica.core.state.membership.members())
+        self._shared = {}
+        for each in filter(self.runs, members):
+            for actor, sequence in self._engine(each).frontier.items():
+                self._shared[actor] = max(self._shared.get(actor, 0), sequence)
 
     def _recovered(self, numbers: list[int]) -> bool:
         """Whether all have again what they once lost."""
