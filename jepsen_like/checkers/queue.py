@@ -13,6 +13,15 @@ from itertools import pairwise
 from typing import Any, Final
 
 from jepsen_like.checkers.base import Findings, readable, show
+from jepsen_like.checkers.queue_moves import (
+    Moves,
+    check_assigned,
+    check_beside,
+    check_places,
+    check_requeued,
+    check_together,
+    holders_of,
+)
 from jepsen_like.checkers.queue_parts import check_part
 from jepsen_like.errors import HistoryError
 from jepsen_like.history import Event, Operation, operations
@@ -26,33 +35,48 @@ _OVER: Final = ("failed", "timeout", "crashed", "given-back", "stolen", "done")
 
 
 #: Operations of which nothing is judged by itself.
-QUIET: Final = ("dismiss", "look", "settle", "pause")
+QUIET: Final = ("dismiss", "look", "settle", "pause", "survey")
 KNOWN: Final = frozenset(
-    {"enqueue", "cancel", "hire", "wait", "drain", "tasks", "queues", "acts", "told", *QUIET}
+    (
+        *("enqueue", "together", "cancel", "requeue", "assign", "hire", "wait", "drain"),
+        *("tasks", "queues", "crew", "keys", "moved", "acts", "told", *QUIET),
+    )
 )
+#: In the place of an act: from here on pins and exclusions do not count.
+FREED: Final = "freed"
 
 
 class QueueChecker:
     """For these operations:
 
-    =======  ==========================================================================
-    enqueue  value: what is asked of each task: "value" (unique), "queue", "priority", "key",
-             "retries", "crashes", "course" ([what an attempt comes to, seconds] of each), and,
-             where there is one, "delay", "expires", "unique", "until", "capabilities", "excluded",
-             "fresh" (its unique key is free); answered with {"ids", "known": places of old ones}
-    cancel   {"tasks"}, answered with {"changed"}
-    hire     {"concurrency"}, answered with {"worker"}
-    wait     {"tasks"}, answered with [[task, "done" or else, attempt, result], ...]
-    drain    all is run: {"left": tasks that were not}
-    tasks    every task at the end: "task", "state", "queue", "attempt", "worker", "errors",
-             "crashes", "kind", "enqueued_ms", "ended_ms", "value", and of what is done the attempt
-             that says so ("by")
-    queues   of each queue at the end, its rules, its tasks by state, its totals
-    acts     {"acts": what code did, in the order in which it happened: ["begin", task, attempt,
-             worker, value] or ["end", task, attempt, worker, "ok" or else], "done": completions
-             that workers were told were taken, "stale": that were not}
-    told     parts of [what, task, attempt, worker, queue, ms, kind]
-    =======  ==========================================================================
+    ========  =========================================================================
+    enqueue   value: what is asked of each task: "value" (unique), "queue", "priority", "key",
+              "retries", "crashes", "course" ([what an attempt comes to, seconds] of each), and,
+              where there is one, "delay", "expires", "unique", "until", "capabilities", "excluded",
+              "beside" (a task), "writes" (a key, with the attempt as its value, that goes with its
+              completion), "fresh" (its unique key is free); answered with {"ids", "known": places
+              of old ones}
+    together  as enqueue, in one transaction with a key, "pays", that must be missing, and gets the
+              first "value"
+    cancel    {"tasks"}, answered with {"changed"}
+    requeue   {"tasks"}, answered with {"changed"}: those that were dead
+    assign    {"worker": or 0, any but its own}, answered with {"task", "attempt", "reason"}
+    moved     at the end: tasks that may have been assigned, as nobody was answered
+    hire      {"concurrency"}, answered with {"worker"}
+    wait      {"tasks"}, answered with [[task, "done" or else, attempt, result], ...]
+    drain     all is run: {"left": tasks that were not}
+    tasks     every task at the end: "task", "state", "queue", "attempt", "worker", "errors",
+              "crashes", "kind", "enqueued_ms", "ended_ms", "value", and of what is done the attempt
+              that says so ("by")
+    queues    of each queue at the end, its rules, its tasks by state, its totals
+    crew      of each worker that ever was "worker", "name", "queues", "can"
+    keys      {key: value} of all that were to be written
+    acts      {"acts": what code did, in the order in which it happened: ["begin", task, attempt,
+              worker, value] or ["end", task, attempt, worker, "ok" or else], and one "freed", from
+              which on it does not matter where something is to run; "done": completions that
+              workers were told were taken, "stale": that were not}
+    told      parts of [what, task, attempt, worker, queue, ms, kind]
+    ========  =========================================================================
 
     Those in ``QUIET`` do not count. Facts of the verdict: "lost" (acknowledged, and not there, or
     done without having run), "duplicated_completions", "unexpected" (there, and never asked for),
@@ -77,6 +101,7 @@ class QueueChecker:
         run.check_waits()
         run.check_unique()
         run.check_told()
+        run.check_moves()
         run.check_queues()
         return findings.verdict(self.name, proves=run.facts["done"] > 0, **run.facts)
 
@@ -93,7 +118,9 @@ class _Run:
                     f"event {each.invoked_at}: a queue has no operation {show(each.invoked.f)}"
                 )
             by_f.setdefault(each.invoked.f, []).append(each)
-        self._enqueues = by_f.get("enqueue", [])
+        self._together = by_f.get("together", [])
+        self._enqueues = [*by_f.get("enqueue", []), *self._together]
+        self._moves = Moves(by_f)
         self._cancels = by_f.get("cancel", [])
         self._waits = _ok(by_f, "wait")
         #: By worker: how much it runs at once.
@@ -114,7 +141,14 @@ class _Run:
             return
         self._tasks: dict[int, dict[str, Any]] = {each["task"]: each for each in tasks[-1]}
         self._queues: list[dict[str, Any]] = queues[-1]
-        self._acts: list[list[Any]] = acts[-1]["acts"]
+        crew, keys = _answers(by_f, "crew"), _answers(by_f, "keys")
+        self._crew: dict[int, Any] = {each["worker"]: each for each in (crew[-1] if crew else ())}
+        self._keys: dict[str, str] | None = keys[-1] if keys else None
+        lines: list[list[Any]] = acts[-1]["acts"]
+        freed = [at for at, line in enumerate(lines) if line[0] == FREED]
+        self._acts = [line for line in lines if line[0] != FREED]
+        #: What code did while it mattered where.
+        self._bound = lines[: freed[0]] if freed else lines
         self._said_done: int = acts[-1]["done"]
         self._parts: list[list[list[Any]]] = told[-1]
         self.facts = {
@@ -126,6 +160,9 @@ class _Run:
             "duplicated_completions": 0,
             "stale": acts[-1]["stale"],
             "told": sum(map(len, self._parts)),
+            "requeued": sum(self._moves.requeued.values()),
+            "assigned": len(self._moves.assigned),
+            "together": sum(each.outcome == "ok" for each in self._together),
         }
 
     def _count(self, state: str) -> int:
@@ -136,10 +173,7 @@ class _Run:
     def check_enqueued(self) -> None:
         """Total queue: what was acknowledged is there, what was never asked for is not, and nothing
         is there twice."""
-        by_value: dict[int, list[int]] = {}
-        for task, found in self._tasks.items():
-            if found["value"] is not None:
-                by_value.setdefault(found["value"], []).append(task)
+        by_value = self._by_value()
         unknown = recovered = 0
         for each in self._enqueues:
             for asked in each.invoked.value:
@@ -173,6 +207,14 @@ class _Run:
             for task in tasks:
                 self._value_of.setdefault(task, value)
         self.facts |= {"unknown": unknown, "recovered": recovered}
+
+    def _by_value(self) -> dict[int, list[int]]:
+        """Tasks, by what they were enqueued with, as far as the cluster still says that."""
+        by_value: dict[int, list[int]] = {}
+        for task, found in self._tasks.items():
+            if found["value"] is not None:
+                by_value.setdefault(found["value"], []).append(task)
+        return by_value
 
     def _check_acknowledged(self, each: Operation, answer: Mapping[str, Any]) -> None:
         known = set(answer["known"])
@@ -302,17 +344,22 @@ class _Run:
             for task, what, attempt, result in each.completed.value if each.completed else ():
                 found = self._tasks.get(task)
                 says = (found["state"], found["attempt"]) if found else ("unknown", 0)
+                again = what == "dead" and attempt <= says[1] and self._moves.requeues_max(task)
+                if again:
+                    continue
                 if (what, attempt) != says or (what == "done" and result[1] != attempt):
                     self._add(f"task {task} was {what} by attempt {attempt}, and then {says}")
 
     def check_unique(self) -> None:
-        """A unique key is held by one task at a time, and free when that has ended."""
+        """A unique key is held by one task at a time, and free when that has ended. Of what was
+        requeued its last life counts."""
         held: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for task in sorted(self._tasks):
             asked = self._asked_of(task)
             if asked is not None and "unique" in asked:
                 held.setdefault((asked["queue"], asked["unique"]), []).append(asked | {"id": task})
         for key, tasks in held.items():
+            tasks.sort(key=lambda each: self._life(each["id"]))
             for one, other in pairwise(tasks):
                 first, second = self._tasks[one["id"]], self._tasks[other["id"]]
                 if one["until"] == "ended" and first["ended_ms"] > second["enqueued_ms"]:
@@ -325,6 +372,10 @@ class _Run:
                 continue
             for at in each.completed.value["known"]:
                 self._check_known(each.invoked.value[at], each.completed.value["ids"][at])
+
+    def _life(self, task: int) -> tuple[int, int]:
+        found = self._tasks[task]
+        return found["enqueued_ms"], found["ended_ms"]
 
     def _check_known(self, asked: dict[str, Any], task: int) -> None:
         holder = self._asked_of(task)
@@ -351,7 +402,7 @@ class _Run:
                     over.setdefault((task, attempt), set()).add(what)
                 if what in ENDS:
                     ends.setdefault(task, set()).add((what, attempt))
-            for problem in check_part(part, self._asked_of, rules, self._loads):
+            for problem in check_part(part, self._asked_of, rules, self._loads, self._moves):
                 self._add(problem)
         for (task, attempt), found in over.items():
             if len(found) > 1:
@@ -361,7 +412,9 @@ class _Run:
             self.facts["duplicated_completions"] += max(
                 sum(what == "done" for what, _ in said) - 1, 0
             )
-            if last is None or said != {(last["state"], last["attempt"])}:
+            before = said - {(last["state"], last["attempt"])} if last is not None else said
+            buried = sum(what == "dead" for what, _ in before)
+            if last is None or len(before) > buried or buried > self._moves.requeues_max(task):
                 self._add(f"task {task} was told to be {sorted(said)}, and is {show(last)}")
         self._check_tries(over)
 
@@ -373,13 +426,33 @@ class _Run:
             crashes[task] = crashes.get(task, 0) + ("crashed" in found)
         for task, count in failures.items():
             asked = self._asked_of(task)
-            if asked and (count > asked["retries"] or crashes[task] > asked["crashes"]):
+            lives = 1 + self._moves.requeues_max(task)
+            if not asked:
+                continue
+            if count > lives * asked["retries"] or crashes[task] > lives * asked["crashes"]:
                 self._add(
                     f"task {task} was tried again after {count} failures and {crashes[task]} "
                     f"crashes: {show(asked)}"
                 )
         self.facts["crashes"] = sum(crashes.values())
         self.facts["failures"] = sum(failures.values())
+
+    # --- what was done besides --------------------------------------------------------------------
+
+    def check_moves(self) -> None:
+        """What was requeued, given out by hand, to run somewhere, or done with a key."""
+        tasks, moves, problems = self._tasks, self._moves, list[str]()
+        holders = holders_of(self._acts, self._parts, problems)
+        problems += check_requeued(moves, tasks)
+        problems += check_assigned(moves, tasks, holders)
+        problems += check_places(self._bound, self._crew, self._asked_of)
+        more = (self._asked_of, tasks, holders, moves)
+        problems += check_beside(self._bound, self._crew, *more)
+        if self._keys is not None:
+            values = self._by_value()
+            problems += check_together(self._together, self._keys, values, tasks, self._asked_of)
+        for problem in problems:
+            self._add(problem)
 
     def check_queues(self) -> None:
         """What was enqueued is what ended, by the cluster's own count and by ours."""
@@ -389,11 +462,15 @@ class _Run:
                 queue[state] for state in ("scheduled", "blocked", "ready", "assigned", "running")
             )
             ended = queue["done"] + queue["died"] + queue["cancelled"]
-            if queue["enqueued"] != ended + live:
-                self._add(f"queue {name!r}: {queue['enqueued']} came, {ended} ended, {live} are")
+            came, again = queue["enqueued"], queue.get("requeued", 0)
+            if came + again != ended + live:
+                self._add(f"queue {name!r}: {came} and {again} came, {ended} ended, {live} are")
             found = [each for each in self._tasks.values() if each["queue"] == name]
+            least, most = self._moves.span([each["task"] for each in found])
+            if not least <= again <= most:
+                self._add(f"queue {name!r}: {again} were requeued, of {least} that must be, {most}")
             counts = [sum(each["state"] == state for each in found) for state in ENDS]
-            if counts != [queue["done"], queue["died"], queue["cancelled"]]:
+            if counts != [queue["done"], queue["died"] - again, queue["cancelled"]]:
                 self._add(f"queue {name!r}: {counts} tasks are {ENDS}, it counts {show(queue)}")
 
 

@@ -4,16 +4,15 @@ that happened is known, and of what was before nothing."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
+
+from jepsen_like.checkers.queue_moves import AskedOf, Moves
 
 _HANDED: Final = ("assigned", "started")
 #: What a task may come to without having ended.
 _LET_GO: Final = ("given-back", "stolen", "failed", "timeout", "crashed")
 _ENDS: Final = ("done", "dead", "cancelled")
-
-#: What was asked of a task.
-AskedOf = Callable[[int], dict[str, Any] | None]
 
 
 def check_part(
@@ -21,13 +20,14 @@ def check_part(
     asked_of: AskedOf,
     rules: Mapping[str, Mapping[str, Any]],
     loads: Mapping[int, int],
+    moves: Moves,
 ) -> Iterator[str]:
     """What is wrong in it, in sentences. *rules*: of queues, by name; *loads*: of workers, how
-    much each runs at once."""
+    much each runs at once; *moves*: what was done by hand."""
     yield from check_attempts(part)
-    yield from _check_order(part, asked_of)
-    yield from _check_priorities(part, asked_of, rules)
-    yield from _check_limits(part, asked_of, rules)
+    yield from _check_order(part, asked_of, moves)
+    yield from _check_priorities(part, asked_of, rules, moves)
+    yield from _check_limits(part, asked_of, rules, moves)
     yield from _check_begun(part, asked_of, loads)
     yield from _check_pauses(part, asked_of)
 
@@ -37,9 +37,15 @@ def check_attempts(part: Sequence[Sequence[Any]]) -> Iterator[str]:
     present: dict[int, tuple[str, int, int]] = {}
     ended: dict[int, str] = {}
     for what, task, attempt, worker, *_ in part:
+        before = present.get(task)
+        if what == "requeued":
+            if before is not None and before[0] != "dead":
+                yield f"task {task} is requeued, and was {before[0]}"
+            ended.pop(task, None)
+            present[task] = (what, attempt, worker)
+            continue
         if task in ended:
             yield f"task {task} was {ended[task]}, and then {what}"
-        before = present.get(task)
         if what in _HANDED:
             begins = before == ("assigned", attempt, worker) and what == "started"
             if before is not None and attempt <= before[1] and not begins:
@@ -66,18 +72,20 @@ def _line(asked: Mapping[str, Any]) -> tuple[Any, ...]:
     return asked["queue"], asked["priority"], asked["key"], needs
 
 
-def _check_order(part: Sequence[Sequence[Any]], asked_of: AskedOf) -> Iterator[str]:
+def _check_order(part: Sequence[Sequence[Any]], asked_of: AskedOf, moves: Moves) -> Iterator[str]:
     """In one line, of one key, tasks are handed out first in the order in which they came."""
     last: dict[tuple[Any, ...], int] = {}
     waiting: set[int] = set()
     for what, task, attempt, *_ in part:
         if what == "enqueued":
             waiting.add(task)
+        if what in _ENDS:
+            waiting.discard(task)
         if what not in _HANDED or attempt != 1 or task not in waiting:
             continue
         waiting.discard(task)
         asked = asked_of(task)
-        if asked is None or "delay" in asked:
+        if asked is None or "delay" in asked or "beside" in asked or moves.by_hand(task, attempt):
             continue
         line = _line(asked)
         if last.get(line, 0) > task:
@@ -86,7 +94,10 @@ def _check_order(part: Sequence[Sequence[Any]], asked_of: AskedOf) -> Iterator[s
 
 
 def _check_priorities(
-    part: Sequence[Sequence[Any]], asked_of: AskedOf, rules: Mapping[str, Mapping[str, Any]]
+    part: Sequence[Sequence[Any]],
+    asked_of: AskedOf,
+    rules: Mapping[str, Mapping[str, Any]],
+    moves: Moves,
 ) -> Iterator[str]:
     """In a queue without rules nobody is handed out before one who is more urgent."""
     waiting: dict[int, Mapping[str, Any]] = {}
@@ -97,19 +108,23 @@ def _check_priorities(
         asked = asked_of(task)
         if rule.get("ageing_ms") or asked is None or asked["key"] or "delay" in asked:
             continue
-        if "capabilities" in asked or "excluded" in asked:
+        if "capabilities" in asked or "excluded" in asked or "beside" in asked:
             continue
         if what == "enqueued":
             waiting[task] = asked
             continue
-        if waiting.pop(task, None) is not None and what in _HANDED and attempt == 1:
+        was_waiting = waiting.pop(task, None) is not None
+        if was_waiting and what in _HANDED and attempt == 1 and not moves.by_hand(task, attempt):
             for other, others in waiting.items():
                 if others["queue"] == queue and others["priority"] > asked["priority"]:
                     yield f"task {task} was handed out before task {other}, which is more urgent"
 
 
 def _check_limits(
-    part: Sequence[Sequence[Any]], asked_of: AskedOf, rules: Mapping[str, Mapping[str, Any]]
+    part: Sequence[Sequence[Any]],
+    asked_of: AskedOf,
+    rules: Mapping[str, Mapping[str, Any]],
+    moves: Moves,
 ) -> Iterator[str]:
     """Of the tasks that are known to be held, no more than a queue and a key may have; no more
     begun than the rate lets; no more that have not ended than the depth."""
@@ -118,14 +133,14 @@ def _check_limits(
     rates = _Rates()
     stolen: set[int] = set()  # it goes from one store to another, and has been counted
     known: set[int] = set()  # of which it is known whether they were handed out before
-    for what, task, _attempt, _worker, queue, at_ms, _kind in part:
+    for what, task, attempt, _worker, queue, at_ms, _kind in part:
         was_known = task in known
         known.add(task)
         rule = rules.get(queue, {})
         here = held.setdefault(queue, {})
         asked = asked_of(task) or {}
         key = asked.get("key", f"task {task}")
-        if what in ("enqueued", "scheduled", "blocked"):
+        if what in ("enqueued", "scheduled", "blocked", "requeued"):
             live.setdefault(queue, {})[task] = None
             if 0 < rule.get("depth_max", 0) < len(live[queue]):
                 yield f"queue {queue!r} takes task {task}, and is full"
@@ -144,7 +159,8 @@ def _check_limits(
         for count, most in ((len(here), "running_max"), (same, "key_running_max")):
             if 0 < rule.get(most, 0) < count:
                 yield f"queue {queue!r}, key {key!r}: {count} tasks are held, {most} {rule[most]}"
-        if task in stolen or not (what == "assigned" or was_known):
+        counted = task in stolen or moves.moved(task, attempt)
+        if counted or not (what == "assigned" or was_known):
             stolen.discard(task)
             continue
         yield from rates.begin(queue, key, rule, at_ms)
@@ -203,6 +219,8 @@ def _check_pauses(part: Sequence[Sequence[Any]], asked_of: AskedOf) -> Iterator[
         asked = asked_of(task) or {}
         if what == "scheduled" and task not in failures and "delay" in asked:
             not_before_ms[task] = at_ms + round(asked["delay"] * 1000)
+        elif what == "requeued":  # with a clean record, and at once
+            failures[task] = not_before_ms[task] = 0
         elif what in ("failed", "timeout"):
             failures[task] = failures.get(task, 0) + 1
             pause_ms = round(asked.get("backoff", 0.0) * 1000) * 2 ** (failures[task] - 1)

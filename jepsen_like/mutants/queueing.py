@@ -199,4 +199,80 @@ MUTANTS = (
         ),
         profile=WORKING,
     ),
+    Mutant(
+        name="requeued-with-old-errors",
+        bug="a task that is taken out of the dead-letter queue has used up its tries already",
+        source="our own: a requeued task died of its first failure",
+        rewrites=one(
+            f"{_LIFE}.revive",
+            "dead.attempt, begun=True",
+            "dead.attempt, 0, dead.errors, begun=True",
+        ),
+        profile=WORKING,
+    ),
+    Mutant(
+        name="requeued-from-the-first",
+        bug="attempts at a task that is requeued are numbered from 1 again, and fence nothing",
+        source="Kleppmann 2016: tokens only grow",
+        rewrites=one(f"{_LIFE}.revive", "0, dead.attempt, begun=True", "0, 0, begun=True"),
+        profile=WORKING,
+    ),
+    Mutant(
+        name="moved-under-the-same-number",
+        bug="a task that is given to another worker stays the attempt that it was",
+        source="Kleppmann 2016: tokens must be checked, so each holder needs its own",
+        rewrites=one(
+            f"{_LIFE}.assign",
+            "attempt = live.attempt + 1",
+            'attempt = live.attempt + (reason != "moved")',
+        ),
+        profile=WORKING,
+    ),
+    Mutant(
+        name="moved-to-itself",
+        bug="a task that any other worker is to have may stay with the one that has it",
+        source="our own: the one that has it has just got room",
+        rewrites=one(
+            "quorate.tasks.dispatching:Dispatcher._taker", "each.id != live.worker", "each.id"
+        ),
+        profile=WORKING,
+    ),
+    Mutant(
+        name="beside-is-anywhere",
+        bug="a task that is to run beside another one waits for that, and then runs anywhere",
+        source="our own: where it is to run is not among what it asks for",
+        rewrites=one("quorate.tasks.records:needs_of", "worker=live.pin)", 'worker="")'),
+        profile=WORKING,
+    ),
+    Mutant(
+        name="beside-nobody-for-ever",
+        bug="a task that is to run beside one that ends without a worker is never let go",
+        source="our own: who waits for what will not come",
+        rewrites=one(
+            f"{_LIFE}._leave",
+            '            self.unblock_beside(task, "", context)',
+            "            ledger.changed = True",
+        ),
+        profile=WORKING,
+    ),
+    Mutant(
+        name="late-writes-stay",
+        bug="a completion that comes too late is refused, and the keys that go with it are written",
+        source="our own: of a transaction of two machines one part is done",
+        rewrites=one(
+            "quorate.replication.together:TogetherMachine.apply",
+            "_UNDONE.get(result.__class__)",
+            "_UNDONE.get(result.__class__) if at == 0 else None",
+        ),
+        profile=WORKING,
+    ),
+    Mutant(
+        name="enqueued-without-its-key",
+        bug="tasks are enqueued although the keys that go with them are not as they must be",
+        source="our own: of a transaction of two machines one part is done",
+        rewrites=one(
+            "quorate.replication.together:TogetherMachine.apply", "if why:", "if why and at:"
+        ),
+        profile=WORKING,
+    ),
 )

@@ -15,7 +15,7 @@ import msgspec
 
 from jepsen_like.errors import SetupError
 from jepsen_like.processes.nodes import NodeProcess
-from jepsen_like.processes.worker import Settings, read_diary
+from jepsen_like.processes.worker import Diary, Settings, read_diary
 from jepsen_like.systems.base import OutcomeError
 
 #: Workers at a time; interpreters are dear.
@@ -140,6 +140,12 @@ class Crew:
         for each in self._workers.values():
             with contextlib.suppress(SetupError):
                 each.kill()
+
+    def mark(self, line: str) -> None:
+        """Writes *line* into a diary of the harness's own."""
+        diary = Diary(str(self._directory / "harness.diary"))
+        diary.tell([line])
+        diary.close()
 
     # --- what they wrote --------------------------------------------------------------------------
 

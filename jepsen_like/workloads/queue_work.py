@@ -12,8 +12,10 @@ import msgspec
 from quorate.base.task_queries import TaskEvent, WatchQueue, WorkerEvent
 from quorate.base.task_specs import TASK_MACHINE
 from quorate.base.workflow_commands import WorkflowEvent
+from quorate.client import operations as ops
 from quorate.client.database import Database
 from quorate.client.task_app import App
+from quorate.client.task_context import Completion
 from quorate.errors import QuorateError, TaskGiveUpError
 
 #: Name of the one function; what a task of it does is in its arguments.
@@ -65,7 +67,7 @@ def app(tell: Tell, *, hasty: bool = False) -> App:
             tell(["end", *who, how])
 
     @made.task(name=FUNCTION)
-    async def work(value: int, course: list[list[Any]]) -> list[int]:
+    async def work(value: int, course: list[list[Any]], writes: str = "") -> Any:  # noqa: ANN401
         context = made.context()
         running = run([context.id, context.attempt, context.worker_id], value, course)
         if hasty:
@@ -74,7 +76,10 @@ def app(tell: Tell, *, hasty: bool = False) -> App:
             task.add_done_callback(later.discard)
         else:
             await running
-        return [value, context.attempt]
+        result = [value, context.attempt]
+        if writes:  # a key, in the transaction of the completion
+            return Completion(result, [ops.put(writes, str(context.attempt))])
+        return result
 
     return made
 

@@ -110,6 +110,13 @@ class Staff:
         self._workers.append(worker)
         return drained
 
+    def mark(self, line: str) -> None:
+        """A line of ours among those of what code does: what comes after it comes later."""
+        if self.crew is not None:
+            self.crew.mark(line)
+        else:
+            self._acts.append([line])
+
     async def told(self) -> dict[str, Any]:
         """What all code did, and what workers were told of it. Processes are ended first."""
         counts = [worker.counts for worker in self._workers]

@@ -74,15 +74,21 @@ class Story:
         self.told = [["enqueued", 1, 0, 0], ["enqueued", 2, 0, 0], ["started", 1, 1, 7],
                      ["done", 1, 1, 7], ["started", 2, 1, 7], ["done", 2, 1, 7]]  # fmt: skip
         self.waited: list[list[Any]] = [[1, "done", 1, [1, 1]]]
+        self.moves: list[tuple[str, Any, Any]] = []
+        self.keys: dict[str, str] = {}
+        self.crew = [
+            {"worker": each, "name": f"w{each}", "queues": [], "can": []} for each in (7, 8)
+        ]
 
     def verdict(self) -> tuple[Any, str]:
         told = [[*each, "q", 10, ""] for each in self.told]
-        said = {"acts": self.acts, "done": 2, "stale": 0}
+        said = {"acts": self.acts, "done": self.queue["done"], "stale": 0}
         history: list[Event] = []
         for f, asked, answer in (
             ("enqueue", self.asked, self.answer), ("hire", {"concurrency": 1}, {"worker": 7}),
-            ("wait", {}, self.waited), ("drain", None, self.drained), ("tasks", None, self.tasks),
-            ("queues", None, [self.queue]), ("acts", None, said), ("told", None, [told]),
+            *self.moves, ("wait", {}, self.waited), ("drain", None, self.drained),
+            ("tasks", None, self.tasks), ("queues", None, [self.queue]), ("crew", None, self.crew),
+            ("keys", None, self.keys), ("acts", None, said), ("told", None, [told]),
         ):  # fmt: skip
             history.append(Event(process=1, type="invoke", f=f, value=asked, time_ns=0))
             history.append(Event(process=1, type="ok", f=f, value=answer, time_ns=1))
@@ -156,6 +162,148 @@ def refuse(story: Story) -> None:
     story.tasks[0] |= {"state": "dead", "by": None, "kind": "Failed", "errors": 1}
 
 
+def die(story: Story) -> None:
+    """Task 1 fails twice, is requeued, and done by its third attempt."""
+    requeue(story)
+    done = {"state": "done", "attempt": 3, "by": 3, "enqueued_ms": 3}
+    story.tasks[0] |= done
+    story.queue |= {"died": 1, "requeued": 1}
+    runs = [[["begin", 1, at, 7, 1], ["end", 1, at, 7, how]] for at, how in LIVES]
+    story.acts[:2] = [line for run in runs for line in run]
+    story.told[2:4] = [
+        ["started", 1, 1, 7], ["failed", 1, 1, 7], ["started", 1, 2, 7], ["dead", 1, 2, 7],
+        ["requeued", 1, 2, 0], ["started", 1, 3, 7], ["done", 1, 3, 7],
+    ]  # fmt: skip
+    story.waited = [[1, "dead", 2, None], [1, "done", 3, [1, 3]]]
+
+
+LIVES = ((1, "failed"), (2, "failed"), (3, "ok"))
+
+
+def requeue(story: Story) -> None:
+    story.moves.append(("requeue", {"tasks": [1]}, {"changed": [1]}))
+
+
+def move(story: Story) -> None:
+    """Task 1 is taken from worker 8, and done by worker 7."""
+    given = {"task": 1, "attempt": 2, "reason": "moved"}
+    story.moves.append(("assign", {"worker": 7, "place": 0}, given))
+    story.tasks[0] |= {"attempt": 2, "by": 2}
+    story.acts[:2] = [["begin", 1, 1, 8, 1], ["begin", 1, 2, 7, 1], ["end", 1, 2, 7, "ok"]]
+    story.told[2:4] = [["started", 1, 1, 8], ["given-back", 1, 1, 8], ["started", 1, 2, 7],
+                       ["done", 1, 2, 7]]  # fmt: skip
+    story.waited = []
+
+
+def together(story: Story) -> None:
+    """Value 3 is enqueued with a key, and completed with another one."""
+    asked = {**ASKED, "value": 3, "pays": "queue/pay/1", "writes": "queue/did/3"}
+    story.moves.append(("together", [asked], {"ids": [3], "known": []}))
+    story.keys = {"queue/pay/1": "3", "queue/did/3": "1"}
+    story.tasks.append({**story.tasks[1], "task": 3, "value": 3})
+    story.acts += [["begin", 3, 1, 7, 3], ["end", 3, 1, 7, "ok"]]
+    story.queue |= {"enqueued": 3, "done": 3}
+
+
+def beside(story: Story) -> None:
+    """Task 2 runs beside task 1, on a worker of the same name."""
+    story.asked[1]["beside"] = 1
+
+
+@pytest.mark.parametrize("twist", [die, move, together, beside])
+def test_what_may_be_is_let_pass(twist: Callable[[Story], None]) -> None:
+    story = Story()
+    twist(story)
+    assert story.verdict() == (True, "")
+
+
+def die_for_good(story: Story) -> None:
+    die(story)
+    story.moves.clear()
+
+
+def begin_anew(story: Story) -> None:
+    die(story)
+    story.acts[4][2] = story.acts[5][2] = 1
+
+
+def fail_too_often(story: Story) -> None:
+    die(story)
+    story.tasks[0] |= {"state": "dead", "errors": 3}
+
+
+def expire_again(story: Story) -> None:
+    requeue(story)
+    story.tasks[0]["kind"] = "expired"
+
+
+def keep_dead(story: Story) -> None:
+    requeue(story)
+    story.queue["requeued"] = 0
+
+
+def requeue_done(story: Story) -> None:
+    requeue(story)
+    story.told.append(["requeued", 1, 1, 0])
+
+
+def take_the_former(story: Story) -> None:
+    move(story)
+    story.tasks[0] |= {"attempt": 1, "by": 1, "worker": 8}
+
+
+def move_elsewhere(story: Story) -> None:
+    move(story)
+    story.moves[0][1]["worker"] = 9
+
+
+def move_nowhere(story: Story) -> None:
+    move(story)
+    story.moves[0][1]["worker"] = 0
+    story.acts[0][3] = 7
+    story.told[2][3] = story.told[3][3] = 7
+
+
+def move_as_before(story: Story) -> None:
+    move(story)
+    story.moves.append(story.moves[0])
+
+
+def be_two_workers(story: Story) -> None:
+    story.told[2][3] = 8
+
+
+def run_elsewhere(story: Story) -> None:
+    beside(story)
+    for each in story.acts[2:]:
+        each[3] = 8
+    story.tasks[1]["worker"] = story.told[4][3] = story.told[5][3] = 8
+
+
+def run_unable(story: Story) -> None:
+    story.asked[0]["capabilities"] = ["big"]
+
+
+def pay_only(story: Story) -> None:
+    together(story)
+    story.moves[0][2]["ids"] = [4]
+
+
+def enqueue_only(story: Story) -> None:
+    together(story)
+    del story.keys["queue/pay/1"]
+
+
+def complete_only(story: Story) -> None:
+    together(story)
+    del story.keys["queue/did/3"]
+
+
+def write_late(story: Story) -> None:
+    together(story)
+    story.keys["queue/did/3"] = "2"
+
+
 @pytest.mark.parametrize(
     ("twist", "text"),
     [
@@ -175,6 +323,23 @@ def refuse(story: Story) -> None:
         (drift, "1 ended"),
         (hurry, "task 1 is started 300 ms too early"),
         (refuse, "dead after 1 errors"),
+        (die_for_good, "was dead by attempt 2, and then"),
+        (begin_anew, "attempt 1 of task 1 began twice"),
+        (fail_too_often, "task 1 failed 3 times"),
+        (expire_again, "was requeued, and expired"),
+        (keep_dead, "0 were requeued, of 1 that must be"),
+        (requeue_done, "is requeued, and was done"),
+        (take_the_former, "by hand as attempt 2, and is done by attempt 1"),
+        (move_elsewhere, "to worker 9, and worker 7 had it"),
+        (move_nowhere, "away from worker 7, which had it again"),
+        (move_as_before, "attempt 2 of task 1 was given out twice"),
+        (be_two_workers, "is of workers 7 and 8"),
+        (run_elsewhere, "ran on workers ['w8'], and task 1"),
+        (run_unable, "of which it asks otherwise"),
+        (pay_only, "as task 4, and is lost"),
+        (enqueue_only, "value 3 was enqueued, and key 'queue/pay/1' is None"),
+        (complete_only, "that goes with its completion is None"),
+        (write_late, "that goes with its completion is '2'"),
     ],
 )
 def test_what_must_not_be_is_seen(twist: Callable[[Story], None], text: str) -> None:
