@@ -110,4 +110,9 @@ class Sweeper:
         tables.kin.delete(key)
         tables.ended.delete(key)
         tables.signals.delete(row)
-        tables.compensations.delete(key)
+        if tables.dead.delete(key) is not None:  # nobody could tell any more that it is a node
+            tables.specs.delete(key)
+        # Compensations that nobody asked for: at most one for each node.
+        undo = next(tables.undo.range_prefix(row[:8], limit=1), None)
+        if undo is not None:
+            tables.undo.delete(undo[0])

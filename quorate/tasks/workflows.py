@@ -184,6 +184,34 @@ class Workflows:
                 return f"there is no node {name!a}, so nothing can come before it"
             if pair_key(command.task, found.number) not in tables.children:
                 return f"node {name!a} does not wait for the task that adds to it"
+        return self._cycle_in_spawning(command, nodes, workflow)
+
+    def _cycle_in_spawning(self, command: Spawn, nodes: tuple[Node, ...], workflow: int) -> str:
+        """Whether one of *nodes* waits for what is to wait for all of them."""
+        tables = self._ledger.tables
+        parents: dict[int, tuple[str, str]] = {}
+        for node in nodes:
+            for after in node.after:
+                parent = self._node(workflow, after.node)
+                live = tables.live.get(id_key(parent))
+                if after.kind != WEAK and live is not None and live.state == BLOCKED:
+                    parents.setdefault(parent, (node.name, after.node))
+        if not parents:  # as good as always: what runs, or has ended, waits for nobody
+            return ""
+        later = dict.fromkeys(self._node(workflow, name) for name in command.before)
+        left = list(later)
+        while left:
+            task = left.pop()
+            if task in parents:
+                name, other = parents[task]
+                return (
+                    f"nodes wait for each other in a cycle: {name!a} for {other!a}, and that for it"
+                )
+            for row, _ in tables.children.range_prefix(id_key(task)):
+                child = id_of(row)
+                if child not in later:
+                    later[child] = None
+                    left.append(child)
         return ""
 
     def _never_done(self, task: int) -> bool:
@@ -196,7 +224,8 @@ class Workflows:
     ) -> tuple[int, ...]:
         """Enter *nodes*; each becomes one more that the nodes of ``before`` wait for."""
         tables = self._ledger.tables
-        joins = [tables.nodes.get(node_key(workflow, name)) for name in command.before]
+        names = dict.fromkeys(command.before)  # who is named twice waits for each of them once
+        joins = [tables.nodes.get(node_key(workflow, name)) for name in names]
         first = self._ledger.last_task + 1
         new = range(first, first + len(nodes))
         for join in joins:
@@ -419,6 +448,7 @@ class Workflows:
             if record is not None and record.state == WF_RUNNING:
                 tell_workflow(context, workflow, record, "progress")
             return
+        tables.sweeps.delete(key)  # nothing is left to stop; what follows must not be
         if record.undo and self._undo_next(workflow, record, context):
             return
         if record.state == WF_COMPENSATING:
@@ -427,7 +457,6 @@ class Workflows:
             state = WF_FAILED
         else:
             state = WF_CANCELLED if record.state == WF_STOPPING else WF_DONE
-        tables.sweeps.delete(key)
         record = msgspec.structs.replace(record, state=state, ended_ms=max(context.time_ms, 1))
         tables.workflows.put(key, record)
         self.sweeper.forget_later(workflow, record)

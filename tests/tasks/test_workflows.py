@@ -294,6 +294,33 @@ def test_spawning_what_cannot_be_is_refused() -> None:
         assert isinstance(result, Failure)
 
 
+def test_spawning_what_would_wait_for_itself_is_refused() -> None:
+    flow = Flow(run("split"), run("join", "split"), run("end", "join"))
+    task, attempt = flow._running("split")
+    for after in ("join", "end", After("end", OPTIONAL)):
+        result = flow.node.one(Spawn(flow.worker, task, attempt, (run("x", after),), ("join",)))
+        assert isinstance(result, Failure)
+        assert "'x'" in result.message
+        assert "in a cycle" in result.message
+    parts = (run("x"), run("y", "x", After("end", WEAK)), run("z", "end"))
+    assert not isinstance(
+        flow.node.one(Spawn(flow.worker, task, attempt, parts[:2], ("join",))), Failure
+    )
+    assert not isinstance(flow.node.one(Spawn(flow.worker, task, attempt, parts[2:])), Failure)
+    for name in ("split", "x", "y", "join", "end", "z"):
+        flow.done(name)
+    assert flow.info().state == WF_DONE
+
+
+def test_who_is_named_twice_joins_once() -> None:
+    flow = Flow(run("split"), run("join", "split"))
+    task, attempt = flow._running("split")
+    flow.node.one(Spawn(flow.worker, task, attempt, (run("x"),), ("join", "join")))
+    for name in ("split", "x", "join"):
+        flow.done(name)
+    assert flow.info().state == WF_DONE
+
+
 def test_a_workflow_that_is_cancelled_ends_and_undoes_if_it_is_to() -> None:
     for undo in (False, True):
         flow = Flow(run("a", undo=Task("undo")), run("b", "a"), run("c", "b"))
@@ -342,6 +369,39 @@ def test_a_large_workflow_is_stopped_and_forgotten_a_part_at_a_time() -> None:
     tables = flow.node.tasks.ledger.tables
     for table in (tables.kin, tables.nodes, tables.children, tables.ended, tables.live):
         assert len(table) == 0, table
+
+
+def test_what_is_undone_after_a_large_workflow_was_stopped_is_not_stopped() -> None:
+    rest = [run(f"m{n:03}", "b") for n in range(498)]
+    flow = Flow(run("a", undo=Task("undo")), run("b", "a"), *rest)
+    flow.done("a")
+    flow.fail("b")
+    for _ in range(3):
+        flow.node.wait(0)
+    task, _ = flow._running("undo a")
+    assert not flow.node.info(task).stopping
+    flow.done("undo a")
+    assert flow.info().state == WF_COMPENSATED
+
+
+def test_nothing_is_left_of_a_workflow_that_is_forgotten() -> None:
+    undo = Task("undo")
+    flow = Flow(run("a", undo=undo), run("b", undo=undo), run("c"), keep_ms=0, load=3)
+    for name in "ab":
+        flow.done(name)
+    flow.node.one(CancelWorkflow(flow.id))
+    flow.fail("c")  # to stop it, but it does not say so
+    other = Flow(run("a"), keep_ms=0)
+    other.fail("a")
+    for each in (flow, other):
+        assert each.info().ended_ms
+        each.node.wait(1)
+        tables = each.node.tasks.ledger.tables
+        for table in (tables.workflows, tables.undo, tables.compensations, tables.dead):
+            assert len(table) == 0, table
+        assert len(tables.specs) == 0
+    # It would run by itself, as if it were a task of nobody's.
+    assert other.node.one(Requeue((other.ids["a"],))).tasks == ()
 
 
 def test_results_of_nodes_are_kept_as_long_as_the_workflow() -> None:
