@@ -1,7 +1,8 @@
-"""The tasks that ``python -m bench tasks`` has a worker run: nothing, and looking at the clock."""
+"""Tasks that ``python -m bench tasks`` has a worker run: nothing, a look at the clock, waiting."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import quorate
@@ -18,3 +19,11 @@ async def nothing(payload: bytes) -> None:
 async def since(sent_s: float) -> float:
     """Seconds from *sent_s*, by the clock that all processes of a machine share, to this line."""
     return time.monotonic() - sent_s
+
+
+@app.task(name="stay", queue="lives")
+async def stay(seconds: float) -> float:
+    """Run for so long; when this attempt began, by that clock."""
+    began = time.monotonic()
+    await asyncio.sleep(seconds)
+    return began

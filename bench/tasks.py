@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from subprocess import Popen
 from typing import Any, Final
 
 import msgspec
@@ -29,8 +30,10 @@ from bench.systems.quorate_system import QuorateSystem
 from bench.systems.rabbitmq import RabbitmqSystem
 from bench.systems.task_peer import PAYLOAD, TaskPeer, TaskRow, rate_row, row_of
 from bench.task_app import app, nothing, since
+from bench.task_deaths import WORKERS, Deaths, deaths
 from bench.task_protocol import BATCH as PROTOCOL_BATCH
 from bench.task_protocol import BATCHES, protocol_lives
+from bench.task_waiting import FEW, MANY, claims
 from bench.workloads import Window
 from quorate.client.database import Database, connect
 
@@ -40,6 +43,9 @@ LIVES_MIN: Final = 8_000.0
 PROTOCOL_LIVES_MIN: Final = 25_000.0
 START_MS_MAX: Final = 5.0
 ENQUEUE_PUTS_MAX: Final = 1.5
+CLAIMS_FALL_MAX: Final = 1.25
+DEATH_LATE_S_MAX: Final = 1.0
+DEATH_LEAVES_MIN: Final = 0.95
 
 OUTSTANDING: Final = 100
 BATCH: Final = 100
@@ -207,10 +213,10 @@ async def _round(endpoints: str, seconds: float) -> list[TaskRow]:
     return rows
 
 
-def _start_worker(directory: Path, endpoints: str) -> None:
+def _start_worker(directory: Path, endpoints: str) -> Popen[bytes]:
     command = [sys.executable, "-m", "quorate", "worker", "bench.task_app:app"]
     command += ["--connect", endpoints, "--concurrency", "1000", "--queues", "lives"]
-    processes.start(command, directory / "worker.log")
+    return processes.start(command, directory / "worker.log")
 
 
 async def _wait_worker(endpoints: str) -> None:
@@ -269,7 +275,8 @@ def tasks(
         print(report.facts_text(facts), flush=True)
         cluster = stack.enter_context(QuorateCluster(directory))
         endpoints = ",".join(cluster.endpoints)
-        _start_worker(directory, endpoints)
+        worker = _start_worker(directory, endpoints)
+        stack.callback(processes.kill, worker)
         access.run(_wait_worker(endpoints))
         for peer in able:
             stack.callback(peer.stop)
@@ -281,14 +288,54 @@ def tasks(
             for row in rows:
                 found.setdefault((row.system, row.what, row.outstanding), []).append(row)
             print(f"round {number + 1} of {rounds} done, load {os.getloadavg()[0]:.1f}", flush=True)
-    return finish(facts, {key: _middle(each) for key, each in found.items()}, absent)
+        stack.close()
+        aside = _aside(directory, rounds, seconds)
+    return finish(facts, {key: _middle(each) for key, each in found.items()}, absent, aside)
+
+
+class Aside(msgspec.Struct, frozen=True):
+    """What is measured on clusters of its own. *claims*: tasks per second, by how many wait."""
+
+    deaths: Deaths
+    claims: dict[int, float]
+
+    def bars(self) -> list[Bar]:
+        """Against what is required."""
+        fall = self.claims[FEW] / self.claims[MANY]
+        left = self.deaths.after / self.deaths.before
+        return [
+            Bar(f"claims/s, {FEW:,} waiting / {MANY:,}", fall, CLAIMS_FALL_MAX, most=True),
+            Bar(
+                "a killed worker's tasks begin after its lease, s",
+                self.deaths.late_s,
+                DEATH_LATE_S_MAX,
+                most=True,
+            ),
+            Bar(f"tasks/s, one of {WORKERS} workers killed / before", left, DEATH_LEAVES_MIN),
+        ]
+
+
+def _aside(directory: Path, rounds: int, seconds: float) -> Aside:
+    apart = directory / "deaths"
+    apart.mkdir()
+    with QuorateCluster(apart) as cluster:
+        endpoints = ",".join(cluster.endpoints)
+        died = access.run(_deaths(apart, endpoints))
+    print(f"{died.moved} tasks of a killed worker moved", flush=True)
+    return Aside(died, access.run(claims(directory, rounds, seconds)))
+
+
+async def _deaths(directory: Path, endpoints: str) -> Deaths:
+    async with connect(endpoints, timeout=30) as db:
+        app.use(db)
+        return await deaths(db, directory, endpoints)
 
 
 def finish(
-    facts: dict[str, object], rows: dict[Key, TaskRow], absent: dict[str, str]
+    facts: dict[str, object], rows: dict[Key, TaskRow], absent: dict[str, str], aside: Aside
 ) -> dict[str, Any]:
     """Print the tables and make the report."""
-    bars = _bars(rows)
+    bars = _bars(rows) + aside.bars()
     headings = ("system", "what", "outstanding", "tasks/s", "p50 ms", "p99 ms")
     lines = [(row.system, *msgspec.structs.astuple(row)[:-1]) for row in rows.values()]
     print("", report.table(headings, lines), "", report.bars_table(bars), sep="\n")
@@ -298,7 +345,8 @@ def finish(
         print("", report.table(("quorate by", "ratio"), shown), sep="\n")
     plain = json.loads(msgspec.json.encode(list(rows.values())))
     told = [bar.to_json() for bar in bars]
-    return {**facts, "rows": plain, "bars": told, "ratios": ratios, "left_out": absent}
+    apart = msgspec.to_builtins(aside, str_keys=True)
+    return {**facts, "rows": plain, **apart, "bars": told, "ratios": ratios, "left_out": absent}
 
 
 def _ratios(rows: dict[Key, TaskRow]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from bench.measure import Sample
 from bench.processes import BenchError
 from bench.systems import rabbitmq, task_peer
 from bench.systems.task_peer import Redis, TaskRow, rate_row
+from bench.task_deaths import Deaths
 from bench.task_protocol import BATCH, BATCHES, protocol_lives
 
 
@@ -47,7 +48,8 @@ def test_ratios_are_of_rows_that_do_the_same(capsys: pytest.CaptureFixture[str])
         rate_row("run by a worker", 8, 3e3, "x"),
     ]
     peers += [rate_row("run by a worker", 8, 3_000.0, "dramatiq")]
-    found = tasks.finish({}, rows(*peers), {"celery": "it is not there"})
+    aside = tasks.Aside(Deaths(0.5, 10, 8_000.0, 7_900.0), {1_000: 10_000.0, 1_000_000: 9_000.0})
+    found = tasks.finish({}, rows(*peers), {"celery": "it is not there"}, aside)
     assert found["ratios"] == [
         {"name": "enqueue, 100 outstanding / rabbitmq: enqueue", "ratio": 5.0},
         {
