@@ -23,11 +23,15 @@ class TicksChecker:
     """For these operations, among others:
 
     ==========  =======================================================================
-    put         a schedule, of a name that is used once: {"name", "misfire", "overlap", "step_ms"}
+    put         a schedule, of a name that is used once: {"name", "misfire", "overlap", "step_ms"},
+                and "paused" if it is so from the beginning
     remove      {"name"}
-    schedules   answered with all: "name", "every_ms" (0: by wall clock), "revision", "next_ms",
-                "last_task", "fired", "skipped"
+    pause       {"name"}: nothing fires by itself; resume: again
+    trigger     {"name"}: it fires once, which is no tick; answered with {"task"}
+    schedules   answered with all: "name", "every_ms" (0: by wall clock), "paused", "revision",
+                "next_ms", "last_task", "fired", "skipped"
     ticking     at the end: {"left": schedules by cluster time that do not tick}
+    freeze      at the end: all are paused
     ticked      every task of schedules: "task", "value" (the name), "state", "enqueued_ms",
                 "ended_ms"
     ==========  =======================================================================
@@ -61,6 +65,10 @@ class _Run:
         for each in by_f.get("remove", ()):
             if each.outcome != "fail":
                 self._removals.setdefault(each.invoked.value["name"], []).append(each)
+        #: By schedule: what pauses it, or lets it go on; and what fires it out of its turn.
+        self._switches = _by_name(by_f, "pause", "resume")
+        self._triggers = _by_name(by_f, "trigger")
+        self._freezes = by_f.get("freeze", [])
         self._looks = [each for each in by_f.get("schedules", ()) if each.outcome == "ok"]
         ticked = [each for each in by_f.get("ticked", ()) if each.outcome == "ok"]
         self.looked = bool(ticked and self._looks)
@@ -73,6 +81,8 @@ class _Run:
             "ticks": 0,
             "ticks_missed": 0,
             "tick_tasks": len(_value(ticked[-1])),
+            "pauses": sum(map(len, self._switches.values())),
+            "triggered": sum(len(self._fired_by_hand(name)) for name in self._triggers),
         }
         for each in by_f.get("ticking", ()):
             if each.outcome == "ok" and _value(each)["left"]:
@@ -94,6 +104,7 @@ class _Run:
                     self._add(f"schedule {name!r} is there, and nobody asked for it")
                     continue
                 self._check_fired(name, info)
+                self._check_paused(look, name, info)
                 if info["every_ms"]:  # the first look is of before it was put again to end it
                     self._grids.setdefault(name, info["next_ms"])
                 if name in before and before[name][0].completed_at < look.invoked_at:
@@ -119,18 +130,48 @@ class _Run:
                 self._add(f"schedule {name!r} was removed, and is there")
 
     def _check_fired(self, name: str, info: Mapping[str, Any]) -> None:
-        """As many tasks as ticks that fired; no other has the number of one."""
+        """As many tasks as ticks that fired, and as were fired by hand; no other has the number of
+        one."""
         if name in self._removals:
             return
         count = sum(each["task"] <= info["last_task"] for each in self._tasks.get(name, ()))
-        if count != info["fired"]:
-            self._add(f"schedule {name!r} says that {info['fired']} fired, {count} tasks are there")
+        by_hand = sum(task <= info["last_task"] for task in self._fired_by_hand(name))
+        unknown = sum(each.outcome == "info" for each in self._triggers.get(name, ()))
+        if not 0 <= count - by_hand - info["fired"] <= unknown:
+            said = f"{by_hand} by hand, and perhaps {unknown} more" if by_hand or unknown else ""
+            text = f"says that {info['fired']} fired, {count} tasks are there"
+            self._add(f"schedule {name!r} {text} ({said})" if said else f"schedule {name!r} {text}")
+
+    def _fired_by_hand(self, name: str) -> list[int]:
+        """Tasks, as far as anybody was told."""
+        fired = [each for each in self._triggers.get(name, ()) if each.outcome == "ok"]
+        return [_value(each)["task"] for each in fired if _value(each)["task"]]
+
+    def _check_paused(self, look: Operation, name: str, info: Mapping[str, Any]) -> None:
+        """Whether it stands still is what was said last, if that is known."""
+        said = [each for each in self._puts if each.invoked.value["name"] == name]
+        said += self._switches.get(name, [])
+        said += [each for each in self._freezes if each.outcome != "fail"]
+        said = [each for each in said if each.invoked_at < look.completed_at]
+        said.sort(key=lambda each: each.invoked_at)
+        sure = [each.outcome == "ok" and each.completed_at < look.invoked_at for each in said]
+        in_turn = all(one.completed_at < other.invoked_at for one, other in pairwise(said))
+        if not all(sure) or not in_turn or not said:
+            return
+        last = said[-1].invoked
+        paused = last.f in ("pause", "freeze") or (last.f == "put" and last.value.get("paused"))
+        if bool(paused) != info.get("paused", False):
+            self._add(f"schedule {name!r}, after {last.f!r}, is shown as {dict(info)}")
 
     def _check_between(self, name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
         asked = self.asked[name]
         fired, skipped = other["fired"] - one["fired"], other["skipped"] - one["skipped"]
         if fired < 0 or skipped < 0:
             self._add(f"schedule {name!r} counts {other}, and counted {one} before")
+        if one["revision"] == other["revision"] and one.get("paused"):
+            if fired or skipped or one["next_ms"] != other["next_ms"]:
+                self._add(f"schedule {name!r} is paused as {dict(one)}, and goes to {dict(other)}")
+            return
         if one["revision"] != other["revision"] or not one["next_ms"]:
             return
         ticks, rest = divmod(other["next_ms"] - one["next_ms"], asked["step_ms"])
@@ -155,6 +196,7 @@ class _Run:
             for task in tasks:
                 if task["state"] != "done":
                     self._add(f"task {task['task']} of schedule {name!r} is {task['state']}")
+            self._check_triggered(name, [each["task"] for each in tasks])
             self._check_grid(name, tasks)
             if self.asked[name]["overlap"]:
                 continue
@@ -165,13 +207,27 @@ class _Run:
                         f"and task {one['task']} ended at {one['ended_ms']}"
                     )
 
+    def _check_triggered(self, name: str, tasks: Sequence[int]) -> None:
+        """Who fires it has a task for it, of his own; none only where ticks are not to overlap."""
+        fired = self._fired_by_hand(name)
+        for task in fired:
+            if task not in tasks or fired.count(task) > 1:
+                self._add(f"schedule {name!r} was fired as task {task}, of {fired}, {tasks}")
+        none = [each for each in self._triggers.get(name, ()) if each.outcome == "ok"]
+        if len(none) > len(fired) and self.asked[name]["overlap"]:
+            self._add(f"schedule {name!r} was fired, and there is no task for it")
+
     def _check_grid(self, name: str, tasks: Sequence[Mapping[str, Any]]) -> None:
         """A tick by cluster time fires in the entry that reaches it: the last that was due by then,
         or, if all are made up for, each that was."""
         grid, step_ms = self._grids.get(name), self.asked[name]["step_ms"]
-        if grid is None or self.asked[name]["misfire"] == "all":
+        if grid is None or self.asked[name]["misfire"] == "all" or name in self._switches:
             return
-        ticks = [(each["enqueued_ms"] - grid) // step_ms for each in tasks]
+        if any(each.outcome == "info" for each in self._triggers.get(name, ())):
+            return
+        by_hand = self._fired_by_hand(name)
+        own = [each for each in tasks if each["task"] not in by_hand]
+        ticks = [(each["enqueued_ms"] - grid) // step_ms for each in own]
         if len(ticks) != len(dict.fromkeys(ticks)):
             self._add(f"schedule {name!r} fired more than once in one step: {ticks}")
 
@@ -187,6 +243,16 @@ def _as_asked(asked: Mapping[str, Any], ticks: int, missed: int, skipped: int) -
     if misfire == "once":
         return not (free and skipped)
     return not free or bool(missed) == bool(skipped)
+
+
+def _by_name(by_f: Mapping[str, Sequence[Operation]], *kinds: str) -> dict[str, list[Operation]]:
+    """Operations of these kinds that may have happened, by the schedule that they are about."""
+    found: dict[str, list[Operation]] = {}
+    for kind in kinds:
+        for each in by_f.get(kind, ()):
+            if each.outcome != "fail":
+                found.setdefault(each.invoked.value["name"], []).append(each)
+    return found
 
 
 def _value(each: Operation) -> Any:  # noqa: ANN401  of any kind

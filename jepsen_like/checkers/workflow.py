@@ -21,7 +21,10 @@ ENDS: Final = ("done", "dead", "cancelled")
 FLOW_ENDS: Final = ("done", "failed", "compensated", "cancelled")
 UNDO: Final = "undo "
 #: Operations of schedules, which another checker judges.
-TICKS: Final = ("put", "remove", "schedules", "ticking", "freeze", "ticked")
+TICKS: Final = (
+    *("put", "remove", "pause", "resume", "trigger"),
+    *("schedules", "ticking", "freeze", "ticked"),
+)
 KNOWN: Final = frozenset(
     (
         *("submit", "signal", "cancel", "wait", "hire", "dismiss", "look", "drain"),

@@ -119,7 +119,7 @@ class QueueWorkload:
         if chance < 0.48:
             return Invocation("pause", "paused", {"paused": random.random() < 0.5})
         if chance < 0.52 and self._known:
-            tasks = self._dead or self._known
+            tasks = self._dead or list(self._known)
             chosen = sorted(random.sample(tasks, min(REQUEUED_MAX, len(tasks))))
             return Invocation("requeue", None, {"tasks": chosen})
         if chance < 0.60 and self._known:

@@ -1,6 +1,7 @@
 """Workflows and schedules, and the workers of their tasks: graphs of tasks that wait for each other
 in every way, that fail, hang and are undone, that grow while they run, that sleep and wait for
-signals; and ticks by cluster time and by wall clocks, while leaders come and go.
+signals, now and then one of hundreds of nodes; and ticks by cluster time and by wall clocks, of
+schedules that are paused, resumed and triggered, while leaders come and go.
 
 What is judged in the end: what the cluster says of every node, what workers' code really did and
 what it was given, what watchers were told (``checkers.workflow``, ``checkers.ticks``).
@@ -28,9 +29,11 @@ from jepsen_like.workloads.queue_work import Looker
 from jepsen_like.workloads.staff import Staff
 from jepsen_like.workloads.workflow_plans import (
     CAPABILITY,
+    CROWD,
     FLOW_QUEUE,
     FUNCTION,
     TICK_QUEUE,
+    draw_crowd,
     draw_plan,
     task_of_tick,
     workflow_of,
@@ -53,6 +56,8 @@ FLOWS_MAX: Final = 60
 FLOWS_MAX_REAL: Final = 400
 #: Schedules that stand at a time: each enqueues a task per tick.
 SCHEDULES_MAX: Final = 4
+#: One workflow in so many is a large one, and no more than one in a run.
+CROWDS_ONE_IN: Final = 90
 #: Workflows that others may wait for, signal or cancel.
 KNOWN_MAX: Final = 12
 EVERY_S: Final = (0.2, 0.5, 1.0)
@@ -83,6 +88,9 @@ class WorkflowWorkload:
         self._known: deque[tuple[int, list[str]]] = deque(maxlen=KNOWN_MAX)
         self._standing: dict[str, dict[str, Any]] = {}
         self._asked: dict[str, dict[str, Any]] = {}
+        self._crowded = False
+        #: A large workflow that somebody is to cancel, perhaps.
+        self._crowd = 0
         #: Numbers of plans whose workflows are forgotten soon after their end.
         self._brief: set[str] = set()
 
@@ -108,14 +116,23 @@ class WorkflowWorkload:
             return Invocation("look")
         if chance < 0.42:
             return Invocation("schedules")
-        if chance < 0.52:
+        if chance < 0.49:
             return self._schedule(random)
-        if chance < 0.75 and self._known:
+        if chance < 0.56 and self._standing:
+            return self._tend(random)
+        if self._crowd and chance < 0.65:
+            workflow, self._crowd = self._crowd, 0
+            undo = random.random() < 0.5
+            return Invocation("cancel", None, {"workflow": workflow, "undo": undo})
+        if chance < 0.77 and self._known:
             return self._about(random, *random.choice(self._known))
         if self._flows >= self._flows_max:
             return Invocation("schedules")
         self._flows += 1
         plan = draw_plan(random, self._flows, self._wrong)
+        if not self._crowded and not random.randrange(CROWDS_ONE_IN):
+            self._crowded = True
+            plan = draw_crowd(random, self._flows)
         if "keep" in plan:
             self._brief.add(str(self._flows))
         return Invocation("submit", None, plan)
@@ -147,8 +164,15 @@ class WorkflowWorkload:
         else:
             cron = RARE_CRON if misfire == "all" else random.choice(CRONS)
             asked["cron"], asked["step_ms"] = cron
+        if random.random() < 0.1:
+            asked["paused"] = True
         self._standing[name] = self._asked[name] = asked
         return Invocation("put", None, asked)
+
+    def _tend(self, random: Random) -> Invocation:
+        """A schedule is paused, goes on, or fires out of its turn."""
+        what = random.choice(("pause", "resume", "trigger", "trigger"))
+        return Invocation(what, None, {"name": random.choice(list(self._standing))})
 
     def _about(self, random: Random, workflow: int, signals: list[str]) -> Invocation:
         """Somebody signals, cancels, or waits."""
@@ -165,7 +189,7 @@ class WorkflowWorkload:
     def last(self) -> Sequence[Invocation]:
         """Schedules tick again, and then no more; all workflows end; what became of everything."""
         names = (
-            *("ticking", "schedules", "freeze", "drain", "schedules"),
+            *("ticking", "schedules", "freeze", "schedules", "drain", "schedules"),
             *("flows", "ticked", "acts", "told"),
         )
         return [*map(Invocation, names)]
@@ -179,6 +203,8 @@ class WorkflowWorkload:
             run = await outcome_of(database.workflows.submit(workflow_of(value)))
             signals = [each["name"] for each in value["nodes"] if each["kind"] == "signal"]
             self._known.append((run.id, signals))
+            if len(value["nodes"]) > CROWD:
+                self._crowd = run.id
             return True, {"workflow": run.id}
         if f in ("signal", "cancel", "wait"):
             return await _tell(database, f, value)
@@ -194,6 +220,11 @@ class WorkflowWorkload:
         if f == "remove":
             self._standing.pop(value["name"], None)
             return True, await outcome_of(database.schedules.remove(value["name"]))
+        if f in ("pause", "resume"):
+            await outcome_of(getattr(database.schedules, f)(value["name"]))
+            return True, None
+        if f == "trigger":
+            return True, {"task": await outcome_of(database.schedules.trigger(value["name"]))}
         if f == "schedules":
             return True, await outcome_of(_schedules(database), reads=True)
         return True, await self._final(ours, f)
@@ -221,7 +252,7 @@ class WorkflowWorkload:
             return await outcome_of(self._ticking(database), reads=True)
         if f == "freeze":
             for info in await outcome_of(_schedules(database), reads=True):
-                await _put(database, self._asked[info["name"]], paused=True)
+                await outcome_of(database.schedules.pause(info["name"]))
             return None
         if f == "drain":
             return await self._staff.drain(
@@ -249,7 +280,8 @@ class WorkflowWorkload:
         )
 
     async def _ticking(self, database: Database) -> dict[str, Any]:
-        """Schedules by cluster time tick: those that do not within ``TICK_S``."""
+        """Schedules by cluster time tick, unless they are paused: those that do not within
+        ``TICK_S``."""
         before = {info["name"]: info["next_ms"] for info in await _schedules(database)}
         now_s = asyncio.get_running_loop().time
         begun_s = now_s()
@@ -257,7 +289,9 @@ class WorkflowWorkload:
             left = [
                 info["name"]
                 for info in await _schedules(database)
-                if info["every_ms"] and info["next_ms"] <= before.get(info["name"], 0)
+                if info["every_ms"]
+                and not info["paused"]
+                and info["next_ms"] <= before.get(info["name"], 0)
             ]
             if not left or now_s() > begun_s + TICK_S:
                 return {"left": left, "seconds": round(now_s() - begun_s, 3)}
@@ -283,7 +317,7 @@ async def _tell(database: Database, f: str, value: dict[str, Any]) -> tuple[bool
     return True, WORKFLOW_STATE_NAMES[info.state]
 
 
-async def _put(database: Database, asked: dict[str, Any], *, paused: bool = False) -> None:
+async def _put(database: Database, asked: dict[str, Any]) -> None:
     await outcome_of(
         database.schedules.put(
             asked["name"],
@@ -292,7 +326,7 @@ async def _put(database: Database, asked: dict[str, Any], *, paused: bool = Fals
             every=asked.get("every", 0.0),
             misfire=asked["misfire"],
             overlap=asked["overlap"],
-            paused=paused,
+            paused=asked.get("paused", False),
             **task_of_tick(asked["name"]),
         )
     )
@@ -303,8 +337,8 @@ async def _schedules(database: Database) -> list[dict[str, Any]]:
 
 
 def _schedule(info: ScheduleInfo) -> dict[str, Any]:
-    names = ("name", "every_ms", "revision", "next_ms", "last_ms", "last_task", "fired", "skipped")
-    return {name: getattr(info, name) for name in names}
+    names = ("name", "every_ms", "paused", "revision", "next_ms", "last_ms", "last_task")
+    return {name: getattr(info, name) for name in (*names, "fired", "skipped")}
 
 
 async def _signal_all(database: Database) -> None:

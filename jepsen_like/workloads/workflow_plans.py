@@ -33,6 +33,10 @@ UNDO_COURSES: Final = ([["ok", 0.0]], [["ok", 0.05]], [["fail", 0.0], ["ok", 0.0
 KEEP_S: Final = 0.5
 KEEP_LONG_S: Final = 3600.0
 
+#: Nodes of a large workflow that sleep, longer than it lives.
+CROWD: Final = 560
+CROWD_SLEEP_S: Final = 60.0
+
 Plan = dict[str, Any]
 
 
@@ -64,6 +68,28 @@ def draw_plan(random: Random, flow: int, wrong: float) -> Plan:
         "nodes": nodes,
     }
     return plan | {"keep": KEEP_S} if random.random() < 0.15 else plan
+
+
+def draw_crowd(random: Random, flow: int) -> Plan:
+    """A workflow that takes several entries to stop: it fails in the middle, if nobody cancels it
+    before. Nodes are stopped by name: those that could begin come late."""
+    ok = {"course": [["ok", 0.05]], "timeout": 5.0, "retries": 1, "crashes": 9, "backoff": 0.0}
+    nodes: list[Plan] = []
+    for place in range(4):
+        after = [[nodes[-1]["name"], "blocking"]] if nodes else []
+        node = {"name": f"a{place}", "kind": "run", "after": after, **ok}
+        nodes.append({**node, "undo": [["ok", 0.0]]})
+    fails = {**ok, "course": [["spoil", random.choice((0.0, 0.3))]]}
+    last = random.choice(("a0", "a3"))
+    nodes.append({"name": "b", "kind": "run", "after": [[last, "blocking"]], **fails})
+    for place in range(CROWD):
+        after = [["z", "blocking"]] if place % 2 else []
+        sleep = {"kind": "sleep", "seconds": CROWD_SLEEP_S, "after": after}
+        nodes.append({"name": f"m{place:03}", **sleep})
+    nodes += [{"name": f"y{place}", "kind": "run", "after": [], **ok} for place in range(8)]
+    nodes.append({"name": "z", "kind": "signal", "after": []})
+    plan = {"flow": flow, "fail_fast": True, "at_once": random.choice((None, 3)), "nodes": nodes}
+    return plan | {"keep": KEEP_S} if random.random() < 0.3 else plan
 
 
 def _work(random: Random, wrong: float) -> Plan:
