@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from jepsen_like.mutants.mutant import Mutant, one
+from jepsen_like.mutants.patching import Rewrite
 from jepsen_like.mutants.profiles import Profile
 
 _FLOWS: Final = "quorate.tasks.workflows:Workflows"
@@ -201,5 +202,57 @@ MUTANTS = (
         source="Kubernetes: CronJob, concurrencyPolicy Forbid",
         rewrites=one(f"{_TICKS}.put", "command.overlap,", "command.overlap or not before,"),
         profile=TICKING,
+    ),
+    Mutant(
+        name="paused-and-ticks",
+        bug="a schedule that is paused goes on ticking",
+        source="our own: a pause that only new schedules look at",
+        rewrites=(
+            Rewrite(
+                f"{_TICKS}._tick_at", "record.every_ms and not record.paused", "record.every_ms"
+            ),
+            Rewrite(f"{_TICKS}.put", "elif not record.paused:", "else:"),
+        ),
+        profile=TICKING,
+    ),
+    Mutant(
+        name="paused-for-good",
+        bug="a schedule that is resumed does not tick any more",
+        source="our own: a pause that nothing ends",
+        rewrites=one(f"{_TICKS}.pause", "            command.paused,\n", "            True,\n"),
+        profile=TICKING,
+    ),
+    Mutant(
+        name="triggered-twice",
+        bug="a schedule that is triggered by hand enqueues its task twice",
+        source="our own: a trigger fires by itself, and as a tick",
+        rewrites=one(
+            f"{_TICKS}.trigger",
+            "task = self._run(record, context)",
+            "task = self._run(record, context) and self._run(record, context)",
+        ),
+        profile=TICKING,
+    ),
+    Mutant(
+        name="trigger-is-a-tick",
+        bug="a schedule that is triggered by hand counts that as a tick",
+        source="our own: a count of ticks that is one of tasks",
+        rewrites=one(
+            f"{_TICKS}.trigger",
+            "last_task=task)",
+            "last_task=task, fired=record.fired + 1)",
+        ),
+        profile=TICKING,
+    ),
+    Mutant(
+        name="first-part-is-all",
+        bug="of a workflow that is stopped, what one entry deals with is all that is stopped",
+        source="our own: a part at a time, and only the first",
+        rewrites=one(
+            "quorate.tasks.workflow_sweeps:Sweeper._go_on",
+            "if not whole:",
+            "if not whole and sweep.what == FORGET_NODES:",
+        ),
+        profile=FLOWING,
     ),
 )
