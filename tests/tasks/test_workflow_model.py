@@ -65,15 +65,15 @@ class WorkflowsAgainstAModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sweep_max = workflow_sweeps.SWEEP_NODES_MAX
-        workflow_sweeps.SWEEP_NODES_MAX = SWEEP_MAX  # type: ignore[misc]
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(workflow_sweeps, "SWEEP_NODES_MAX", SWEEP_MAX)
         self.node, self.twin, self.model = TaskNode(), TaskNode(), Model(SWEEP_MAX)
         self.node.time_ms = 1_000
         self.leases: dict[int, int] = {}
         self.register()
 
     def teardown(self) -> None:
-        workflow_sweeps.SWEEP_NODES_MAX = self.sweep_max  # type: ignore[misc]
+        self.patch.undo()
 
     # --- entries --------------------------------------------------------------------------------
 
