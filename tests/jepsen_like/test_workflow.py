@@ -15,7 +15,8 @@ from jepsen_like.mutants.running import run_mutated
 from jepsen_like.simulation.plan import draw, replace_settings
 from jepsen_like.simulation.swarm import run_plan
 from jepsen_like.workloads.registry import make
-from jepsen_like.workloads.workflow_plans import draw_plan, workflow_of
+from jepsen_like.workloads.workflow_plans import CROWD, draw_crowd, draw_plan, workflow_of
+from quorate.tasks.workflow_sweeps import SWEEP_NODES_MAX
 from tests.sharing import turn
 
 
@@ -51,6 +52,14 @@ def test_what_is_drawn_can_be_submitted() -> None:
             kinds |= {"spawn", "undo"} & node.keys()
     waits = {"blocking", "optional", "weak"}
     assert kinds == {"run", "sleep", "signal", "spawn", "undo"} | waits
+
+
+def test_a_large_one_takes_several_entries_to_stop() -> None:
+    plan = draw_crowd(Random(1), 1)
+    assert len(workflow_of(plan).command().nodes) > CROWD > SWEEP_NODES_MAX
+    assert plan["fail_fast"]
+    names = [each["name"] for each in plan["nodes"]]
+    assert names == sorted(names)  # in which order they are stopped
 
 
 # --- the checkers ---------------------------------------------------------------------------------
@@ -102,6 +111,7 @@ class Story:
         self.drained = {"left": 0, "seconds": 1.0}
         self.waited = "compensated"
         self.more: list[tuple[str, Any, Any]] = []
+        self.later: list[tuple[str, Any, Any]] = []
         self.put = {"name": "s", "misfire": "once", "overlap": True, "step_ms": 100}
         self.looks = [self.look(200, 1, 0), self.look(500, 3, 0)]
         self.ticking: dict[str, Any] = {"left": [], "seconds": 1.0}
@@ -125,7 +135,8 @@ class Story:
         for f, asked, answer in (
             ("submit", self.plan, self.answer), ("put", self.put, None), *self.more,
             ("wait", {"workflow": 9}, self.waited), ("ticking", None, self.ticking),
-            *(("schedules", None, [look]) for look in self.looks), ("drain", None, self.drained),
+            *(("schedules", None, [look]) for look in self.looks), *self.later,
+            ("drain", None, self.drained),
             ("flows", None, flows), ("ticked", None, self.ticked),
             ("acts", None, {"acts": self.acts, "done": 5, "stale": 0}), ("told", None, [told]),
         ):  # fmt: skip
@@ -265,6 +276,57 @@ def forget(story: Story) -> None:
     story.looks[1]["name"] = "t"
 
 
+def trigger(story: Story) -> None:
+    """It is fired by hand, too: task 22 is no tick."""
+    story.more = [("trigger", {"name": "s"}, {"task": 22})]
+    for look in story.looks[1:]:
+        look["fired"] -= 1
+
+
+def hold(story: Story) -> None:
+    """It is paused, looked at twice, and goes on."""
+    paused = {**story.looks[1], "paused": True, "revision": 2, "next_ms": 600}
+    look = ("schedules", None, [paused])
+    story.later = [("pause", {"name": "s"}, None), look, ("schedules", None, [{**paused}]),
+                   ("resume", {"name": "s"}, None),
+                   ("schedules", None, [{**paused, "paused": False, "revision": 3}])]  # fmt: skip
+
+
+@pytest.mark.parametrize("twist", [trigger, hold])
+def test_what_may_be_is_let_pass(twist: Callable[[Story], None]) -> None:
+    story = Story()
+    twist(story)
+    assert story.verdict() == (True, "")
+
+
+def trigger_twice(story: Story) -> None:
+    trigger(story)
+    story.ticked.append(story.tick(20, 205))
+
+
+def trigger_for_nothing(story: Story) -> None:
+    story.more = [("trigger", {"name": "s"}, {"task": 0})]
+
+
+def trigger_elsewhere(story: Story) -> None:
+    story.more = [("trigger", {"name": "s"}, {"task": 99})]
+
+
+def tick_paused(story: Story) -> None:
+    hold(story)
+    story.later[2][2][0].update(fired=4, next_ms=700)
+
+
+def not_paused(story: Story) -> None:
+    hold(story)
+    story.later[2][2][0]["paused"] = False
+
+
+def not_resumed(story: Story) -> None:
+    hold(story)
+    story.later[4][2][0]["paused"] = True
+
+
 def not_forgotten(story: Story) -> None:
     story.plan["keep"] = 0.5
 
@@ -305,6 +367,12 @@ def not_forgotten(story: Story) -> None:
         (stand_still, "['s'] do not tick"),
         (not_forgotten, "of plan 1, is not forgotten"),
         (forget, "'s' was acknowledged, and is lost"),
+        (trigger_twice, "says that 2 fired, 4 tasks are there (1 by hand"),
+        (trigger_for_nothing, "was fired, and there is no task for it"),
+        (trigger_elsewhere, "was fired as task 99"),
+        (tick_paused, "'s' is paused as"),
+        (not_paused, "'s', after 'pause', is shown as"),
+        (not_resumed, "'s', after 'resume', is shown as"),
     ],
 )
 def test_what_must_not_be_is_seen(twist: Callable[[Story], None], text: str) -> None:
