@@ -67,6 +67,7 @@ class Applier:
         self._proposals = proposals
         self._divergence = divergence
         self._feeds = feeds
+        machines.heard = feeds.heard
         self._read_runner = read_runner
         self._clock = clock
         self._on_progress = on_progress

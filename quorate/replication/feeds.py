@@ -208,6 +208,11 @@ class Feeds:
             self._touched.pop(feed, None)
             self._quiet_since_s.pop(feed, None)
 
+    def heard(self, machine: str, initials: Iterable[bytes]) -> bool:
+        """Whether anybody watches keys of *machine* that begin with one of these bytes."""
+        index = self._indexes.get(machine)
+        return index is not None and index.may_match(initials)
+
     def happened(self, effects: Sequence[Effect]) -> None:
         """Events of one entry, in order; sent by ``flush``."""
         for name, key, event in effects:

@@ -12,7 +12,7 @@ of the changes shows at once when two replicas differ.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -47,8 +47,13 @@ def _nothing_held(fence: Fence) -> bool:  # noqa: ARG001
     return False
 
 
+def all_heard(machine: str, initials: Iterable[bytes]) -> bool:  # noqa: ARG001
+    """For who does not know."""
+    return True
+
+
 class Context(msgspec.Struct, kw_only=True):
-    """Everything but the command that a machine may look at; equal on every replica.
+    """Everything but the command that a machine may look at; equal on every replica, but *heard*.
 
     One object is reused for the commands of an entry: read it, do not keep it.
     """
@@ -67,6 +72,9 @@ class Context(msgspec.Struct, kw_only=True):
     #: What watchers shall hear: ``effects.append((self.name, key, event))``. Not state: each node
     #: delivers it to its own clients, and what a refused command appended is dropped.
     effects: list[Effect] = msgspec.field(default_factory=list)
+    #: Whether anybody here watches a machine's keys that begin with one of these bytes: effects
+    #: for nobody may be left out. Other on every node, so nothing else may depend on it.
+    heard: Callable[[str, Iterable[bytes]], bool] = all_heard
     lease_alive: Callable[[int], bool] = _nothing_alive  #: whether a lease stands, by id
     fence_holds: Callable[[Fence], bool] = _nothing_held  #: whether a grant is the present one
     _chance: Chance | None = None

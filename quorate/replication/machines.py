@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -40,7 +40,7 @@ from quorate.errors import (
 from quorate.replication.batch import Batch, decode_batch
 from quorate.replication.gateway import Prepared, frees_space, prepare
 from quorate.replication.leases import LeaseMachine
-from quorate.replication.machine import Context, Effect, Machine
+from quorate.replication.machine import Context, Effect, Machine, all_heard
 from quorate.replication.refusals import Refusals, pass_through
 from quorate.replication.registry import NOT_IN_FORCE, Registry
 from quorate.replication.replies import (
@@ -116,6 +116,8 @@ class Machines:
         self._granting = [each for each in everyone if _overrides(each, "holds")]
         self.sessions.on_end(self._tell_session_end)
         self.leases.on_end(self._tell_lease_end)
+        #: Whether anybody watches such keys: for ``Context``.
+        self.heard: Callable[[str, Iterable[bytes]], bool] = all_heard
         self._index = 0
         self._term = 0
         self._time_ms = 0
@@ -258,6 +260,7 @@ class Machines:
             position=0,
             session=0,
             due_ms=due_ms,
+            heard=self.heard,
             lease_alive=partial(self.leases.alive, due_ms=due_ms),
             fence_holds=self._fence_holds,
         )

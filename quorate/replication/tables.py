@@ -80,14 +80,14 @@ class Table(Generic[R]):
 
     __slots__ = (
         "_changed",
-        "_check",
         "_dirty",
         "_encoded_name",
         "_fresh",
         "_journal",
         "_keys",
-        "_pack",
+        "_packed",
         "_records",
+        "_stored_form",
         "decode",
         "derived",
         "get",
@@ -114,7 +114,7 @@ class Table(Generic[R]):
         self.derived = derived
         #: Records, or their encoded forms if the table is packed.
         self._records: dict[bytes, Any] = {}
-        self._pack = _encode_record if packed else None
+        self._packed = packed
         self.get: Callable[[bytes], R | None] = self._unpack if packed else self._records.get
         #: What is stored under a key: the encoded record if the table is packed.
         self.get_stored: Callable[[bytes], Any] = self._records.get
@@ -127,7 +127,10 @@ class Table(Generic[R]):
         #: Of a derived table, keys that the last capture did not know.
         self._fresh: set[bytes] | None = set() if derived else None
         self.decode: Callable[[bytes], R] = msgspec.msgpack.Decoder(record_type).decode
-        self._check = None if trusted else self._come_back
+        #: What a record is stored as, if that is not the record itself.
+        self._stored_form: Callable[[R], Any] | None = None if trusted else self._come_back
+        if packed:
+            self._stored_form = _encode_record if trusted else self._checked_and_packed
 
     @property
     def ordered(self) -> bool:
@@ -151,7 +154,7 @@ class Table(Generic[R]):
 
     def _shown(self, found: Any) -> R:  # noqa: ANN401
         """What is stored, as a record."""
-        record: R = found if self._pack is None else self.decode(found)
+        record: R = self.decode(found) if self._packed else found
         return record
 
     # --- changing -----------------------------------------------------------------------------
@@ -167,12 +170,11 @@ class Table(Generic[R]):
         """
         if record.__class__ is not self.record_type:
             raise TypeError(f"table {self.name} holds {self.record_type.__name__} records")
-        if self._check is not None:
-            record = self._check(record)
-        stored: Any = record if self._pack is None else self._pack(record)
-        records = self._records
+        stored: Any = record
+        if self._stored_form is not None:
+            stored = self._stored_form(record)
         changed = self._changed
-        old = records.get(key)
+        old = self.get_stored(key)
         if old is None:
             if key.__class__ is not bytes:
                 raise TypeError(f"keys of table {self.name} are bytes")
@@ -186,8 +188,7 @@ class Table(Generic[R]):
             if self._fresh is not None and key not in changed and key not in self._dirty:
                 self._fresh.add(key)
         self._journal.append((self, key, old, key in changed))
-        records[key] = stored
-        changed[key] = stored
+        self._records[key] = changed[key] = stored
         return stored
 
     def _come_back(self, record: R) -> R:
@@ -199,6 +200,9 @@ class Table(Generic[R]):
                 f"{error}"
             ) from error
         return found
+
+    def _checked_and_packed(self, record: R) -> bytes:
+        return _encode_record(self._come_back(record))
 
     def delete(self, key: bytes) -> R | None:
         """Remove *key* and return its record, or None if there was none."""
@@ -334,7 +338,7 @@ class Table(Generic[R]):
         """
         must(not self._records, "a table is loaded once", table=self.name)
         target, decode, ordered = self._records, self.decode, self._keys
-        packed = self._pack is not None
+        packed = self._packed
         source = iter(records)
         key = b""
         while part := list(islice(source, slice_records)):

@@ -127,7 +127,7 @@ class Attempts:
         stale: list[Stale] = []
         for each, spec, live in self._own(command.worker, command.tasks, _HAS, stale):
             if live.stopping:
-                self._life.end_stopped(each.task, spec, live, context)
+                self._life.end(each.task, spec, live, CANCELLED, context)
             else:
                 self._life.give_back(each.task, spec, live, "given-back", context)
         return _settled(stale)

@@ -43,7 +43,7 @@ from quorate.tasks.records import (
     options_of,
     pair_key,
 )
-from quorate.tasks.retrying import delay_ms, may_retry
+from quorate.tasks.retrying import delay_ms, may_retry, nth
 from quorate.tasks.steps import UNCOUNTED, beat_ms, held, limit_ms, not_before_ms, waiting
 from quorate.tasks.telling import (
     Given,
@@ -94,6 +94,7 @@ class Life:
         self.unique = UniqueKeys(ledger)
         self._kinship: Kinship = NoKinship()
         self._events: TaskEvents | None = None
+        self._unheard = 0  # the entry whose events nobody here watches
 
     def follow(self, kinship: Kinship) -> None:
         """*kinship* hears of all tasks of workflows."""
@@ -364,7 +365,7 @@ class Life:
             return
         crashes = live.crashes + 1
         self._ledger.count(spec.queue, "crashes")
-        error = f"its worker died, for the {_nth(crashes)} time"
+        error = f"its worker died, for the {nth(crashes)} time"
         trial = self._try(task, live.worker, CRASHED, error)
         if crashes > options_of(spec).crashes:
             self.bury(task, spec, live, trial, context, crashes=crashes)
@@ -404,10 +405,6 @@ class Life:
         trial = TrialRecord(workers, kind, error[:TASK_ERROR_MAX])
         tables.trials.put(key, trial)
         return trial
-
-    def end_stopped(self, task: int, spec: Task, live: LiveRecord, context: Context) -> None:
-        """It was told to stop, and its worker lets go of it."""
-        self.end(task, spec, live, CANCELLED, context)
 
     # --- ending ---------------------------------------------------------------------------------
 
@@ -588,12 +585,13 @@ class Life:
         result: bytes = b"",
     ) -> None:
         """Whoever watches."""
+        if context.index == self._unheard:
+            return
         events, effects = self._events, context.effects
+        if events is None and not context.heard(TASK_MACHINE, TaskEvents.topics):
+            self._unheard = context.index
+            return
         if events is None or effects[-1][2] is not events:  # something else was told in between
             events = self._events = TaskEvents(context.time_ms)
             effects.append((TASK_MACHINE, None, events))
         events.steps.append((what, task, spec, state, attempt, worker, kind, error, result))
-
-
-def _nth(count: int) -> str:
-    return {1: "1st", 2: "2nd", 3: "3rd"}.get(count, f"{count}th")

@@ -8,7 +8,7 @@ from quorate.base.limits import WORKERS_GONE_MAX, WORKERS_MAX
 from quorate.base.results import Failure
 from quorate.base.task_commands import Attend, Attended, Register, Registered, Unregister
 from quorate.base.task_queries import WorkerEvent
-from quorate.base.task_specs import RUNNING
+from quorate.base.task_specs import CANCELLED, RUNNING
 from quorate.errors import LeaseExpiredError, OverloadedError, WorkerNotFoundError
 from quorate.replication.machine import Context
 from quorate.tasks.ledger import Ledger
@@ -98,7 +98,7 @@ class WorkerRegistry:
                 died += live.state == RUNNING
                 self._life.crash(task, spec, live, context)
             elif live.stopping:
-                self._life.end_stopped(task, spec, live, context)
+                self._life.end(task, spec, live, CANCELLED, context)
             else:
                 self._life.give_back(task, spec, live, "given-back", context)
         ledger.set_worker(

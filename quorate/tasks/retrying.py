@@ -1,4 +1,4 @@
-"""When a failed attempt is followed by another one."""
+"""When a failed attempt is followed by another one, and how the number of one is said."""
 
 from __future__ import annotations
 
@@ -26,3 +26,8 @@ def delay_ms(retry: Retry, errors: int, chance: Callable[[], Chance]) -> int:
     if retry.jitter:
         delay += delay * retry.jitter * chance().random()
     return int(delay)
+
+
+def nth(count: int) -> str:
+    """As it is said."""
+    return {1: "1st", 2: "2nd", 3: "3rd"}.get(count, f"{count}th")

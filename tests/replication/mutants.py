@@ -111,7 +111,8 @@ MUTANTS = (
     Mutant(
         "a change of a record that was there is not marked dirty",
         TABLES,
-        "        changed[key] = stored\n",
+        "        self._records[key] = changed[key] = stored\n",
+        "        self._records[key] = stored\n"
         "        if old is None:\n            changed[key] = stored\n",
         ("tables",),
     ),

@@ -361,3 +361,21 @@ def test_a_node_whose_handing_out_breaks_off_does_not_try_without_end(node: Task
     node.tasks.breaks = {}
     node.run("tasks")
     assert node.state(1) == RUNNING
+
+
+def test_nothing_is_told_where_nobody_watches_and_all_else_is_the_same(node: TaskNode) -> None:
+    deaf = TaskNode()
+    watched: list[bytes] = []
+    deaf.machines.heard = lambda _name, initials: any(each in watched for each in initials)
+    for each in (node, deaf):
+        worker = each.worker()
+        task = each.put()
+        assert any(keys[0][:1] == b"w" for keys, _ in each.told)  # workers are told in any case
+        each.done(worker, task, 1)
+    assert not any(keys[0][:1] in {b"t", b"q"} for keys, _ in deaf.told)
+    assert any(keys[0][:1] == b"t" for keys, _ in node.told)
+    watched.append(b"q")
+    for each in (node, deaf):
+        each.put()
+    assert deaf.told == node.told
+    assert deaf.machines.state_hash == node.machines.state_hash
