@@ -30,7 +30,9 @@ def test_workflows_keep_their_promises(seed: int) -> None:
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("name", ["any-parent-lets-go", "undone-in-order", "ticks-drift"])
+@pytest.mark.parametrize(
+    "name", ["any-parent-lets-go", "undone-in-order", "ticks-drift", "triggered-twice"]
+)
 def test_a_bug_of_workflows_is_found(name: str) -> None:
     mutant = next(each for each in MUTANTS if each.name == name)
     assert {each.name for each in run_mutated(mutant, 1).violations} == {"history-workflow"}
