@@ -259,10 +259,16 @@ class Begin(
 class Complete(
     msgspec.Struct, frozen=True, array_like=True, tag=23, forbid_unknown_fields=True, gc=False
 ):
-    """Attempts that ended well. Result: ``Settlement``."""
+    """Attempts that ended well. *follow*: tasks that come of the one attempt there is, which are
+    enqueued with its end, or not at all. Result: ``Settlement``."""
 
     worker: WorkerId
     tasks: Annotated[tuple[Done, ...], msgspec.Meta(min_length=1, max_length=TASK_BATCH_MAX)]
+    follow: Annotated[tuple[Task, ...], msgspec.Meta(max_length=TASK_BATCH_MAX)] = ()
+
+    def __post_init__(self) -> None:
+        if self.follow and len(self.tasks) > 1:
+            raise InvalidArgumentError("tasks follow one attempt; complete the others apart")
 
 
 class Fail(
@@ -415,9 +421,11 @@ class Stale(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Settlement(msgspec.Struct, frozen=True, array_like=True, tag=22, gc=False):
-    """All was done that was asked, but for *stale*, of which nothing was done."""
+    """All was done that was asked, but for *stale*, of which nothing was done. *followed*: ids of
+    the tasks of ``Complete.follow``."""
 
     stale: tuple[Stale, ...] = ()
+    followed: tuple[int, ...] = ()
 
 
 TaskResult = (

@@ -421,7 +421,7 @@ class Database(Coordination, Converging):
     ) -> Committed:
         """If all of *compare* hold, do *then* and enqueue *tasks*: all of it in one transaction, or
         none. Conditions and operations come from ``quorate.ops``, tasks from ``db.tasks.task``.
-        *completes*: an attempt at a task, in the place of *tasks*.
+        *completes*: an attempt at a task, which ends well with it.
 
         Raises:
             NotTogetherError: a condition does not hold, or the attempt is not the present one;

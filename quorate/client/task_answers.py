@@ -106,6 +106,7 @@ class Answers:
                     self._tasks.plans,
                     completion.compare,
                     then=completion.then,
+                    tasks=completion.tasks,
                     completes=attempt,
                 )
             except (CommandError, InvalidArgumentError) as error:

@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from quorate.base.fencing import Fence
 from quorate.base.kv_commands import Compare, Operation
 from quorate.base.task_commands import Assignment
-from quorate.base.task_specs import DONE, TASK_MACHINE
+from quorate.base.task_specs import DONE, TASK_MACHINE, Task
 from quorate.base.workflow_commands import Node, Submitted
 from quorate.client.task_payloads import unpack_result
 from quorate.client.workflows import Workflow
@@ -37,11 +37,12 @@ class Hands(Protocol):
 
 
 class Completion(Generic[R]):
-    """Returned by a task: complete it with *value*, and do *then* (made with ``quorate.ops``), in
-    one transaction, if all of *compare* hold. Either both happen or neither. If it cannot be so,
-    the attempt has failed."""
+    """Returned by a task: complete it with *value*, do *then* (made with ``quorate.ops``), and
+    enqueue *tasks* (made with ``db.tasks.task``, or ``make`` of a task), in one transaction, if all
+    of *compare* hold. Either all of it happens or nothing. If it cannot be so, the attempt has
+    failed."""
 
-    __slots__ = ("compare", "then", "value")
+    __slots__ = ("compare", "tasks", "then", "value")
 
     def __init__(
         self,
@@ -49,8 +50,10 @@ class Completion(Generic[R]):
         then: Iterable[Operation] = (),
         *,
         compare: Iterable[Compare] = (),
+        tasks: Iterable[Task] = (),
     ) -> None:
         self.value = value
+        self.tasks = tuple(tasks)
         self.then = tuple(then)
         self.compare = tuple(compare)
 

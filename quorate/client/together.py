@@ -79,27 +79,23 @@ async def commit(
     fence: Fences = None,
     timeout: float | None = None,
 ) -> Committed:
-    """If all of *compare* hold: do *then*, and enqueue *tasks*, or complete an attempt; otherwise
+    """If all of *compare* hold: do *then*, enqueue *tasks*, and complete an attempt; otherwise
     nothing. See ``Database.together``."""
     compares, operations, specs = tuple(compare), tuple(then), tuple(tasks)
     _check(compares, "conditions", Compare, TXN_OPERATIONS_MAX)
     _check(operations, "operations", Operation, TXN_OPERATIONS_MAX)
     _check(specs, "tasks", Task, TASK_BATCH_MAX)
-    if specs and completes is not None:
-        raise InvalidArgumentError(
-            "a transaction enqueues tasks or completes one, not both: enqueue them before"
-        )
     parts = []
     # Keys first: a condition that does not hold is found before a task is made.
     if compares or operations:
         parts.append(_part(_KV, ops.fenced(Txn(compares, operations), fence)))
     elif fence is not None:
         raise InvalidArgumentError("a fence is for writes of keys, and there are none")
-    if specs:
-        parts.append(_part(TASK_MACHINE, Enqueue(specs)))
     if completes is not None:
         done = Done(completes.task, completes.attempt, completes.result)
-        parts.append(_part(TASK_MACHINE, Complete(completes.worker, (done,))))
+        parts.append(_part(TASK_MACHINE, Complete(completes.worker, (done,), specs)))
+    elif specs:
+        parts.append(_part(TASK_MACHINE, Enqueue(specs)))
     if not parts:
         raise InvalidArgumentError("there is nothing to do: no condition, operation or task")
     codec = plans.codec(TOGETHER_MACHINE, TogetherResult)
@@ -110,7 +106,7 @@ async def commit(
     made = _decode_tasks(results.pop(0)) if results else None
     if isinstance(made, Enqueued):
         return Committed(txn, made.tasks, made.known)
-    return Committed(txn)
+    return Committed(txn, () if made is None else made.followed)
 
 
 def _part(machine: str, command: object) -> Part:

@@ -134,7 +134,7 @@ class TaskMachine(Machine):
         self._views = Views(self.ledger, self._life)
         self._commands: dict[type, Callable[[Any, Context], Any]] = {
             Enqueue: self._enqueue,
-            Complete: self._attempts.complete,
+            Complete: self._complete,
             Claim: self._claim,
             Begin: self._attempts.begin,
             Report: self._attempts.report,
@@ -196,6 +196,8 @@ class TaskMachine(Machine):
 
     def frees_space(self, command: Any) -> bool:  # noqa: ANN401
         """All but new tasks, rules and workers: what there is must come to its end."""
+        if isinstance(command, Complete):
+            return not command.follow
         return command.__class__ not in _GROWING
 
     def next_deadline_ms(self) -> int | None:
@@ -323,6 +325,13 @@ class TaskMachine(Machine):
             else:
                 tasks.append(life.enqueue(spec, context))
         return Enqueued(tuple(tasks), tuple(known))
+
+    def _complete(self, command: Complete, context: Context) -> Settlement | Failure:
+        settled = self._attempts.complete(command, context)
+        if settled.stale or not command.follow:
+            return settled
+        made = self._enqueue(Enqueue(command.follow), context)
+        return made if isinstance(made, Failure) else Settlement((), made.tasks)
 
     def _submit(self, command: Submit, context: Context) -> Submitted | Failure:
         trouble = self._trouble(tuple(node.task for node in command.nodes), context.time_ms)

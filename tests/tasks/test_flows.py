@@ -178,14 +178,15 @@ async def test_keys_and_tasks_in_one_transaction(db: Database) -> None:
     with pytest.raises(NotTogetherError, match="attempt 1 of task"):
         await db.together(then=[ops.put("k", "w")], completes=stale)
     last = Attempt(worker, done.tasks[0], 1, b"\x07")
-    assert (await db.together(then=[ops.put("k", "w")], completes=last)).tasks == ()
+    both = await db.together(then=[ops.put("k", "w")], tasks=[task], completes=last)
+    assert len(both.tasks) == 1
+    assert both.tasks != done.tasks[:1]
     (ended,) = await db.tasks.wait(done.tasks[:1])
     assert (ended.what, ended.result) == ("done", b"\x07")
     for more in (
         {},
         {"then": ["k"]},
         {"tasks": [1]},
-        {"tasks": [task], "completes": last},
         {"tasks": [task], "fence": Fence("tasks", b"x", 1)},
     ):
         with pytest.raises(InvalidArgumentError):

@@ -20,6 +20,7 @@ from quorate.base.results import Failure
 from quorate.base.task_commands import Complete, Configure, Done, Enqueue, Enqueued
 from quorate.base.task_specs import DONE, READY, RUNNING, Task
 from quorate.base.together_commands import DoneTogether, Part, Together, TogetherResult
+from quorate.errors import InvalidArgumentError, QueueFullError
 from tests.replication.support import run_of, submit
 from tests.tasks.support import TaskNode
 
@@ -100,3 +101,24 @@ def test_what_cannot_be_a_part_is_refused(node: TaskNode) -> None:
         Together((Part("leases", raw),))
     assert together(node, nobody=Put(b"k", b"v")).code == "unknown-machine"
     assert together(node, kv=Enqueue((Task("f"),))).code == "bad-command"
+
+
+def test_what_follows_an_attempt_comes_with_its_end_or_not_at_all(node: TaskNode) -> None:
+    worker = node.worker(load=1)
+    node.one(Configure("next", depth_max=2))
+    task = node.put()
+    after = (Task("after", queue="next"),) * 2
+    late = node.one(Complete(worker, (Done(task, 2),), after))
+    assert [each.task for each in late.stale] == [task]
+    full = node.one(Complete(worker, (Done(task, 1),), (*after, Task("after", queue="next"))))
+    assert isinstance(full, Failure)
+    assert full.code == QueueFullError.code
+    assert node.state(task) == RUNNING
+    assert not node.tasks.ledger.look_at("next").live
+    settled = node.one(Complete(worker, (Done(task, 1),), after))
+    assert not settled.stale
+    assert [node.state(each) for each in settled.followed] == [RUNNING, READY]
+    assert node.tasks.frees_space(Complete(worker, (Done(task, 1),)))
+    assert not node.tasks.frees_space(Complete(worker, (Done(task, 1),), after))
+    with pytest.raises(InvalidArgumentError, match="complete the others apart"):
+        Complete(worker, (Done(task, 1), Done(9, 1)), after)

@@ -487,6 +487,34 @@ async def test_a_completion_and_its_writes_are_one(db: Database, scene: Scene) -
         assert (await db.kv.get("booked")) == found
 
 
+async def test_what_follows_a_completion_is_enqueued_with_it_or_not_at_all(
+    db: Database, scene: Scene
+) -> None:
+    packed: list[int] = []
+
+    @scene.app.task(name="pack", queue="packing")
+    def pack(value: int) -> None:
+        packed.append(value)
+
+    @scene.app.task(name="order", backoff=0.01, retries=1)
+    async def order(value: int) -> Completion[str]:
+        several = [pack.make(value), pack.make(value + 1)]
+        return Completion("ordered", [ops.put("last", str(value))], tasks=several)
+
+    await db.tasks.configure("packing", depth_max=3)
+    async with Worker(db, scene.app, queues=["default"]) as worker:
+        assert await (await order.submit(1)) == "ordered"
+        with pytest.raises(TaskFailedError, match="holds 2 of 3 tasks, and 2 more") as raised:
+            await (await order.submit(5))
+        assert raised.value.kind == "QueueFullError"
+        last = await db.kv.get("last")
+        assert last is not None
+        assert last.value == b"1"
+        assert worker.statistics().done == 1
+    async with Worker(db, scene.app, queues=["packing"]):
+        await until(lambda: packed == [1, 2])
+
+
 async def test_a_burst_ends_when_there_is_nothing_more_to_do(db: Database, scene: Scene) -> None:
     scene.app.use(db)
     results = [await scene.quick.submit(n) for n in range(5)]
