@@ -15,6 +15,11 @@ QUEUES = "quorate/tasks/queues.py"
 REGISTRY = "quorate/tasks/registry.py"
 RETRYING = "quorate/tasks/retrying.py"
 STEPS = "quorate/tasks/steps.py"
+WORKFLOWS = "quorate/tasks/workflows.py"
+SWEEPS = "quorate/tasks/workflow_sweeps.py"
+SCHEDULES = "quorate/tasks/schedules.py"
+TICKING = "quorate/server/ticking.py"
+GROUPS = "quorate/tasks/groups.py"
 
 MUTANTS = (
     Mutant(
@@ -257,5 +262,154 @@ MUTANTS = (
         "            self.unblock_beside(task, worker.record.name, context)\n",
         '            self.unblock_beside(task, "", context)\n',
         ("handing_out", "model"),
+    ),
+    Mutant(
+        "a node begins when the first of those before it has ended",
+        WORKFLOWS,
+        "        if live.waits == 1:\n",
+        "        if live.waits:\n",
+        ("workflow_model",),
+    ),
+    Mutant(
+        "what comes after an end of any kind comes after a good one alone",
+        WORKFLOWS,
+        "            if kind.number == BLOCKING and state != DONE:\n",
+        "            if state != DONE:\n",
+        ("workflow_model",),
+    ),
+    Mutant(
+        "the first one done is undone first",
+        WORKFLOWS,
+        "range_prefix(id_key(workflow), reverse=True, limit=1)",
+        "range_prefix(id_key(workflow), limit=1)",
+        ("workflow_model", "workflows"),
+    ),
+    Mutant(
+        "one more node at once than its workflow says",
+        WORKFLOWS,
+        "record.active >= record.running_max:\n                tables.gated",
+        "record.active > record.running_max:\n                tables.gated",
+        ("workflow_model",),
+    ),
+    Mutant(
+        "a node that ends while it waits takes the room of another",
+        WORKFLOWS,
+        "        if kin.kind == RUN and not blocked:\n",
+        "        if kin.kind == RUN:\n",
+        ("workflow_model",),
+    ),
+    Mutant(
+        "what undoes a workflow is stopped with it",
+        WORKFLOWS,
+        "        tables.sweeps.delete(key)  # nothing is left to stop; what follows must not be\n",
+        "",
+        ("workflow_model",),
+    ),
+    Mutant(
+        "who is named twice waits for twice as many",
+        WORKFLOWS,
+        "        names = dict.fromkeys(command.before)",
+        "        names = command.before",
+        ("workflow_model",),
+    ),
+    Mutant(
+        "nodes may be added that wait for those who wait for them",
+        WORKFLOWS,
+        "        return self._cycle_in_spawning(command, nodes, workflow)\n",
+        '        return ""\n',
+        ("workflow_model", "workflows"),
+    ),
+    Mutant(
+        "a workflow that is cancelled is undone, whatever was said",
+        WORKFLOWS,
+        "undo=command.undo, ",
+        "undo=True, ",
+        ("workflow_model", "workflows"),
+    ),
+    Mutant(
+        "what runs goes on when its workflow is stopped",
+        SWEEPS,
+        "                self._life.stop(task, spec, live, STOP_GRACE_MS, context)\n",
+        "                pass\n",
+        ("workflow_model",),
+    ),
+    Mutant(
+        "compensations that nobody asked for stay for ever",
+        SWEEPS,
+        "            tables.undo.delete(undo[0])\n",
+        "            pass\n",
+        ("workflow_model", "workflows"),
+    ),
+    Mutant(
+        "a tick counts as often as it is proposed",
+        SCHEDULES,
+        "(record.revision, record.next_ms) != (command.revision, command.at_ms)",
+        "record.revision != command.revision",
+        ("schedule_model",),
+    ),
+    Mutant(
+        "a tick of other rules counts",
+        SCHEDULES,
+        "(record.revision, record.next_ms) != (command.revision, command.at_ms)",
+        "record.next_ms != command.at_ms",
+        ("schedule_model", "schedules"),
+    ),
+    Mutant(
+        "who comes late is late for ever",
+        SCHEDULES,
+        "            next_ms = last_ms + record.every_ms\n",
+        "            next_ms = now_ms + record.every_ms\n",
+        ("schedule_model",),
+    ),
+    Mutant(
+        "other rules know nothing of the task of before",
+        SCHEDULES,
+        "                last_task=before.last_task,\n",
+        "",
+        ("schedule_model",),
+    ),
+    Mutant(
+        "a task out of turn counts as a tick",
+        SCHEDULES,
+        "            after = msgspec.structs.replace(record, last_task=task)\n",
+        "            after = msgspec.structs.replace(\n"
+        "                record, last_task=task, fired=record.fired + 1\n"
+        "            )\n",
+        ("schedule_model",),
+    ),
+    Mutant(
+        "what was missed is made up for, though it was not to be",
+        TICKING,
+        'run=not late or record.misfire == "once"',
+        "run=True",
+        ("schedule_model", "ticking"),
+    ),
+    Mutant(
+        "the highest leads",
+        GROUPS,
+        'range_prefix(scoped(group, b""), limit=1)',
+        'range_prefix(scoped(group, b""), reverse=True, limit=1)',
+        ("group_model",),
+    ),
+    Mutant(
+        "an epoch begins with everybody who comes",
+        GROUPS,
+        "        if leader != record.leader:\n",
+        "        if leader != record.leader or leader is not None:\n",
+        ("group_model",),
+    ),
+    Mutant(
+        "of a lease that ends one member leaves",
+        GROUPS,
+        "        for bound, member in rows:\n",
+        "        for bound, member in rows[:1]:\n",
+        ("group_model",),
+    ),
+    Mutant(
+        "nobody leads, and the fence holds",
+        GROUPS,
+        "record is not None and record.leader is not None and record.epoch == token",
+        "record is not None and record.epoch == token",
+        ("group_model",),
     ),
 )

@@ -34,7 +34,7 @@ from tests.tasks.support import TaskNode
 #: Few, so that more are missed.
 CATCH_UP = 4
 DEPTH = 3
-NAMES = ("s", "ss", "t", "u")
+NAMES = ("s", "ss", "t")
 TASKS = (
     Task("f"),
     Task("f"),
@@ -53,6 +53,7 @@ times = st.sampled_from(
 )
 #: What the clock of whoever leads is ahead of the cluster's.
 skews = st.sampled_from((0, 0, -5 * SECOND, 5 * SECOND))
+gaps = st.sampled_from((0, 1_000, 10 * SECOND, 31 * SECOND, 2 * MINUTE, 2 * HOUR))
 broken_or_not = st.integers(0, 9).map(lambda at: at == 0)
 PAUSED = (False, False, False, True)
 
@@ -117,7 +118,9 @@ class SchedulesAgainstAModel(RuleBasedStateMachine):
         *, overlap: bool, paused: bool, broken: bool,
     ) -> None:  # fmt: skip
         command = PutSchedule(name, task, **when, misfire=misfire, overlap=overlap, paused=paused)
+        before = list(self.model.to_propose(self.node.wall_ms).values())
         self.do([command], ms, lambda _: ScheduleSet(self.model.put(command)), broken=broken)
+        self.propose(*before)  # worked out before, and too late
 
     @rule(name=names, ms=times, broken=broken_or_not)
     def remove(self, name: str, ms: int, *, broken: bool) -> None:
@@ -165,8 +168,8 @@ class SchedulesAgainstAModel(RuleBasedStateMachine):
 
     # --- whoever leads, or believes to ----------------------------------------------------------
 
-    @rule(ms=times, skew=skews, broken=broken_or_not)
-    def lead(self, ms: int, skew: int, *, broken: bool) -> None:
+    @rule(ms=gaps, skew=skews, twice=st.booleans(), broken=broken_or_not)
+    def lead(self, ms: int, skew: int, *, twice: bool, broken: bool) -> None:
         """Until nothing is due, as ``Ticker`` does."""
         self.node.time_ms += ms
         self.entry([], lambda _: None)
@@ -183,7 +186,7 @@ class SchedulesAgainstAModel(RuleBasedStateMachine):
             self.said.extend(fires)
             for revision in due if broken else ():  # it comes to nothing, and is looked at again
                 machine.cron.add(0, revision)
-            self.propose(*fires, broken=broken)
+            self.propose(*fires, *fires[: twice * len(fires)], broken=broken)
             broken = False
         raise AssertionError("there is no end of ticks")
 
@@ -236,7 +239,7 @@ class SchedulesAgainstAModel(RuleBasedStateMachine):
 
 TestSchedulesAgainstAModel = SchedulesAgainstAModel.TestCase
 TestSchedulesAgainstAModel.settings = settings(
-    max_examples=sharing.examples(36), stateful_step_count=30, deadline=None
+    max_examples=sharing.examples(60), stateful_step_count=30, deadline=None
 )
 
 

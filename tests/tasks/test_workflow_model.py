@@ -144,9 +144,12 @@ class WorkflowsAgainstAModel(RuleBasedStateMachine):
 
     @rule(at=some, data=st.data(), stale=st.booleans(), broken=breaks)
     def spawn(self, at: int, data: Any, broken: Any, *, stale: bool) -> None:
-        step = self.step(at)
-        if step is None:
+        waited_for = {id_ for each in self.model.live() for id_ in each.waits}
+        found = [each for each in self.model.live() if each.state == RUNNING]
+        found = [each for each in found if each.id in waited_for] or found
+        if not found:
             return
+        step = found[at // 2 % len(found)]
         flow = self.model.of[step.id]
         there = tuple(name for name, each in flow.nodes.items() if not each.undoes)
         nodes = data.draw(graphs(there))
@@ -154,7 +157,7 @@ class WorkflowsAgainstAModel(RuleBasedStateMachine):
             own = {each.name for each in nodes} - set(there[: at % 4])
             nodes = tuple(renamed(each, own) for each in nodes)
         waiting = [each.name for each in flow.own if step.id in each.waits]
-        names = st.sampled_from([*waiting * 3, *there, "z"])
+        names = st.sampled_from(waiting if waiting and at % 5 else [*there, "z"])
         before = tuple(data.draw(st.lists(names, max_size=2)))
         attempt = step.attempt + (stale and at % 5 == 0)
         command = Spawn(step.worker, step.id, attempt, nodes, before)
@@ -228,15 +231,16 @@ class WorkflowsAgainstAModel(RuleBasedStateMachine):
         found = [each.name for each in flow.own if each.kind == SIGNAL] or [*flow.nodes, "z"]
         if at % 10 == 0:
             found = [*flow.nodes, "z"]
-        name = found[at % len(found)]
+        self.tell(flow, found[at % len(found)], b"%d" % at, ms, broken)
 
+    def tell(self, flow: Flow, name: str, payload: bytes, ms: int, broken: Any) -> None:
         def foretell() -> Any:
             step = flow.nodes.get(name) if flow.id in self.model.flows else None
             if step is None or step.kind != SIGNAL:
                 return None
-            return Signalled(self.model.signal(flow, step, b"%d" % at))
+            return Signalled(self.model.signal(flow, step, payload))
 
-        self.do(Signal(flow.id, name, b"%d" % at), foretell, ms, broken)
+        self.do(Signal(flow.id, name, payload), foretell, ms, broken)
 
     @rule(at=some, undo=st.booleans(), ms=times, broken=breaks)
     def cancel_workflow(self, at: int, ms: int, broken: Any, *, undo: bool) -> None:
@@ -300,27 +304,26 @@ class WorkflowsAgainstAModel(RuleBasedStateMachine):
     def restart(self) -> None:
         self.node.restart()
 
-    @rule()
-    def end_of_all(self) -> None:
-        """With workers that do what they get, and all signals, every workflow ends."""
+    @rule(at=some)
+    def end_of_all(self, at: int) -> None:
+        """With workers that come to an end with what they get, most often a good one, and all
+        signals, every workflow ends."""
         if not self.model.hands:
             self.register()
-        for _ in range(200):
-            for step in self.model.live():
-                if step.kind == SIGNAL and step.payload is None and not step.waits:
-                    flow = self.model.of[step.id]
-                    self.do(
-                        Signal(flow.id, step.name),
-                        lambda f=flow, s=step: Signalled(self.model.signal(f, s, b"")),
-                    )
-                    break
+        for turn in range(200):
+            awaited = [each for each in self.model.live()
+                       if each.kind == SIGNAL and each.payload is None]  # fmt: skip
+            chosen = at * (turn + 1)
+            if self.step(0) is not None and chosen % 7 == 6:
+                self.fail(chosen, 0, None, final=True)
+            elif self.step(0) is not None:
+                self.complete(chosen, 0, None)
+            elif awaited:
+                self.tell(self.model.of[awaited[0].id], awaited[0].name, b"", 0, None)
+            elif self.model.live() or not all(each.ended for each in self.model.flows.values()):
+                self.pass_by(250)
             else:
-                if not self.model.live() and all(e.ended for e in self.model.flows.values()):
-                    return
-                if self.step(0) is not None:
-                    self.complete(0, 0, None)
-                else:
-                    self.pass_by(250)
+                return
         pinned = {each.pin for each in self.model.live()}
         assert pinned - {"", *self.model.hands.values()}, "only who waits for somebody may"
 
@@ -403,7 +406,7 @@ class WorkflowsAgainstAModel(RuleBasedStateMachine):
 
 TestWorkflowsAgainstAModel = WorkflowsAgainstAModel.TestCase
 TestWorkflowsAgainstAModel.settings = settings(
-    max_examples=sharing.examples(36), stateful_step_count=30, deadline=None
+    max_examples=sharing.examples(60), stateful_step_count=30, deadline=None
 )
 
 
