@@ -3,53 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
 
 import pytest
 
 from quorate import App, Worker, Workflow, connect
 from quorate.coordinator import TABLES, VIEWS, Coordinator
-from quorate.server.cli import main
-from quorate.server.local_cluster import LocalCluster
-
-
-class Said(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> list[Any]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-Run = Callable[..., Said]
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    cluster = LocalCluster(1)
-    try:
-        asyncio.run(cluster.start())
-        yield cluster.endpoints
-    finally:
-        cluster.close()
+from tests.tasks.cli import Run
 
 
 @pytest.fixture
-def run(endpoint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("QUORATE_ENDPOINTS", endpoint)
-
-    def call(*arguments: str) -> Said:
-        capsys.readouterr()
-        status = main([*arguments])
-        found = Said(status, *capsys.readouterr())
-        assert "Traceback" not in found.err
-        return found
-
-    return call
+def run(quorate_cli: Run) -> Run:
+    return quorate_cli
 
 
 async def begun(endpoint: str) -> tuple[int, int]:

@@ -4,46 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import pytest
 
 from quorate import App, Worker, connect
 from quorate.errors import TaskGiveUpError
-from quorate.server.cli import main
-from quorate.server.local_cluster import LocalCluster
-
-
-class Said(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Said]
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    cluster = LocalCluster(1)
-    try:
-        asyncio.run(cluster.start())
-        yield cluster.endpoints
-    finally:
-        cluster.close()
+from tests.tasks.cli import Run
 
 
 @pytest.fixture
-def run(endpoint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("QUORATE_ENDPOINTS", endpoint)
-
-    def call(*arguments: str) -> Said:
-        capsys.readouterr()
-        status = main(["tasks", *arguments])
-        return Said(status, *capsys.readouterr())
-
-    return call
+def run(quorate_cli: Run) -> Run:
+    return partial(quorate_cli, "tasks")
 
 
 def work(endpoint: str, queue: str) -> None:
