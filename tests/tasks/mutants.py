@@ -303,14 +303,14 @@ MUTANTS = (
         WORKFLOWS,
         "        tables.sweeps.delete(key)  # nothing is left to stop; what follows must not be\n",
         "",
-        ("workflow_model",),
+        ("workflow_model", "workflows"),
     ),
     Mutant(
         "who is named twice waits for twice as many",
         WORKFLOWS,
         "        names = dict.fromkeys(command.before)",
         "        names = command.before",
-        ("workflow_model",),
+        ("workflow_model", "workflows"),
     ),
     Mutant(
         "nodes may be added that wait for those who wait for them",
@@ -331,7 +331,7 @@ MUTANTS = (
         SWEEPS,
         "                self._life.stop(task, spec, live, STOP_GRACE_MS, context)\n",
         "                pass\n",
-        ("workflow_model",),
+        ("workflow_model", "workflows"),
     ),
     Mutant(
         "compensations that nobody asked for stay for ever",
@@ -345,7 +345,7 @@ MUTANTS = (
         SCHEDULES,
         "(record.revision, record.next_ms) != (command.revision, command.at_ms)",
         "record.revision != command.revision",
-        ("schedule_model",),
+        ("schedule_model", "schedules"),
     ),
     Mutant(
         "a tick of other rules counts",
@@ -375,7 +375,7 @@ MUTANTS = (
         "            after = msgspec.structs.replace(\n"
         "                record, last_task=task, fired=record.fired + 1\n"
         "            )\n",
-        ("schedule_model",),
+        ("schedule_model", "schedules"),
     ),
     Mutant(
         "what was missed is made up for, though it was not to be",
@@ -389,14 +389,14 @@ MUTANTS = (
         GROUPS,
         'range_prefix(scoped(group, b""), limit=1)',
         'range_prefix(scoped(group, b""), reverse=True, limit=1)',
-        ("group_model",),
+        ("group_model", "groups"),
     ),
     Mutant(
         "an epoch begins with everybody who comes",
         GROUPS,
         "        if leader != record.leader:\n",
         "        if leader != record.leader or leader is not None:\n",
-        ("group_model",),
+        ("group_model", "groups"),
     ),
     Mutant(
         "of a lease that ends one member leaves",
@@ -410,6 +410,6 @@ MUTANTS = (
         GROUPS,
         "record is not None and record.leader is not None and record.epoch == token",
         "record is not None and record.epoch == token",
-        ("group_model",),
+        ("group_model", "groups"),
     ),
 )

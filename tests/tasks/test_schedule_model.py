@@ -170,9 +170,14 @@ class SchedulesAgainstAModel(RuleBasedStateMachine):
 
     @rule(ms=gaps, skew=skews, twice=st.booleans(), broken=broken_or_not)
     def lead(self, ms: int, skew: int, *, twice: bool, broken: bool) -> None:
-        """Until nothing is due, as ``Ticker`` does."""
+        """Somebody leads for a moment, and then nobody for *ms*."""
+        self.fire_due(skew, twice=twice, broken=broken)
         self.node.time_ms += ms
         self.entry([], lambda _: None)
+        self.fire_due(skew, twice=twice, broken=broken)
+
+    def fire_due(self, skew: int, *, twice: bool, broken: bool) -> None:
+        """Until nothing is due, as ``Ticker`` does."""
         for _ in range(CATCH_UP + 3):
             wall = self.node.wall_ms + skew
             machine = self.node.tasks.schedules

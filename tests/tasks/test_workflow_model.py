@@ -28,9 +28,10 @@ from quorate.base.task_commands import (
     Stale,
 )
 from quorate.base.task_queries import Assigned
-from quorate.base.task_specs import CANCELLED, DEAD, DONE, RUNNING
+from quorate.base.task_specs import BLOCKED, CANCELLED, DEAD, DONE, RUNNING, Task
 from quorate.base.workflow_commands import (
     SIGNAL,
+    After,
     CancelWorkflow,
     ListNodes,
     ListWorkflows,
@@ -46,7 +47,7 @@ from quorate.tasks import workflow_sweeps
 from quorate.tasks.records import id_of, pair_key
 from tests import sharing
 from tests.tasks.support import TaskNode
-from tests.tasks.workflow_graphs import graphs, renamed
+from tests.tasks.workflow_graphs import ONCE, graphs, renamed
 from tests.tasks.workflow_model import Model
 from tests.tasks.workflow_steps import LIVE, Flow, Step
 
@@ -245,7 +246,7 @@ class WorkflowsAgainstAModel(RuleBasedStateMachine):
     @rule(at=some, undo=st.booleans(), ms=times, broken=breaks)
     def cancel_workflow(self, at: int, ms: int, broken: Any, *, undo: bool) -> None:
         flow = self.flow(at)
-        if flow is not None and at % 3 == 0:
+        if flow is not None:
 
             def foretell() -> Any:
                 if flow.id not in self.model.flows:
@@ -310,10 +311,18 @@ class WorkflowsAgainstAModel(RuleBasedStateMachine):
         signals, every workflow ends."""
         if not self.model.hands:
             self.register()
+        grown: set[int] = set()
         for turn in range(200):
             awaited = [each for each in self.model.live()
                        if each.kind == SIGNAL and each.payload is None]  # fmt: skip
             chosen = at * (turn + 1)
+            found = [each for each in self.model.live() if each.state == RUNNING]
+            if turn == 2 and at % 4 == 3:
+                self.cancel_workflow(0, 0, None, undo=at % 8 == 7)
+            step = found[chosen % len(found)] if found else None
+            if step and step.id not in grown and chosen % 3 != 1:
+                grown.add(step.id)
+                self.grow(step, chosen)
             if self.step(0) is not None and chosen % 7 == 6:
                 self.fail(chosen, 0, None, final=True)
             elif self.step(0) is not None:
@@ -326,6 +335,18 @@ class WorkflowsAgainstAModel(RuleBasedStateMachine):
                 return
         pinned = {each.pin for each in self.model.live()}
         assert pinned - {"", *self.model.hands.values()}, "only who waits for somebody may"
+
+    def grow(self, step: Step, at: int) -> None:
+        """A node more, before one that waits for *step*."""
+        flow = self.model.of[step.id]
+        joins = [each.name for each in flow.own if step.id in each.waits]
+        blocked = [each.name for each in flow.own if each.state == BLOCKED]
+        if joins and step.state == RUNNING:
+            after = (After(blocked[at % len(blocked)]),) if blocked and at % 3 == 2 else ()
+            node = Node(f"x{step.id}", Task("f", options=ONCE), after)
+            before = (joins[at % len(joins)],) * (1 + at % 2)
+            command = Spawn(step.worker, step.id, step.attempt, (node,), before)
+            self.do(command, lambda: self.spawned(command, step))
 
     # --- what always holds ----------------------------------------------------------------------
 
