@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 
 from jepsen_like.simulation.claims import majority, quorum
+from jepsen_like.simulation.debts import Debts
 from jepsen_like.simulation.invariants import Invariants
 from jepsen_like.simulation.stage import Stage
 from quorate.consensus.output import Role
@@ -23,6 +24,7 @@ class Atlas:
     def __init__(self, stage: Stage, invariants: Invariants) -> None:
         self._stage = stage
         self._invariants = invariants
+        self.debts = Debts(stage, invariants)
         self._lost: dict[int, None] = {}
         self._replaced: dict[int, None] = {}
         #: Held while voters are taken away: no disk is lost meanwhile.
@@ -63,7 +65,7 @@ class Atlas:
         if membership.joint or any(each in self._lost for each in membership.members()):
             return False
         if not membership.is_voter(node):  # type: ignore[arg-type]
-            return node in membership.learners and self._stage.can_spare(node)
+            return node in membership.learners and self.debts.can_spare(node)
         others = [each for each in membership.voters if each != node]
         for each in others:
             disk = self._invariants.disks.get(each)
@@ -77,7 +79,7 @@ class Atlas:
                 return False
         last, term = int(state.log.last_index), int(state.log.last_term)
         holders = [each for each in others if self._invariants.disks[each].holds(last, term)]
-        if not self._stage.can_spare(node):
+        if not self.debts.can_spare(node):
             return False
         return majority(membership.voters, others) and quorum(membership, holders)
 

@@ -87,7 +87,7 @@ class ConvergingFaults:
         node = self._one(fault)
         if node is None or not self._may_lose(node):
             return False
-        self._stage.owe(node)
+        self._atlas.debts.owe(node)
         self._stage.crash(node, power=True)
         self._stage.lose_elements(node, None)
         await asyncio.sleep(0.1)
@@ -103,7 +103,7 @@ class ConvergingFaults:
         await asyncio.sleep(fault.seconds + 2 * fault.strength)
         if not self._stage.runs(node) or not self._may_lose(node):
             return False
-        self._stage.owe(node)
+        self._atlas.debts.owe(node)
         self._stage.crash(node, power=True)
         self._stage.lose_elements(node, backup)
         await asyncio.sleep(0.1)
@@ -111,7 +111,7 @@ class ConvergingFaults:
         return True
 
     def _may_lose(self, node: int) -> bool:
-        return not self._atlas.changing.locked() and self._stage.can_spare(node)
+        return not self._atlas.changing.locked() and self._atlas.debts.can_spare(node)
 
     async def _return(self, fault: Fault) -> bool:
         """A node that was removed starts again, with all that it had. Nobody is to take it in."""

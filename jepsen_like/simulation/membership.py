@@ -88,7 +88,7 @@ class Keeper:
         node = voters[who % len(voters)]
         async with self._busy, self._atlas.changing:
             done = self._atlas.whole and await self._call(lambda each: each.demote(node))
-            self._stage.share()
+            self._atlas.debts.share()
             return done
 
     async def remove(self, who: int) -> bool:
@@ -101,13 +101,15 @@ class Keeper:
             return self._atlas.whole and await self._remove(node)
 
     async def _remove(self, node: int) -> bool:
+        if not self._atlas.debts.may_leave(node):
+            return False
         self.leaving[node] = None
         done = await self._call(lambda each: each.remove_member(node))
         if not done and not self._gone(node):
             return False
         self._retired[node] = None
         self._atlas.replaced(node)
-        self._stage.share()
+        self._atlas.debts.share()
         await asyncio.sleep(RETRY_S)
         self._stage.retire(node)
         return True

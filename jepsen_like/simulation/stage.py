@@ -24,8 +24,6 @@ from jepsen_like.simulation.plan import Plan, Settings, stream
 from jepsen_like.systems.quorate_client import QuorateClient
 from quorate.base.task_specs import TASK_MACHINE
 from quorate.client.database import Database
-from quorate.crdt.codec import encode_context
-from quorate.crdt.folding import is_whole
 from quorate.errors import (
     FormatVersionError,
     LogCorruptionError,
@@ -36,7 +34,6 @@ from quorate.errors import (
 )
 from quorate.replication import kv_history
 from quorate.replication.converging import engine, folding, pulling, serving, stability
-from quorate.replication.converging.view import ELEMENTS
 from quorate.replication.machine import Machine
 from quorate.server.node import Node
 from quorate.storage.memory_elements import ElementImage
@@ -64,8 +61,6 @@ class Stage:
         self._problems_seen = 0
         self._sick: dict[int, None] = {}  # nodes whose disks were ever made to fail
         self._retired: dict[int, None] = {}
-        self._owed: dict[int, dict[int, int]] = {}
-        self._shared: dict[int, int] = {}
         self.disks_lost: list[int] = []  #: nodes whose disk, or part of it, was lost or set back
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._usual_disk = _disk_settings(plan.settings)
@@ -385,92 +380,6 @@ class Stage:
             for each in members
         )
 
-    def alike_without(self, number: int) -> bool:
-        """Whether all members but *number* run, and hold the same converging data."""
-        leader = self.leader()
-        if leader is None:
-            return False
-        members = self.node(leader).replica.core.state.membership.members()
-        others = [int(each) for each in members if each != number]
-        return (
-            bool(others)
-            and all(map(self.runs, others))
-            and self._alike(others)
-            and self._recovered(others)
-        )
-
-    def can_spare(self, number: int) -> bool:
-        """Whether the converging data of a member may be lost: the others are alike, and have what
-        was acknowledged by a quorum with it, or by it alone."""
-        leader = self.leader()
-        if leader is None or not self.alike_without(number):
-            return False
-        membership = self.node(leader).replica.core.state.membership
-        owed = dict(self._shared)
-        if list(map(int, membership.voters)) == [number]:
-            owed |= self._engine(number).frontier
-        others = [int(each) for each in membership.members() if each != number]
-        return all(self._engine(each).covers(owed) for each in others)
-
-    def _engine(self, number: int) -> engine.Engine:
-        return self.node(number).parts.converging.engine
-
-    def owe(self, number: int) -> None:
-        """The node, which runs, is about to lose its converging data: what others have of it is to
-        be there again before another may lose its own."""
-        lost = self._engine(number).frontier
-        others = [each for each in self.nodes() if each != number and self.runs(each)]
-        there = [self._engine(each).frontier for each in others]
-        owed = self._owed.setdefault(number, {})
-        for actor, sequence in lost.items():
-            known = max((frontier.get(actor, 0) for frontier in there), default=0)
-            owed[actor] = max(owed.get(actor, 0), min(sequence, known))
-
-    def share(self) -> None:
-        """A voter has left: what a quorum with it acknowledged may be on one of the others alone.
-        What they have is to be on each before one of them may lose its own."""
-        leader = self.leader()
-        if leader is None:
-            return
-        members = map(int, self.node(leader).replica.core.state.membership.members())
-        self._shared = {}
-        for each in filter(self.runs, members):
-            for actor, sequence in self._engine(each).frontier.items():
-                self._shared[actor] = max(self._shared.get(actor, 0), sequence)
-
-    def _recovered(self, numbers: list[int]) -> bool:
-        """Whether all have again what they once lost."""
-        return all(self._engine(each).covers(self._owed.get(each, {})) for each in numbers)
-
-    def _alike(self, numbers: list[int]) -> bool:
-        """The same records, and folded as far: nobody is in the middle of gathering counters."""
-        tiers = [self._engine(each) for each in numbers]
-        first = tiers[0]
-        return is_whole(first.stage) and all(
-            tier.frontier == first.frontier and tier.stage == first.stage for tier in tiers
-        )
-
-    def converged(self) -> bool:
-        """Every member holds the same converging data, and nothing of it is under way."""
-        return self.alike_without(0)
-
-    def compare_converging(self) -> None:
-        """Every element is the same on all members, and so is what they account for."""
-        leader = self.leader()
-        if leader is None:
-            return
-        members = self.node(leader).replica.core.state.membership.members()
-        first = _converging(self.node(leader))
-        for node in map(int, members):
-            other = _converging(self.node(node))
-            different = [key for key in {**first, **other} if first.get(key) != other.get(key)]
-            self._invariants.claim(
-                not different,
-                "converging-differs",
-                f"converging data of nodes {leader} and {node} differs at the same frontier",
-                keys=different[:5],
-            )
-
     def settled(self) -> bool:
         """One leader, its whole log committed, and every member has applied it."""
         leader = self.leader()
@@ -546,14 +455,6 @@ async def _checkpoint(node: Node) -> None:
         await node.checkpoint()
     except QuorateError:
         return
-
-
-def _converging(node: Node) -> dict[tuple[str, bytes], bytes]:
-    """What a node holds of converging data, by table and key."""
-    tier = node.parts.converging.engine
-    elements = tier.store.page(ELEMENTS, b"", None, 2**31, 2**62)
-    found = {("elements", key): value for key, value in elements}
-    return {**found, ("context", b""): encode_context(tier.view.context)}
 
 
 def _records(node: Node) -> dict[tuple[str, bytes], bytes]:

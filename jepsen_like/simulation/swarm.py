@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import Final, TextIO
 
@@ -209,6 +210,8 @@ class Run:
         await self.stage.call("prober", database.close())
 
     async def _replaced(self, node: int) -> bool:
+        may_leave = partial(self.atlas.debts.may_leave, node)
+        await self._within(f"others do not get what node {node} owes them", may_leave)
         for _ in range(3):
             if await self.keeper.replace(node):
                 return True
@@ -226,8 +229,8 @@ class Run:
         await self._within(f"members do not agree {when}", self.stage.settled)
         self.stage.compare_states()
         self.stage.recount_tasks()
-        await self._within(f"converging data is not the same {when}", self.stage.converged)
-        self.stage.compare_converging()
+        await self._within(f"converging data is not the same {when}", self.atlas.debts.converged)
+        self.atlas.debts.compare()
 
     # --- the end ----------------------------------------------------------------------------------
 
