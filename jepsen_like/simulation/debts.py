@@ -42,11 +42,11 @@ class Debts:
         membership = self._membership()
         if membership is None:
             return False
-        there = [each for each in _others(membership, number) if self._stage.runs(each)]
-        known = _most([self._engine(each).frontier for each in there])
+        others = _others(membership, number)
+        there = [self._engine(each) for each in others if self._stage.runs(each)]
         return all(
-            sequence <= known.get(actor, 0)
-            for each in _others(membership, number)
+            any(tier.covers({actor: sequence}) for tier in there)
+            for each in others
             for actor, sequence in self._owed.get(each, {}).items()
         )
 
