@@ -81,6 +81,7 @@ from quorate.errors import (
 )
 from quorate.replication.machine import Context, Interest, Machine
 from quorate.replication.tables import Table, Tables
+from quorate.tasks.arrivals import Arrivals
 from quorate.tasks.attempts import Attempts
 from quorate.tasks.dispatching import Dispatcher
 from quorate.tasks.groups import Groups
@@ -128,6 +129,7 @@ class TaskMachine(Machine):
         self._life.follow(self._workflows)
         self._groups = Groups(self.ledger)
         self.schedules = Schedules(self.ledger, self._life)
+        self._arrivals = Arrivals(self.ledger, self._life)
         self._dispatcher = Dispatcher(self.ledger, self._life)
         self._registry = WorkerRegistry(self.ledger, self._life)
         self._attempts = Attempts(self.ledger, self._life, self._registry)
@@ -315,9 +317,9 @@ class TaskMachine(Machine):
         trouble = self._trouble(command.tasks, context.time_ms)
         if trouble is not None:
             return trouble
-        tasks: list[int] = []
+        tasks = self._arrivals.take(command.tasks, context)
         known: list[int] = []
-        for at, spec in enumerate(command.tasks):
+        for at, spec in enumerate(command.tasks[len(tasks) :], len(tasks)):
             holder = 0 if spec.options is None else life.unique.holder(spec, context.time_ms)
             if holder:
                 known.append(at)

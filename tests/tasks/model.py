@@ -220,8 +220,10 @@ class Model:
         )
 
     def _in_rate(self, queue: str, key: bytes | None, rate: int, rule: Configure) -> bool:
-        step = -(-rule.rate_ms * 1000 // rate) if rate else 0
-        return self.used.get((queue, key), 0) - max(rate - 1, 0) * step <= self.now * 1000
+        if not rate:
+            return True
+        step = -(-rule.rate_ms * 1000 // rate)
+        return self.used.get((queue, key), 0) - (rate - 1) * step <= self.now * 1000
 
     def priority(self, item: Item) -> int:
         ageing = self.rule(item.spec.queue).ageing_ms
@@ -675,14 +677,37 @@ class Model:
             if count and depth and there + count > depth:
                 return "queue-full"
         tasks, known = [], []
+        begun: dict[int, list[Any]] | None = {}
         for at, spec in enumerate(command.tasks):
             task = self._holder(spec)
             if task:
                 known.append(at)
             else:
                 task = self._enqueue(spec)
+                if begun is not None and not self._begun_at_once(self.items[task], begun):
+                    last = self.told.pop()
+                    self._tell_begun(begun)
+                    self.told.append(last)
+                    begun = None
             tasks.append(task)
+        self._tell_begun(begun or {})
         return Enqueued(tuple(tasks), tuple(known))
+
+    def _begun_at_once(self, item: Item, begun: dict[int, list[Any]]) -> bool:
+        """Whether a worker began with it in this very step; then that was right."""
+        (step,) = self.heard[len(self.told) : len(self.told) + 1] or [()]
+        if step[:3] != ("task", "started", item.id):
+            return False
+        assert not any(each.state == READY for each in self.items.values() if each is not item)
+        hand = self.hands[step[5]]
+        self._judge(item, hand)
+        assert len(self.having(hand)) < hand.load
+        self._assign(item, hand, running=True)
+        begun.setdefault(hand.id, []).append((item.id, item.attempt, True, item.due))
+        return True
+
+    def _tell_begun(self, begun: dict[int, list[Any]]) -> None:
+        self.told.extend(("assigned", each, begun[each]) for each in sorted(begun))
 
     def _enqueue(self, spec: Task) -> int:
         self.last_task += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.mutating import Mutant
 
+ARRIVALS = "quorate/tasks/arrivals.py"
 CREW = "quorate/tasks/crew.py"
 DISPATCHING = "quorate/tasks/dispatching.py"
 LEDGER = "quorate/tasks/ledger.py"
@@ -22,6 +23,34 @@ TICKING = "quorate/server/ticking.py"
 GROUPS = "quorate/tasks/groups.py"
 
 MUTANTS = (
+    Mutant(
+        "who comes goes before those that wait",
+        ARRIVALS,
+        "if ledger.ready or not crew.free",
+        "if not crew.free",
+        ("arrivals",),
+    ),
+    Mutant(
+        "who comes begins with a worker that has others in store",
+        ARRIVALS,
+        "worker.stored or ",
+        "",
+        ("arrivals",),
+    ),
+    Mutant(
+        "who comes begins though its queue is paused",
+        ARRIVALS,
+        "queue.rules is not NO_RULES or ",
+        "",
+        ("arrivals",),
+    ),
+    Mutant(
+        "who comes with another priority begins like the first",
+        ARRIVALS,
+        " or task.priority != priority",
+        "",
+        ("arrivals",),
+    ),
     Mutant(
         "what is derived stays when a command is taken back",
         LEDGER,

@@ -352,7 +352,7 @@ def test_what_happened_in_queues_that_are_gone_is_forgotten_when_they_are_many(
 def test_a_node_whose_handing_out_breaks_off_does_not_try_without_end(node: TaskNode) -> None:
     node.worker()
     node.tasks.breaks = {"finish": 0}
-    node.put()
+    node.put(key=b"k")
     node.restart()
     node.tasks.breaks = {"finish": 0}
     assert node.machines.next_deadline_ms() == 0
