@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from jepsen_like.simulation.invariants import Invariants
 from jepsen_like.simulation.stage import Stage
+from quorate.base.types import NodeId
 from quorate.consensus.membership import Membership
 from quorate.crdt.codec import encode_context
 from quorate.crdt.folding import is_whole
@@ -23,6 +24,7 @@ class Debts:
         self._invariants = invariants
         self._owed: dict[int, dict[int, int]] = {}
         self._shared: dict[int, int] = {}
+        self._voters: tuple[NodeId, ...] = ()
 
     # --- what may be lost -----------------------------------------------------------------------
 
@@ -32,10 +34,21 @@ class Debts:
         membership = self._membership()
         if membership is None or not self._alike_without(number, membership):
             return False
+        if not self._stage.runs(number):
+            return False
+        if membership.voters != self._voters:
+            self._share(membership)
         owed = dict(self._shared)
         if list(map(int, membership.voters)) == [number]:
             owed |= self._engine(number).frontier
         return all(self._engine(each).covers(owed) for each in _others(membership, number))
+
+    def _share(self, membership: Membership) -> None:
+        """There are other voters than before: what a quorum of those acknowledged may be on one of
+        these alone. What any has is to be on each before one of them may lose its own."""
+        self._voters = membership.voters
+        members = _others(membership, 0)
+        self._shared = _most([self._engine(each).frontier for each in members])
 
     def may_leave(self, number: int) -> bool:
         """Whether all other members have, or can get from one another, what they once lost."""
@@ -58,14 +71,6 @@ class Debts:
         known = _most([self._engine(each).frontier for each in others])
         there = {actor: min(last, known.get(actor, 0)) for actor, last in lost.items()}
         self._owed[number] = _most([self._owed.get(number, {}), there])
-
-    def share(self) -> None:
-        """A voter has left: what a quorum with it acknowledged may be on one of the others alone.
-        What they have is to be on each before one of them may lose its own."""
-        membership = self._membership()
-        if membership is not None:
-            there = filter(self._stage.runs, _others(membership, 0))
-            self._shared = _most([self._engine(each).frontier for each in there])
 
     # --- in the end -----------------------------------------------------------------------------
 

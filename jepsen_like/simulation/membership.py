@@ -87,9 +87,7 @@ class Keeper:
             return False
         node = voters[who % len(voters)]
         async with self._busy, self._atlas.changing:
-            done = self._atlas.whole and await self._call(lambda each: each.demote(node))
-            self._atlas.debts.share()
-            return done
+            return self._atlas.whole and await self._call(lambda each: each.demote(node))
 
     async def remove(self, who: int) -> bool:
         """A member is removed; its process ends a while later. Two voters stay."""
@@ -109,7 +107,6 @@ class Keeper:
             return False
         self._retired[node] = None
         self._atlas.replaced(node)
-        self._atlas.debts.share()
         await asyncio.sleep(RETRY_S)
         self._stage.retire(node)
         return True
