@@ -49,7 +49,7 @@ class Nemesis:
         self._load = load
         self._cuts: dict[tuple[int, int], int] = {}  # how many faults cut a link
         self._links: dict[tuple[int, int], LinkSettings] = {}
-        self._bends = 0  # how many clocks were bent
+        self._faults_told = 0  # in histories
         self._tasks: list[asyncio.Task[None]] = []
         kinds: dict[str, Callable[[Fault], Awaitable[bool]]] = dict.fromkeys(
             _SHAPES, self._partition
@@ -324,8 +324,8 @@ class Nemesis:
 
     async def _bent(self, name: int | str, rate: float, seconds: float) -> None:
         """Beyond any margin: what leases mean meanwhile is nobody's promise."""
-        self._bends += 1
-        number, what = self._bends, f"{name} runs at {rate:g}"
+        self._faults_told += 1
+        number, what = self._faults_told, f"{name} runs at {rate:g}"
         self._load.tell("clock-rate", number, "begin", what)
         try:
             await self._at_pace(name, rate, seconds)
@@ -522,6 +522,9 @@ class Nemesis:
         deaf, mute = ((True, True), (True, False), (False, True))[fault.seed % 3]
         links: list[tuple[int | str, int | str]] = [(machine, node) for node in nodes if mute]
         links += [(node, machine) for node in nodes if deaf]
+        self._faults_told += 1
+        told = {"id": self._faults_told, "what": f"{machine} is cut off", "nodes": nodes}
+        self._load.tell_of_nodes("clients", {**told, "do": "begin"}, self._stage.now_s)
         for link in links:
             self._stage.cut(*link)
         try:
@@ -529,6 +532,7 @@ class Nemesis:
         finally:
             for link in links:
                 self._stage.heal(*link)
+            self._load.tell_of_nodes("clients", {**told, "do": "end"}, self._stage.now_s)
         return True
 
     async def _client_drift(self, fault: Fault) -> bool:
