@@ -24,6 +24,7 @@ from quorate.tasks.ledger import Ledger
 from quorate.tasks.life import Life
 from quorate.tasks.records import LiveRecord, id_key
 from quorate.tasks.registry import WorkerRegistry
+from quorate.tasks.workflow_sweeps import Sweeper
 
 
 class Said(Protocol):
@@ -45,10 +46,13 @@ _HAS: Final = (RUNNING, ASSIGNED)
 class Attempts:
     """See the module."""
 
-    def __init__(self, ledger: Ledger, life: Life, registry: WorkerRegistry) -> None:
+    def __init__(
+        self, ledger: Ledger, life: Life, registry: WorkerRegistry, sweeper: Sweeper
+    ) -> None:
         self._ledger = ledger
         self._life = life
         self._registry = registry
+        self._sweeper = sweeper
 
     # --- whose attempt it is --------------------------------------------------------------------
 
@@ -94,7 +98,11 @@ class Attempts:
         """They were in store, and run."""
         stale: list[Stale] = []
         for each, spec, live in self._own(command.worker, command.tasks, _STORED, stale):
-            self._life.begin(each.task, spec, live, context)
+            if self._sweeper.is_stopped(each.task):
+                self._sweeper.stop(each.task, context)
+                stale.append(self._stale(each.task))
+            else:
+                self._life.begin(each.task, spec, live, context)
         return _settled(stale)
 
     def complete(self, command: Complete, context: Context) -> Settlement:

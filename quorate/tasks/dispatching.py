@@ -36,6 +36,7 @@ from quorate.tasks.lines import Line
 from quorate.tasks.queues import NEVER_MS, NO_RULES, Queue
 from quorate.tasks.records import LAST_CHOSEN, LiveRecord, id_key, needs_of
 from quorate.tasks.telling import Given, tell_handed, tell_stop
+from quorate.tasks.workflow_sweeps import Sweeper
 
 #: A line's next task: (priority from the top, id, a number of its own, queue, line, key).
 _Head = tuple[int, int, int, Queue, Line, bytes]
@@ -44,12 +45,19 @@ _Head = tuple[int, int, int, Queue, Line, bytes]
 _FIRM: Final = (REASON_ASSIGNED, REASON_MOVED)
 
 
+#: One entry stops no more ready tasks of stopped workflows in the place of handing them out.
+STOPS_MAX: Final = 500
+
+
 class Dispatcher:
     """See the module."""
 
-    def __init__(self, ledger: Ledger, life: Life) -> None:
+    def __init__(self, ledger: Ledger, life: Life, sweeper: Sweeper) -> None:
         self._ledger = ledger
         self._life = life
+        self._sweeper = sweeper
+        self._stops_left = STOPS_MAX  # in this entry
+        self._withheld = False  # something, as no more may be stopped
         self._wake_ms = 0  # nothing to do before, unless something changes
         self._looked = False  # since the state was loaded
 
@@ -64,6 +72,7 @@ class Dispatcher:
         """Until nothing is left to hand out."""
         ledger = self._ledger
         self._looked = True
+        self._stops_left, self._withheld = STOPS_MAX, False
         if not ledger.changed and context.time_ms < self._wake_ms:
             return
         handed: dict[int, list[Given]] = {}
@@ -78,6 +87,8 @@ class Dispatcher:
             if not ledger.changed:
                 break
         self._wake_ms = wake_ms
+        ledger.changed = self._withheld
+        self._stops_left = STOPS_MAX  # for the claims of the next
         if handed:
             tell_handed(context, handed, self._life.shown)
 
@@ -101,6 +112,10 @@ class Dispatcher:
             if queue.keyed and line.head(queue.allowed) != (task, key):
                 self._push_head(heads, number, queue, line)  # another line had its key's turn
                 continue
+            if self._sweeper.is_stopped(task):
+                if self._stop(task, context):
+                    self._push_head(heads, number, queue, line)
+                continue
             spec, live = self._records(task)
             pool = pools.get(number)
             if pool is None:
@@ -115,6 +130,16 @@ class Dispatcher:
                 ledger.chose(worker.id)
             self._push_head(heads, number, queue, line)
         return min((queue.opens_ms() for queue in self._waiting_queues()), default=NEVER_MS)
+
+    def _stop(self, task: int, context: Context) -> bool:
+        """Stop a ready task instead of handing it out; False: enough for this entry, and what
+        stands behind it has to wait for the next, which is due at once."""
+        if not self._stops_left:
+            self._withheld = True
+            return False
+        self._stops_left -= 1
+        self._sweeper.stop(task, context)
+        return True
 
     def _heads(self, now_ms: int) -> list[_Head]:
         heads: list[_Head] = []
@@ -204,6 +229,10 @@ class Dispatcher:
                 continue
             if queue.keyed and line.head(queue.allowed) != (task, key):
                 self._push_head(heads, number, queue, line)
+                continue
+            if self._sweeper.is_stopped(task):
+                if self._stop(task, context):
+                    self._push_head(heads, number, queue, line)
                 continue
             spec, live = self._records(task)
             given = self._life.assign(
@@ -299,6 +328,8 @@ class Dispatcher:
             for task in sorted(victim.stored, reverse=True):
                 spec, live = self._records(task)
                 needs = needs_of(spec, live)
+                if self._sweeper.is_stopped(task):
+                    continue
                 if live.reason in _FIRM or not thief.serves(spec.queue, needs, ledger.settings):
                     continue
                 if ledger.queue(spec.queue).rules.paused:

@@ -130,9 +130,10 @@ class TaskMachine(Machine):
         self._groups = Groups(self.ledger)
         self.schedules = Schedules(self.ledger, self._life)
         self._arrivals = Arrivals(self.ledger, self._life)
-        self._dispatcher = Dispatcher(self.ledger, self._life)
+        sweeper = self._workflows.sweeper
+        self._dispatcher = Dispatcher(self.ledger, self._life, sweeper)
         self._registry = WorkerRegistry(self.ledger, self._life)
-        self._attempts = Attempts(self.ledger, self._life, self._registry)
+        self._attempts = Attempts(self.ledger, self._life, self._registry, sweeper)
         self._views = Views(self.ledger, self._life)
         self._commands: dict[type, Callable[[Any, Context], Any]] = {
             Enqueue: self._enqueue,
@@ -485,6 +486,9 @@ class TaskMachine(Machine):
         if live.state not in (READY, ASSIGNED, RUNNING) or live.stopping:
             now = "told to stop" if live.stopping else STATE_NAMES[live.state]
             return Failure(TaskStateError.code, f"task {task} is {now}, and gets no worker now")
+        if self._workflows.sweeper.is_stopped(task):
+            text = f"the workflow of task {task} is stopped: it gets no worker now"
+            return Failure(TaskStateError.code, text)
         if command.worker and command.worker not in self.ledger.crew.workers:
             text = f"there is no worker {command.worker}"
             return Failure(WorkerNotFoundError.code, text)

@@ -71,7 +71,7 @@ class Sweeper:
             rows = list(tables.nodes.range(start, end, limit=room))
             for row, node in rows:
                 if sweep.what == STOP_NODES:
-                    self._stop(node.number, context)
+                    self.stop(node.number, context)
                 else:
                     self._forget(row, node.number)
             room -= max(len(rows), 1)
@@ -90,7 +90,18 @@ class Sweeper:
         if sweep.what == FORGET_NODES:
             tables.workflows.delete(key)
 
-    def _stop(self, task: int, context: Context) -> None:
+    def is_stopped(self, task: int) -> bool:
+        """Whether it is of a workflow that is being stopped, and does not begin any more, though
+        no entry may have come to it."""
+        tables = self._ledger.tables
+        if not tables.sweeps.size():
+            return False
+        kin = tables.kin.get(id_key(task))
+        sweep = None if kin is None else tables.sweeps.get(id_key(kin.workflow))
+        return sweep is not None and sweep.what == STOP_NODES
+
+    def stop(self, task: int, context: Context) -> None:
+        """End a node that runs nowhere; tell the worker of one that runs."""
         tables, key = self._ledger.tables, id_key(task)
         live, spec = tables.live.get(key), tables.specs.get(key)
         if live is None or spec is None:

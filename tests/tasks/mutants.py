@@ -24,6 +24,33 @@ GROUPS = "quorate/tasks/groups.py"
 
 MUTANTS = (
     Mutant(
+        "who is ready begins though its workflow is stopped",
+        DISPATCHING,
+        """            if self._sweeper.is_stopped(task):
+                if self._stop(task, context):
+                    self._push_head(heads, number, queue, line)
+                continue
+            spec, live = self._records(task)
+            pool""",
+        """            spec, live = self._records(task)
+            pool""",
+        ("stopping",),
+    ),
+    Mutant(
+        "what was held back is forgotten until something else changes",
+        DISPATCHING,
+        "        ledger.changed = self._withheld\n",
+        "",
+        ("stopping",),
+    ),
+    Mutant(
+        "what is in store begins though its workflow is stopped",
+        ATTEMPTS,
+        "            if self._sweeper.is_stopped(each.task):\n",
+        "            if False:\n",
+        ("stopping",),
+    ),
+    Mutant(
         "who comes goes before those that wait",
         ARRIVALS,
         "if ledger.ready or not crew.free",

@@ -109,13 +109,35 @@ class Model:
             flow.sweep = None if room else (what, names[-1] if names else behind)
             if room and what == "forget":
                 del self.flows[flow.id]
-        for step in self.live():
-            if step.state == READY and self.able(step):
-                step.state, step.begun, step.since = RUNNING, True, self.now
-                step.attempt += 1
-                timeout = step.options.timeout_ms
-                step.due = self.now + timeout if timeout else 0
-                self.given.append(step)
+        while self._round():
+            pass
+
+    def _round(self) -> bool:
+        """Ready nodes, one after the other, until none is left in the lines that there were at the
+        beginning. Those of a workflow that is being stopped end in the place of beginning."""
+        lines = {each.pin for each in self._ready()}
+        changed = False
+        while found := [each for each in self._ready() if each.pin in lines]:
+            changed = True
+            step = min(found, key=lambda each: each.id)
+            flow = self.of[step.id]
+            if flow.sweep and flow.sweep[0] == "stop":
+                self._stop(step)
+            else:
+                self._begin(step)
+            if not any(each.pin == step.pin for each in self._ready()):
+                lines.discard(step.pin)
+        return changed
+
+    def _ready(self) -> list[Step]:
+        return [each for each in self.live() if each.state == READY and self.able(each)]
+
+    def _begin(self, step: Step) -> None:
+        step.state, step.begun, step.since = RUNNING, True, self.now
+        step.attempt += 1
+        timeout = step.options.timeout_ms
+        step.due = self.now + timeout if timeout else 0
+        self.given.append(step)
 
     def able(self, step: Step) -> list[int]:
         """Workers that may have it."""
