@@ -58,11 +58,11 @@ class Program:
 
     def send(self, number: int) -> None:
         """A signal, to its group if it has one."""
+        if not self._grouped:
+            send_signal(self._process, number)
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if self._grouped:
-                os.killpg(self._process.pid, number)
-            elif self._process.returncode is None:
-                self._process.send_signal(number)
+            os.killpg(self._process.pid, number)
 
     @contextlib.contextmanager
     def _passing_signals(self) -> Iterator[None]:
@@ -78,6 +78,17 @@ class Program:
         finally:
             for number in _PASSED_ON:
                 loop.remove_signal_handler(number)
+
+
+def send_signal(process: asyncio.subprocess.Process, number: int) -> None:
+    """To a child that may have ended.
+
+    Its own method polls first, which takes the status of one that has just ended away from the loop
+    that waits for it: 255 in its place.
+    """
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(process.pid, number)
 
 
 def _status(returned: int) -> int:

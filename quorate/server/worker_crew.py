@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from quorate.server.cli_common import Exit
+from quorate.server.running import send_signal
 
 PROCESSES_MAX: Final = 256
 #: Whoever ends so soon after it began, so often in a row, will not do better.
@@ -59,14 +60,12 @@ class Crew:
         """Have all drain."""
         self._stopping.set()
         for process in self._running.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
+            send_signal(process, signal.SIGTERM)
 
     def kill(self) -> None:
         """All of them, at once."""
         for process in self._running.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            send_signal(process, signal.SIGKILL)
 
     async def _keep(self, number: int) -> None:
         """Have one process, again and again."""

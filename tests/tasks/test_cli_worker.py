@@ -18,6 +18,7 @@ import pytest
 from quorate import connect
 from quorate.server.cli import main
 from quorate.server.local_cluster import LocalCluster
+from quorate.server.running import send_signal
 from quorate.server.worker_crew import Crew
 
 APP = """
@@ -162,6 +163,14 @@ async def test_processes_that_end(
     finally:
         asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
     assert len(begun.read_text()) >= times
+
+
+@pytest.mark.processes
+async def test_a_signal_takes_no_status_away() -> None:
+    process = await asyncio.create_subprocess_exec("sh", "-c", "exit 3")
+    time.sleep(0.2)  # noqa: ASYNC251  it has ended, and the loop has not heard of it
+    send_signal(process, signal.SIGTERM)
+    assert await process.wait() == 3
 
 
 async def serving(db: Any, pids: set[int]) -> int:
