@@ -52,9 +52,7 @@ class Arrivals:
         ledger = self._ledger
         crew, settings = ledger.crew, ledger.settings
         if ledger.ready or not crew.free or len(tasks) < len(crew.free):
-            return (
-                None  # to look at all workers for less than a task of each costs more than it saves
-            )
+            return None  # looking at all workers for less than a task of each saves nothing
         if settings.running_max or settings.strategy not in _STRATEGIES:
             return None
         first = tasks[0]

@@ -56,7 +56,8 @@ class Dispatcher:
         self._ledger = ledger
         self._life = life
         self._sweeper = sweeper
-        self._stops_left = STOPS_MAX  # in this entry
+        self._stops = 0  # in the entry at hand
+        self._stops_index = 0
         self._withheld = False  # something, as no more may be stopped
         self._wake_ms = 0  # nothing to do before, unless something changes
         self._looked = False  # since the state was loaded
@@ -72,7 +73,7 @@ class Dispatcher:
         """Until nothing is left to hand out."""
         ledger = self._ledger
         self._looked = True
-        self._stops_left, self._withheld = STOPS_MAX, False
+        self._withheld = False
         if not ledger.changed and context.time_ms < self._wake_ms:
             return
         handed: dict[int, list[Given]] = {}
@@ -88,7 +89,6 @@ class Dispatcher:
                 break
         self._wake_ms = wake_ms
         ledger.changed = self._withheld
-        self._stops_left = STOPS_MAX  # for the claims of the next
         if handed:
             tell_handed(context, handed, self._life.shown)
 
@@ -112,10 +112,6 @@ class Dispatcher:
             if queue.keyed and line.head(queue.allowed) != (task, key):
                 self._push_head(heads, number, queue, line)  # another line had its key's turn
                 continue
-            if self._sweeper.is_stopped(task):
-                if self._stop(task, context):
-                    self._push_head(heads, number, queue, line)
-                continue
             spec, live = self._records(task)
             pool = pools.get(number)
             if pool is None:
@@ -125,6 +121,12 @@ class Dispatcher:
             worker = pool.choose(prefers, last, context.random)
             if worker is None:
                 continue  # nobody for this line, so for none of its tasks
+            # Not before a worker would get it: who has found nothing to do does not look again, but
+            # a node that was restarted does, and has to come to the same.
+            if self._sweeper.is_stopped(task):
+                if self._stop(task, context):
+                    self._push_head(heads, number, queue, line)
+                continue
             self._give(task, spec, live, worker, self._reason(spec, live, worker), handed, context)
             if in_turn:
                 ledger.chose(worker.id)
@@ -134,10 +136,12 @@ class Dispatcher:
     def _stop(self, task: int, context: Context) -> bool:
         """Stop a ready task instead of handing it out; False: enough for this entry, and what
         stands behind it has to wait for the next, which is due at once."""
-        if not self._stops_left:
+        if self._stops_index != context.index:
+            self._stops_index, self._stops = context.index, 0
+        if self._stops >= STOPS_MAX:
             self._withheld = True
             return False
-        self._stops_left -= 1
+        self._stops += 1
         self._sweeper.stop(task, context)
         return True
 

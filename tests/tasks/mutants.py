@@ -30,10 +30,27 @@ MUTANTS = (
                 if self._stop(task, context):
                     self._push_head(heads, number, queue, line)
                 continue
-            spec, live = self._records(task)
-            pool""",
+            self._give""",
+        """            self._give""",
+        ("stopping",),
+    ),
+    Mutant(
+        "a node that looks anew stops what no worker would get",
+        DISPATCHING,
         """            spec, live = self._records(task)
-            pool""",
+            pool = pools""",
+        """            if self._sweeper.is_stopped(task):
+                self._stop(task, context)
+                continue
+            spec, live = self._records(task)
+            pool = pools""",
+        ("stopping",),
+    ),
+    Mutant(
+        "what was stopped in an entry that broke off counts in the next",
+        DISPATCHING,
+        "        if self._stops_index != context.index:\n",
+        "        if not self._stops_index:\n",
         ("stopping",),
     ),
     Mutant(

@@ -69,7 +69,7 @@ from quorate.base.workflow_commands import (
     Submit,
 )
 from quorate.replication import deadlines
-from quorate.tasks import life, lines, machine, registry, workflow_sweeps
+from quorate.tasks import dispatching, life, lines, machine, registry, workflow_sweeps
 from quorate.tasks.records import id_of
 from tests.replication.support import encode, run_of, submit
 from tests.tasks.support import TaskNode
@@ -86,6 +86,7 @@ LOW: tuple[tuple[Any, str, int], ...] = (
     (machine, "PURGE_LOOK_MAX", 4),
     (registry, "WORKERS_GONE_MAX", 2),
     (workflow_sweeps, "SWEEP_NODES_MAX", 2),
+    (dispatching, "STOPS_MAX", 1),
 )
 
 

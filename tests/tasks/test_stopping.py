@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from quorate.base.results import Failure
-from quorate.base.task_commands import Assign
+from quorate.base.task_commands import Assign, Unregister
 from quorate.base.task_specs import ASSIGNED, CANCELLED, READY, RUNNING, Task
 from quorate.base.workflow_commands import WF_CANCELLED, CancelWorkflow, Node
 from quorate.errors import TaskStateError
 from quorate.tasks import dispatching, workflow_sweeps
+from tests.tasks.support import TaskNode
 from tests.tasks.test_workflows import Flow
 
 
@@ -91,3 +92,48 @@ def test_nobody_gets_it_by_order() -> None:
     refused = flow.node.one(Assign(flow.ids["e"], 0))
     assert isinstance(refused, Failure)
     assert refused.code == TaskStateError.code
+
+
+def test_a_node_that_was_restarted_stops_the_same_in_the_same_entry() -> None:
+    """It looks at all that is ready, where the others may know that nothing has changed."""
+    nodes = [Node(name, Task("f", queue="far" if name > "c" else "default")) for name in "abcdef"]
+    flow = Flow(*nodes, load=9)
+    node, twin = flow.node, TaskNode()
+    worker = node.worker("v", load=1, queues=("near",))  # free, and serves none of them
+    for name in "abc":
+        flow.done(name)
+    node.one(Unregister(flow.worker))
+    assert worker in node.tasks.ledger.crew.free
+    assert flow.states()["e"] == READY
+    for payload in node.log:
+        twin.feed(payload)
+    node.restart()
+    node.one(CancelWorkflow(flow.id))  # its first part is of nodes that have ended
+    for _ in range(9):
+        twin.time_ms = node.time_ms
+        twin.feed(node.log[-1])
+        assert node.machines.state_hash == twin.machines.state_hash
+        node.wait(0)
+
+
+def test_what_breaks_off_while_it_stops_takes_nothing_from_the_next_entry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatching, "STOPS_MAX", 2)
+    flow = flow_of(9)
+    node, twin = flow.node, TaskNode()
+    node.one(CancelWorkflow(flow.id))
+    for payload in node.log:
+        twin.feed(payload)
+    for each in (node, twin):
+        each.tasks.breaks = {"finish": 2}
+    flow.done("a")
+    twin.time_ms = node.time_ms
+    for payload in node.log[len(twin.log) :]:
+        twin.feed(payload)
+    for each in (node, twin):
+        each.tasks.breaks = {}
+    node.restart()
+    node.claim(flow.worker, 5)
+    twin.feed(node.log[-1])
+    assert node.machines.state_hash == twin.machines.state_hash
